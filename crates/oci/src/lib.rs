@@ -2,4 +2,6 @@
 //!
 //! Owns: parsing, checking and writing these formats. Must not: do any input or output.
 
+pub mod capabilities;
 pub mod runtime;
+pub mod seccomp_profile;
