@@ -3,5 +3,33 @@
 //! Owns: parsing, checking and writing these formats. Must not: do any input or output.
 
 pub mod capabilities;
+mod digest;
+mod image_config;
+mod manifest;
+pub mod media_type;
+mod platform;
+mod reference;
 pub mod runtime;
 pub mod seccomp_profile;
+
+pub use digest::{Digest, DigestError};
+pub use image_config::{
+    ContainerConfig, Empty, Healthcheck, History, ImageConfig, ImageConfigError, MAX_CONFIG_SIZE,
+    RootFs,
+};
+pub use manifest::{
+    Descriptor, Document, Index, MAX_INDEX_ENTRIES, MAX_LAYERS, MAX_MANIFEST_SIZE, Manifest,
+    ManifestError,
+};
+pub use platform::{Platform, PlatformError};
+pub use reference::{Reference, ReferenceError, is_identifier};
+
+/// Reads `null` as the type's default, as Go does for every field.
+fn null_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + serde::Deserialize<'de>,
+{
+    let value = <Option<T> as serde::Deserialize>::deserialize(deserializer)?;
+    Ok(value.unwrap_or_default())
+}
