@@ -248,6 +248,10 @@ pub struct HostConfig {
     /// The list of paths to be set as read-only inside the container (this overrides the default
     /// set of paths).
     pub readonly_paths: Option<Vec<String>>,
+    /// brig's own: a directory of the host of which the container gets a read-only view with a throw-away writable
+    /// layer, instead of an image (`brig run --rootfs`).
+    #[serde(deserialize_with = "null", skip_serializing_if = "empty")]
+    pub brig_rootfs: String,
     /// Run an init inside the container that forwards signals and reaps processes. This field is
     /// omitted if empty, and the default (as configured on the daemon) is used.
     #[serde(skip_serializing_if = "Option::is_none")]
