@@ -1,9 +1,23 @@
 //! The kernel as this project calls it: the only crate with `unsafe`, and every call whose failure a user will read.
 //! Must not know containers, images or policy.
+#![allow(unsafe_code)]
 
 pub mod beneath;
+pub mod bpf;
+pub mod caps;
+pub mod clone;
 mod error;
+pub mod fdpass;
+pub mod idmap;
+pub mod memfd;
+pub mod mount;
+pub mod namespace;
 pub mod netlink;
 pub mod netns;
+pub mod pidfd;
+pub mod process;
+pub mod pty;
+pub mod seccomp;
+pub mod signal;
 
 pub use error::{Error, Result};

@@ -1,0 +1,188 @@
+//! The descriptor based mount API (Linux 5.2 to 6.15): file system contexts, detached trees, attributes, pivot_root.
+//! Owns the calls and their errors. Must not resolve paths that a container can influence, nor parse mount options.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::CWD;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+};
+use rustix::path::Arg;
+
+use crate::clone::last_errno;
+use crate::error::{Error, Result};
+
+pub use rustix::mount::MountAttrFlags as Attr;
+
+/// How mounts of a tree take part in propagation (`MS_…` of mount(2)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Propagation {
+    /// Both ways.
+    Shared,
+    /// From the master only.
+    Slave,
+    /// Not at all.
+    Private,
+    /// Not at all, and it cannot be bound elsewhere.
+    Unbindable,
+}
+
+impl Propagation {
+    fn bits(self) -> u64 {
+        match self {
+            Propagation::Shared => libc::MS_SHARED,
+            Propagation::Slave => libc::MS_SLAVE,
+            Propagation::Private => libc::MS_PRIVATE,
+            Propagation::Unbindable => libc::MS_UNBINDABLE,
+        }
+    }
+}
+
+/// A file system being configured (`fsopen(2)`).
+#[derive(Debug)]
+pub struct Context {
+    fd: OwnedFd,
+    fs: String,
+}
+
+impl Context {
+    /// `fsopen(fs, FSOPEN_CLOEXEC)`. Fails with ENODEV if the kernel does not know the file system.
+    pub fn open(fs: &str) -> Result<Context> {
+        rustix::mount::fsopen(fs, FsOpenFlags::FSOPEN_CLOEXEC)
+            .map(|fd| Context { fd, fs: fs.to_owned() })
+            .map_err(|errno| Error::new(format!("fsopen({fs:?})"), errno))
+    }
+
+    /// `FSCONFIG_SET_STRING`.
+    pub fn set(&self, key: &str, value: impl Arg + std::fmt::Debug + Copy) -> Result<()> {
+        rustix::mount::fsconfig_set_string(self.fd.as_fd(), key, value)
+            .map_err(|errno| self.error(&format!("FSCONFIG_SET_STRING, {key:?}, {value:?}"), errno))
+    }
+
+    /// `FSCONFIG_SET_FLAG`.
+    pub fn set_flag(&self, key: &str) -> Result<()> {
+        rustix::mount::fsconfig_set_flag(self.fd.as_fd(), key)
+            .map_err(|errno| self.error(&format!("FSCONFIG_SET_FLAG, {key:?}"), errno))
+    }
+
+    /// `FSCONFIG_SET_FD`: for overlayfs' layers since Linux 6.13, detached ones since 6.15.
+    pub fn set_fd(&self, key: &str, value: BorrowedFd<'_>) -> Result<()> {
+        rustix::mount::fsconfig_set_fd(self.fd.as_fd(), key, value)
+            .map_err(|errno| self.error(&format!("FSCONFIG_SET_FD, {key:?}, {}", value.as_raw_fd()), errno))
+    }
+
+    /// `FSCONFIG_CMD_CREATE`, then `fsmount`: the file system as a detached mount.
+    pub fn mount(&self, attributes: Attr) -> Result<OwnedFd> {
+        rustix::mount::fsconfig_create(self.fd.as_fd())
+            .map_err(|errno| self.error("FSCONFIG_CMD_CREATE", errno))?;
+        rustix::mount::fsmount(self.fd.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+            .map_err(|errno| Error::new(format!("fsmount({:?}, {:#x})", self.fs, attributes.bits()), errno))
+    }
+
+    /// The error of a call on this context, with what the kernel's log of the context says.
+    fn error(&self, call: &str, errno: rustix::io::Errno) -> Error {
+        let mut text = format!("fsconfig({:?}, {call})", self.fs);
+        let mut line = [0u8; 512];
+        while let Ok(length @ 1..) = rustix::io::read(&self.fd, &mut line[..]) {
+            text.push_str(" [");
+            text.push_str(String::from_utf8_lossy(&line[..length]).trim());
+            text.push(']');
+        }
+        Error::new(text, errno)
+    }
+}
+
+/// A detached copy of the mount at `path`, which is followed if it is a link (`open_tree(OPEN_TREE_CLONE)`).
+/// `recursive` also copies the mounts beneath it. The path must be one that no container can influence.
+pub fn clone_tree_at(path: &Path, recursive: bool) -> Result<OwnedFd> {
+    rustix::mount::open_tree(CWD, path, tree_flags(recursive))
+        .map_err(|errno| Error::new(format!("open_tree({path:?}, OPEN_TREE_CLONE{})", recursive_name(recursive)), errno))
+}
+
+/// A detached copy of the mount that `fd` is in, rooted at `fd`.
+pub fn clone_tree(fd: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd> {
+    rustix::mount::open_tree(fd, "", tree_flags(recursive) | OpenTreeFlags::AT_EMPTY_PATH)
+        .map_err(|errno| Error::new(format!("open_tree({}, OPEN_TREE_CLONE{})", fd.as_raw_fd(), recursive_name(recursive)), errno))
+}
+
+fn tree_flags(recursive: bool) -> OpenTreeFlags {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive { flags | OpenTreeFlags::AT_RECURSIVE } else { flags }
+}
+
+fn recursive_name(recursive: bool) -> &'static str {
+    if recursive { "|AT_RECURSIVE" } else { "" }
+}
+
+/// Attaches the detached mount `from` on top of what `to` is.
+pub fn attach(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(from, "", to, "", flags)
+        .map_err(|errno| Error::new(format!("move_mount({}, {})", from.as_raw_fd(), to.as_raw_fd()), errno))
+}
+
+/// `struct mount_attr` of mount_setattr(2).
+#[repr(C)]
+#[derive(Default)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+fn set_attributes(fd: BorrowedFd<'_>, recursive: bool, attr: &MountAttr, call: impl Fn() -> String) -> Result<()> {
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is an empty C string and `attr` a mount_attr of the size given.
+    let done = unsafe {
+        libc::syscall(libc::SYS_mount_setattr, fd.as_raw_fd(), c"".as_ptr(), flags, std::ptr::from_ref(attr), size_of::<MountAttr>())
+    };
+    if done == 0 { Ok(()) } else { Err(Error::new(call(), last_errno())) }
+}
+
+/// Sets and clears attributes of the mount at `fd`, or of it and all beneath (`mount_setattr(2)`).
+/// A change of the access time mode needs [`Attr::MOUNT_ATTR__ATIME`] in `clear`.
+pub fn set_attr(fd: BorrowedFd<'_>, recursive: bool, set: Attr, clear: Attr) -> Result<()> {
+    let attr = MountAttr { attr_set: set.bits().into(), attr_clr: clear.bits().into(), ..MountAttr::default() };
+    set_attributes(fd, recursive, &attr, || {
+        format!("mount_setattr({}, set {:#x}, clear {:#x}{})", fd.as_raw_fd(), set.bits(), clear.bits(), recursive_name(recursive))
+    })
+}
+
+/// Sets the propagation of the mount at `fd`, or of it and all beneath.
+pub fn set_propagation(fd: BorrowedFd<'_>, recursive: bool, propagation: Propagation) -> Result<()> {
+    let attr = MountAttr { propagation: propagation.bits(), ..MountAttr::default() };
+    set_attributes(fd, recursive, &attr, || {
+        format!("mount_setattr({}, {propagation:?}{})", fd.as_raw_fd(), recursive_name(recursive))
+    })
+}
+
+/// Maps the owners of the detached mount at `fd` (and of all beneath) as `user_namespace` maps ids.
+/// Fails with EINVAL if a file system in it cannot be idmapped, or is already.
+pub fn set_idmap(fd: BorrowedFd<'_>, recursive: bool, user_namespace: BorrowedFd<'_>) -> Result<()> {
+    let attr = MountAttr {
+        attr_set: MountAttrFlags::MOUNT_ATTR_IDMAP.bits().into(),
+        userns_fd: user_namespace.as_raw_fd() as u64,
+        ..MountAttr::default()
+    };
+    set_attributes(fd, recursive, &attr, || {
+        format!("mount_setattr({}, MOUNT_ATTR_IDMAP, userns {}{})", fd.as_raw_fd(), user_namespace.as_raw_fd(), recursive_name(recursive))
+    })
+}
+
+/// Makes the directory `root`, which must be the root of an attached mount, the root of this mount namespace and detaches
+/// the old one. The working directory ends at the new root.
+pub fn pivot_into(root: BorrowedFd<'_>) -> Result<()> {
+    rustix::process::fchdir(root).map_err(|errno| Error::new(format!("fchdir({})", root.as_raw_fd()), errno))?;
+    rustix::process::pivot_root(".", ".").map_err(|errno| Error::new("pivot_root(\".\", \".\")", errno))?;
+    // The old root is now mounted over the new one, and "." is the old one's place.
+    rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(|errno| Error::new("umount2(\".\", MNT_DETACH)", errno))?;
+    rustix::process::chdir("/").map_err(|errno| Error::new("chdir(\"/\")", errno))
+}
+
+/// The classic mount(2), for overlayfs on kernels that do not take layers by descriptor. `data` is at most 4,095 bytes.
+pub fn mount_classic(fs: &str, target: &str, data: &std::ffi::CStr) -> Result<()> {
+    rustix::mount::mount(fs, target, fs, MountFlags::empty(), Some(data))
+        .map_err(|errno| Error::new(format!("mount({fs:?}, {target:?}, {data:?})"), errno))
+}

@@ -1,0 +1,215 @@
+//! What a process does to itself on the way to execve: session, keyring, limits, priorities, flags, descriptors.
+//! Owns the calls. Must not know the order in which a container needs them.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::io::Errno;
+
+use crate::clone::last_errno;
+use crate::error::{Error, Result};
+
+fn check(done: i64, call: impl Fn() -> String) -> Result<i64> {
+    if done == -1 { Err(Error::new(call(), last_errno())) } else { Ok(done) }
+}
+
+fn prctl(option: i32, argument: u64, call: &str) -> Result<()> {
+    // SAFETY: every option used in this module takes integers only.
+    let done = unsafe { libc::prctl(option, argument, 0u64, 0u64, 0u64) };
+    check(done.into(), || call.to_owned()).map(drop)
+}
+
+/// Whether other processes of the same user may look into this one (ptrace, `/proc/PID`); execve sets it again.
+pub fn set_dumpable(dumpable: bool) -> Result<()> {
+    prctl(libc::PR_SET_DUMPABLE, dumpable.into(), "prctl(PR_SET_DUMPABLE)")
+}
+
+/// No exec can give more privileges from now on. Cannot be undone.
+pub fn set_no_new_privileges() -> Result<()> {
+    prctl(libc::PR_SET_NO_NEW_PRIVS, 1, "prctl(PR_SET_NO_NEW_PRIVS, 1)")
+}
+
+/// The signal that this process gets when its parent dies.
+pub fn set_parent_death_signal(signal: i32) -> Result<()> {
+    prctl(libc::PR_SET_PDEATHSIG, signal as u64, "prctl(PR_SET_PDEATHSIG)")
+}
+
+/// A new session, whose leader this process is.
+pub fn new_session() -> Result<()> {
+    rustix::process::setsid().map(drop).map_err(|errno| Error::new("setsid()", errno))
+}
+
+/// A new, empty session keyring, so that the caller's keys stay outside. A kernel without keyrings has none to protect.
+pub fn new_session_keyring() -> Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: a null name asks for an anonymous keyring.
+    let done = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
+    match check(done, || "keyctl(KEYCTL_JOIN_SESSION_KEYRING)".to_owned()) {
+        Err(error) if error.errno == Errno::NOSYS => Ok(()),
+        done => done.map(drop),
+    }
+}
+
+/// A resource of setrlimit(2) by its name (`RLIMIT_NOFILE`).
+pub fn resource(name: &str) -> Option<u32> {
+    const NAMES: [&str; 16] = [
+        "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_DATA", "RLIMIT_STACK", "RLIMIT_CORE", "RLIMIT_RSS", "RLIMIT_NPROC", "RLIMIT_NOFILE",
+        "RLIMIT_MEMLOCK", "RLIMIT_AS", "RLIMIT_LOCKS", "RLIMIT_SIGPENDING", "RLIMIT_MSGQUEUE", "RLIMIT_NICE", "RLIMIT_RTPRIO", "RLIMIT_RTTIME",
+    ];
+    // The kernel's numbers on x86-64 and aarch64 are the positions in this list.
+    NAMES.iter().position(|known| *known == name).and_then(|index| u32::try_from(index).ok())
+}
+
+/// A soft and a hard limit; `u64::MAX` is unlimited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Limits {
+    /// What is in force.
+    pub soft: u64,
+    /// How far the process may raise it.
+    pub hard: u64,
+}
+
+/// Sets a limit of another process (an unreaped child) or of this one (0); returns the former limits.
+///
+/// # Errors
+/// EPERM if the hard limit would rise without `CAP_SYS_RESOURCE`, or `RLIMIT_NOFILE` above `fs.nr_open`.
+pub fn set_limit(pid: i32, resource: u32, limits: Option<Limits>) -> Result<Limits> {
+    let mut old = Limits { soft: 0, hard: 0 };
+    let new = limits.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: both pointers are null or to a rlimit64, which Limits is laid out as.
+    let done = unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, new, &raw mut old) };
+    check(done, || format!("prlimit({pid}, {resource}, {limits:?})")).map(|_| old)
+}
+
+/// Closes every descriptor from `first` on, really (a flag would leave them open to execve itself).
+pub fn close_from(first: u32) -> Result<()> {
+    // SAFETY: callers own no object that uses those descriptors afterwards: it is the last step before execve or a process that only waits.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0u32) };
+    check(done, || format!("close_range({first}, ~0)")).map(drop)
+}
+
+/// Marks every descriptor from `first` on close-on-exec.
+pub fn close_on_exec_from(first: u32) -> Result<()> {
+    const CLOSE_RANGE_CLOEXEC: u32 = 4;
+    // SAFETY: sets a flag only.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) };
+    check(done, || format!("close_range({first}, ~0, CLOSE_RANGE_CLOEXEC)")).map(drop)
+}
+
+/// Closes all descriptors from 3 on except `keep`, which must be 3 or above and stays usable.
+pub fn close_all_but(keep: BorrowedFd<'_>) -> Result<()> {
+    let keep = keep.as_raw_fd() as u32;
+    if keep > 3 {
+        // SAFETY: as in close_from.
+        let done = unsafe { libc::syscall(libc::SYS_close_range, 3u32, keep - 1, 0u32) };
+        check(done, || format!("close_range(3, {})", keep - 1))?;
+    }
+    close_from(keep + 1)
+}
+
+/// Makes `fd` the descriptor `number` (0 to 2), without close-on-exec.
+pub fn duplicate_to(fd: BorrowedFd<'_>, number: i32) -> Result<()> {
+    if fd.as_raw_fd() == number {
+        return rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())
+            .map_err(|errno| Error::new(format!("fcntl({number}, F_SETFD, 0)"), errno));
+    }
+    // SAFETY: 0 to 2 belong to no OwnedFd in this program.
+    let done = unsafe { libc::dup2(fd.as_raw_fd(), number) };
+    check(done.into(), || format!("dup2({}, {number})", fd.as_raw_fd())).map(drop)
+}
+
+/// A NULL terminated array of C strings, ready for execve.
+#[derive(Debug)]
+pub struct StringArray {
+    _strings: Vec<CString>,
+    pointers: Vec<*const libc::c_char>,
+}
+
+impl StringArray {
+    /// Takes the strings.
+    pub fn new(strings: Vec<CString>) -> StringArray {
+        let pointers = strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect();
+        StringArray { _strings: strings, pointers }
+    }
+}
+
+/// `execve(2)`. Returns only on failure.
+pub fn execute(path: &CStr, arguments: &StringArray, environment: &StringArray) -> Error {
+    // SAFETY: the path is a C string; both arrays are NULL terminated and point into strings that they own.
+    unsafe { libc::execve(path.as_ptr(), arguments.pointers.as_ptr(), environment.pointers.as_ptr()) };
+    Error::new(format!("execve({path:?})"), last_errno())
+}
+
+/// Sets the host name of this UTS namespace.
+pub fn set_host_name(name: &str) -> Result<()> {
+    rustix::system::sethostname(name.as_bytes()).map_err(|errno| Error::new(format!("sethostname({name:?})"), errno))
+}
+
+/// Sets the NIS domain name of this UTS namespace.
+pub fn set_domain_name(name: &str) -> Result<()> {
+    rustix::system::setdomainname(name.as_bytes()).map_err(|errno| Error::new(format!("setdomainname({name:?})"), errno))
+}
+
+/// `sched_setattr(2)` of this process. Times in ns.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct Scheduling {
+    /// Filled in here.
+    pub size: u32,
+    /// `SCHED_…`.
+    pub policy: u32,
+    /// `SCHED_FLAG_…`.
+    pub flags: u64,
+    /// Nice value.
+    pub nice: i32,
+    /// Real-time priority.
+    pub priority: u32,
+    /// Deadline runtime.
+    pub runtime: u64,
+    /// Deadline.
+    pub deadline: u64,
+    /// Deadline period.
+    pub period: u64,
+}
+
+/// Sets policy and priorities of this process.
+pub fn set_scheduling(mut attributes: Scheduling) -> Result<()> {
+    attributes.size = size_of::<Scheduling>() as u32;
+    // SAFETY: the struct is a sched_attr (version 0) of the size that it names.
+    let done = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0u32) };
+    check(done, || format!("sched_setattr({attributes:?})")).map(drop)
+}
+
+/// Sets the I/O class (1 real-time, 2 best effort, 3 idle) and priority of this process.
+pub fn set_io_priority(class: u8, priority: u8) -> Result<()> {
+    const WHO_PROCESS: i32 = 1;
+    let value = i32::from(class) << 13 | i32::from(priority);
+    // SAFETY: integers only.
+    let done = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, value) };
+    check(done, || format!("ioprio_set(class {class}, priority {priority})")).map(drop)
+}
+
+/// Sets the execution domain (`personality(2)`).
+pub fn set_personality(domain: u64) -> Result<()> {
+    // SAFETY: integers only; affects later system calls' naming of the machine.
+    let done = unsafe { libc::syscall(libc::SYS_personality, domain) };
+    check(done, || format!("personality({domain:#x})")).map(drop)
+}
+
+/// Sets the CPUs that this process (and its children) may run on.
+pub fn set_affinity(cpus: impl IntoIterator<Item = usize>) -> Result<()> {
+    let mut set = rustix::thread::CpuSet::new();
+    for cpu in cpus {
+        if cpu >= rustix::thread::CpuSet::MAX_CPU {
+            return Err(Error::new(format!("sched_setaffinity(cpu {cpu})"), Errno::INVAL));
+        }
+        set.set(cpu);
+    }
+    rustix::thread::sched_setaffinity(None, &set).map_err(|errno| Error::new("sched_setaffinity()", errno))
+}
+
+/// Writes `OOM` badness of a process of the caller's own (an unreaped child): -1000 to 1000.
+pub fn set_oom_score_adj(pid: i32, value: i32) -> Result<()> {
+    crate::idmap::write_file(&format!("/proc/{pid}/oom_score_adj"), value.to_string().as_bytes())
+}

@@ -1,0 +1,81 @@
+//! Signals as a small init process needs them: blocked, then taken one after the other.
+//! Owns masks and waiting. Must not install handlers.
+
+use crate::clone::last_errno;
+use crate::error::{Error, Result};
+use crate::pidfd::Exit;
+
+fn full_set() -> libc::sigset_t {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigfillset initialises the set and cannot fail on a valid pointer.
+    unsafe {
+        libc::sigfillset(set.as_mut_ptr());
+        set.assume_init()
+    }
+}
+
+/// Blocks every signal that can be blocked.
+pub fn block_all() -> Result<()> {
+    let set = full_set();
+    // SAFETY: the set is initialised; the old one is not wanted.
+    let done = unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) };
+    if done == 0 { Ok(()) } else { Err(Error::new("sigprocmask(SIG_SETMASK, all)", last_errno())) }
+}
+
+/// Back to what a program expects: nothing blocked, every signal at its default action.
+pub fn reset() -> Result<()> {
+    for signal in 1..=64 {
+        // SAFETY: SIG_DFL installs no code. KILL, STOP and libc's own two refuse, which is as wanted.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the set.
+    let done = unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut())
+    };
+    if done == 0 { Ok(()) } else { Err(Error::new("sigprocmask(SIG_SETMASK, none)", last_errno())) }
+}
+
+/// Waits for the next blocked signal and takes it.
+pub fn wait() -> Result<i32> {
+    let set = full_set();
+    loop {
+        // SAFETY: the set is initialised; no siginfo is wanted.
+        let signal = unsafe { libc::sigwaitinfo(&raw const set, std::ptr::null_mut()) };
+        if signal > 0 {
+            return Ok(signal);
+        }
+        let errno = last_errno();
+        if errno != rustix::io::Errno::INTR {
+            return Err(Error::new("sigwaitinfo(all)", errno));
+        }
+    }
+}
+
+/// Reaps one child that has ended, if any: its pid and how it ended.
+///
+/// # Errors
+/// ECHILD when there is no child at all.
+pub fn reap_any() -> Result<Option<(i32, Exit)>> {
+    let mut status = 0;
+    // SAFETY: the pointer is to an int.
+    match unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) } {
+        -1 => Err(Error::new("waitpid(-1, WNOHANG)", last_errno())),
+        0 => Ok(None),
+        pid if libc::WIFSIGNALED(status) => Ok(Some((pid, Exit::Signal(libc::WTERMSIG(status))))),
+        pid => Ok(Some((pid, Exit::Code(libc::WEXITSTATUS(status))))),
+    }
+}
+
+/// `kill(2)` with a child that has not been reaped.
+pub fn send(pid: i32, signal: i32) -> Result<()> {
+    // SAFETY: integers only.
+    if unsafe { libc::kill(pid, signal) } == 0 { Ok(()) } else { Err(Error::new(format!("kill({pid}, {signal})"), last_errno())) }
+}
+
+/// A new process group, which this process leads.
+pub fn new_group() -> Result<()> {
+    // SAFETY: integers only.
+    if unsafe { libc::setpgid(0, 0) } == 0 { Ok(()) } else { Err(Error::new("setpgid(0, 0)", last_errno())) }
+}
