@@ -3,10 +3,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
@@ -31,7 +31,7 @@ pub fn seal_copy(path: &Path) -> Result<OwnedFd> {
     };
     let mut copy = File::from(memfd.map_err(|errno| Error::new(format!("memfd_create({name:?})"), errno))?);
     io::copy(&mut source, &mut copy).map_err(|error| wrap("copy to memfd", &error))?;
-    rustix::fs::fchmod(&copy, rustix::fs::Mode::from_raw_mode(0o500)).map_err(|errno| Error::new("fchmod(memfd, 0500)", errno))?;
+    rustix::fs::fchmod(&copy, Mode::from_raw_mode(0o500)).map_err(|errno| Error::new("fchmod(memfd, 0500)", errno))?;
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     // F_SEAL_EXEC (6.3) also pins the mode.
     let sealed = match rustix::fs::fcntl_add_seals(&copy, seals | SealFlags::from_bits_retain(0x20)) {
@@ -39,13 +39,15 @@ pub fn seal_copy(path: &Path) -> Result<OwnedFd> {
         done => done,
     };
     sealed.map_err(|errno| Error::new("fcntl(memfd, F_ADD_SEALS)", errno))?;
-    Ok(copy.into())
+    // A file that is open for writing cannot be executed (ETXTBSY), so only a read-only descriptor is kept.
+    let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
+    rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| Error::new(format!("open({path:?}, O_RDONLY)"), errno))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsRawFd;
 
     #[test]
     fn copy_runs_and_cannot_be_written() {
@@ -54,8 +56,10 @@ mod tests {
         let output = std::process::Command::new(&path).args(["echo", "sealed"]).output().unwrap();
         // busybox picks its applet by argv[0], which is the descriptor's path here, so only that it ran is checked.
         assert!(output.status.code().is_some());
-        assert_eq!(rustix::io::write(&fd, b"x").unwrap_err(), Errno::PERM);
-        assert!(File::options().write(true).open(&path).is_err());
+        assert_eq!(rustix::io::write(&fd, b"x").unwrap_err(), Errno::BADF);
+        // Root may open it for writing, but the seals refuse every write.
+        let writable = File::options().write(true).open(&path).unwrap();
+        assert_eq!(rustix::io::write(&writable, b"x").unwrap_err(), Errno::PERM);
         assert!(rustix::fs::fcntl_get_seals(&fd).unwrap().contains(SealFlags::WRITE | SealFlags::SEAL));
     }
 }
