@@ -2,4 +2,5 @@
 //!
 //! Owns: what a container is to the kernel. Must not: know images, networks or Docker.
 
+pub mod cgroup;
 pub mod seccomp;

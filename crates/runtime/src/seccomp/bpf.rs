@@ -3,19 +3,7 @@
 //! Jumps in classic BPF only go forward and a conditional one reaches 255 instructions. Written from the end, every target
 //! is already there when its jump is written, so each distance is known at once and a far target gets a stepping stone.
 
-/// One instruction, laid out as the kernel's `struct sock_filter`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Instruction {
-    /// What to do.
-    pub code: u16,
-    /// Instructions to skip if the condition holds.
-    pub jt: u8,
-    /// Instructions to skip if it does not.
-    pub jf: u8,
-    /// The constant.
-    pub k: u32,
-}
+pub use brig_sys::seccomp::Instruction;
 
 /// Load the word at offset `k` of `struct seccomp_data`.
 pub(super) const LOAD: u16 = 0x20;

@@ -1,0 +1,75 @@
+//! Owns the error of this module. Every message about a file names the file and, when writing, the value.
+
+use std::path::Path;
+
+/// What kind of failure, for callers that react.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The request makes no sense.
+    Invalid,
+    /// The kernel or its set-up here cannot do it.
+    Unsupported,
+    /// There is no such cgroup (any more).
+    NotFound,
+    /// Processes are in the way.
+    Busy,
+    /// The kernel refused.
+    System,
+}
+
+/// A failure with its explanation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    /// What kind.
+    pub kind: ErrorKind,
+    /// For people.
+    pub message: String,
+}
+
+/// Result of this module.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl Error {
+    pub(super) fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
+        Error {
+            kind,
+            message: message.into(),
+        }
+    }
+
+    pub(super) fn invalid(message: impl Into<String>) -> Error {
+        Error::new(ErrorKind::Invalid, message)
+    }
+
+    /// `verb path: reason`.
+    pub(super) fn io(verb: &str, path: &Path, error: &std::io::Error) -> Error {
+        const EBUSY: i32 = 16;
+        const ENODEV: i32 = 19;
+        let kind = match (error.kind(), error.raw_os_error()) {
+            (std::io::ErrorKind::NotFound, _) | (_, Some(ENODEV)) => ErrorKind::NotFound,
+            (_, Some(EBUSY)) => ErrorKind::Busy,
+            _ => ErrorKind::System,
+        };
+        Error::new(
+            kind,
+            format!("{verb} {}: {}", path.display(), reason(error)),
+        )
+    }
+}
+
+/// The kernel's words without Rust's "(os error 16)".
+fn reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}

@@ -1,0 +1,439 @@
+//! One container's cgroup on version 1, version 2 or both: made, limited, measured, frozen, killed, removed.
+//!
+//! Owns: `<parent>/<id>` in every hierarchy that is mounted. Must not: know what runs inside, or touch other cgroups except
+//! to hand controllers down the path to its own.
+//!
+//! Limits that this kernel cannot keep become warnings in Docker's words. What isolation depends on (the device rules,
+//! membership itself) is an error instead.
+
+mod control;
+mod convert;
+mod device_bpf;
+mod devices;
+mod error;
+mod files;
+mod layout;
+mod oom;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod v1;
+mod v2;
+
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use brig_oci::runtime::Resources;
+
+pub use devices::runtime_rules;
+pub use error::{Error, ErrorKind, Result};
+pub use layout::{Hierarchy, Layout, Mode};
+pub use oom::OomWatch;
+pub use stats::{BlockIoEntry, BlockIoStats, CpuStats, MemoryStats, PidsStats, Stats};
+
+use v1::Directories;
+
+/// How long [`Cgroup::remove`] waits for processes that are just ending.
+const REMOVE_LIMIT: Duration = Duration::from_secs(5);
+
+/// A container's cgroup. Dropping it changes nothing; [`Cgroup::remove`] removes it.
+#[derive(Debug, Clone)]
+pub struct Cgroup {
+    layout: Layout,
+    /// Below each mount: `brig/<id>`.
+    path: PathBuf,
+    warnings: Vec<String>,
+}
+
+impl Directories for Cgroup {
+    fn directory(&self, controller: &str) -> Option<PathBuf> {
+        Some(self.layout.hierarchy(controller)?.mount.join(&self.path))
+    }
+}
+
+impl Cgroup {
+    /// Makes `<parent>/<id>` and applies `resources` and the device rules. A left-over of that name without processes is
+    /// replaced. On failure nothing stays.
+    ///
+    /// # Errors
+    /// Names that would leave the hierarchy, a cgroup of that name with processes, limits that the kernel refuses.
+    pub fn create(
+        layout: &Layout,
+        parent: &str,
+        id: &str,
+        resources: &Resources,
+    ) -> Result<Cgroup> {
+        let mut cgroup = Cgroup::open(layout, parent, id)?;
+        if cgroup.exists() {
+            // Processes here are someone's container: never joined, never killed on the way.
+            let pids = cgroup.processes()?;
+            if !pids.is_empty() {
+                return Err(Error::new(
+                    ErrorKind::Busy,
+                    format!(
+                        "cgroup {} exists and has processes ({pids:?}): choose another name or end them",
+                        cgroup.path.display()
+                    ),
+                ));
+            }
+            cgroup.remove()?;
+        }
+        cgroup.fill(resources).map_err(|error| {
+            // The first failure is what the caller must read; what cannot be removed now is found by name later.
+            cgroup.remove().unwrap_or_default();
+            error
+        })?;
+        Ok(cgroup)
+    }
+
+    /// The cgroup of a container that was created earlier; nothing is read or checked but the names.
+    ///
+    /// # Errors
+    /// Names that would leave the hierarchy.
+    pub fn open(layout: &Layout, parent: &str, id: &str) -> Result<Cgroup> {
+        let mut path = PathBuf::new();
+        let parent = Path::new(parent.trim_start_matches('/'));
+        for component in parent.components() {
+            match component {
+                Component::Normal(name) => path.push(check_name(&name.to_string_lossy())?),
+                _ => {
+                    return Err(Error::invalid(format!(
+                        "cgroup parent {:?} must be a plain path below the root of the hierarchy",
+                        parent.display().to_string()
+                    )));
+                }
+            }
+        }
+        path.push(check_name(id)?);
+        Ok(Cgroup {
+            layout: layout.clone(),
+            path,
+            warnings: Vec::new(),
+        })
+    }
+
+    fn fill(&mut self, resources: &Resources) -> Result<()> {
+        for hierarchy in &self.layout.v1 {
+            let cpuset = hierarchy.controllers.iter().any(|name| name == "cpuset");
+            make(&hierarchy.mount, &self.path, cpuset)?;
+        }
+        if let Some(mount) = &self.layout.v2 {
+            make(mount, &self.path, false)?;
+            if self.layout.mode() == Mode::V2 || !resources.hugepage_limits.is_empty() {
+                v2::delegate(mount, &mount.join(&self.path))?;
+            }
+        }
+        let policy = devices::Policy::new(&resources.devices)?;
+        self.warnings = self.apply(resources)?;
+        self.apply_devices(&policy)
+    }
+
+    fn apply(&self, resources: &Resources) -> Result<Vec<String>> {
+        let mut warnings = Vec::new();
+        match (self.layout.mode(), self.v2_directory()) {
+            (Mode::V2, Some(dir)) => v2::apply(&dir, resources, &mut warnings)?,
+            (_, v2_directory) => {
+                if let Some(name) = resources.unified.keys().next() {
+                    return Err(Error::new(
+                        ErrorKind::Unsupported,
+                        format!(
+                            "unified resource {name:?} needs cgroup v2; this machine has its controllers on v1"
+                        ),
+                    ));
+                }
+                v1::apply(self, resources, &mut warnings)?;
+                match (self.directory("hugetlb"), v2_directory) {
+                    (Some(dir), _) => v1::huge_pages(&dir, resources, "limit_in_bytes")?,
+                    (None, Some(dir)) => v1::huge_pages(&dir, resources, "max")?,
+                    (None, None) if resources.hugepage_limits.is_empty() => {}
+                    (None, None) => {
+                        return Err(Error::new(
+                            ErrorKind::Unsupported,
+                            "a huge page limit was asked for, but the hugetlb cgroup controller is not mounted",
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(warnings)
+    }
+
+    fn apply_devices(&self, policy: &devices::Policy) -> Result<()> {
+        match (self.directory("devices"), self.v2_directory()) {
+            (Some(dir), _) => v1::devices(&dir, policy),
+            (None, Some(dir)) => v2::devices(&dir, policy),
+            (None, None) => Err(Error::new(
+                ErrorKind::Unsupported,
+                "devices cannot be restricted: neither the devices cgroup controller nor cgroup v2 is mounted",
+            )),
+        }
+    }
+
+    /// Limits that were dropped because this kernel cannot keep them, in Docker's words.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The name below each hierarchy's mount: `brig/<id>`.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory on version 2, where that is mounted.
+    #[must_use]
+    pub fn v2_directory(&self) -> Option<PathBuf> {
+        Some(self.layout.v2.as_ref()?.join(&self.path))
+    }
+
+    /// Every directory of this cgroup, version 2 first.
+    #[must_use]
+    pub fn directories(&self) -> Vec<PathBuf> {
+        let v1 = self
+            .layout
+            .v1
+            .iter()
+            .map(|hierarchy| hierarchy.mount.join(&self.path));
+        self.v2_directory().into_iter().chain(v1).collect()
+    }
+
+    /// Whether any part of it is there.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.directories().iter().any(|dir| dir.exists())
+    }
+
+    /// Moves a process in, on every hierarchy.
+    ///
+    /// # Errors
+    /// The process has ended, or the kernel refuses (cpuset without processors, processes limit).
+    pub fn add(&self, pid: i32) -> Result<()> {
+        self.directories()
+            .iter()
+            .try_for_each(|dir| files::write(dir, "cgroup.procs", &pid.to_string()))
+    }
+
+    /// A directory for `CLONE_INTO_CGROUP`. On version 2 the child is then in for good; on hybrid it still needs
+    /// [`Cgroup::add`] (or [`Cgroup::join_files`]) for the version 1 hierarchies.
+    #[must_use]
+    pub fn fd_for_clone(&self) -> Option<OwnedFd> {
+        Some(std::fs::File::open(self.v2_directory()?).ok()?.into())
+    }
+
+    /// Files of the version 1 hierarchies, open for writing. A single-threaded process that writes `0` to each has joined
+    /// them, without the lock (and its RCU wait) that moving another process takes; the permission is the opener's.
+    ///
+    /// # Errors
+    /// The cgroup is gone.
+    pub fn join_files(&self) -> Result<Vec<OwnedFd>> {
+        let open = |hierarchy: &Hierarchy| {
+            let path = hierarchy.mount.join(&self.path).join("tasks");
+            let file = std::fs::OpenOptions::new().write(true).open(&path);
+            file.map(OwnedFd::from)
+                .map_err(|error| Error::io("open", &path, &error))
+        };
+        self.layout.v1.iter().map(open).collect()
+    }
+
+    /// Changes limits of a running container; returns warnings as [`Cgroup::warnings`] has them. Device rules are
+    /// replaced if any are given.
+    ///
+    /// # Errors
+    /// Limits that the kernel refuses, for example memory below what is in use. What came before stays applied.
+    pub fn update(&self, resources: &Resources) -> Result<Vec<String>> {
+        let policy = if resources.devices.is_empty() {
+            None
+        } else {
+            Some(devices::Policy::new(&resources.devices)?)
+        };
+        let warnings = self.apply(resources)?;
+        policy.map_or(Ok(()), |policy| self.apply_devices(&policy))?;
+        Ok(warnings)
+    }
+
+    /// What the container uses now.
+    ///
+    /// # Errors
+    /// Files that are there but cannot be read.
+    pub fn stats(&self) -> Result<Stats> {
+        match (self.layout.mode(), self.v2_directory()) {
+            (Mode::V2, Some(dir)) => stats::v2(&dir),
+            _ => stats::v1(self),
+        }
+    }
+
+    /// Stops every process where it stands. Returns when all have stopped.
+    ///
+    /// # Errors
+    /// Not all stopped within ten seconds: they all run again.
+    pub fn freeze(&self) -> Result<()> {
+        self.set_frozen(true)
+    }
+
+    /// Lets them run again.
+    ///
+    /// # Errors
+    /// The cgroup is gone.
+    pub fn thaw(&self) -> Result<()> {
+        self.set_frozen(false)
+    }
+
+    fn set_frozen(&self, frozen: bool) -> Result<()> {
+        match (self.directory("freezer"), self.v2_directory()) {
+            (Some(dir), _) => control::freeze_v1(&dir, frozen),
+            (None, Some(dir)) => control::freeze_v2(&dir, frozen),
+            (None, None) => Err(Error::new(
+                ErrorKind::Unsupported,
+                "containers cannot be paused: neither the freezer cgroup controller nor cgroup v2 is mounted",
+            )),
+        }
+    }
+
+    /// Whether it is frozen; gone is not.
+    ///
+    /// # Errors
+    /// The state cannot be read.
+    pub fn frozen(&self) -> Result<bool> {
+        match (self.directory("freezer"), self.v2_directory()) {
+            (Some(dir), _) => Ok(files::read_if_present(&dir, "freezer.state")?
+                .is_some_and(|text| text.trim() == "FROZEN")),
+            (None, Some(dir)) => Ok(files::read_if_present(&dir, "cgroup.events")?
+                .is_some_and(|text| files::pair(&text, "frozen") == Some(1))),
+            (None, None) => Ok(false),
+        }
+    }
+
+    /// The processes in it and in cgroups below it, as the caller's pid namespace numbers them.
+    ///
+    /// # Errors
+    /// The directories cannot be listed; gone is empty.
+    pub fn processes(&self) -> Result<Vec<i32>> {
+        self.process_directory()
+            .map_or(Ok(Vec::new()), |dir| control::processes(&dir))
+    }
+
+    /// One hierarchy to look for processes in. They are in all; a container cannot leave one on which it sees no parent.
+    fn process_directory(&self) -> Option<PathBuf> {
+        let by_controller = ["pids", "freezer", "devices", "memory"]
+            .into_iter()
+            .find_map(|name| self.directory(name));
+        if self.layout.mode() == Mode::V2 {
+            self.v2_directory()
+        } else {
+            by_controller.or_else(|| self.directories().pop())
+        }
+    }
+
+    /// How many processes the kernel has killed here for want of memory.
+    ///
+    /// # Errors
+    /// The counter is there but cannot be read.
+    pub fn oom_kills(&self) -> Result<u64> {
+        let text = match (self.directory("memory"), self.v2_directory()) {
+            (Some(dir), _) => files::read_if_present(&dir, "memory.oom_control")?,
+            (None, Some(dir)) => files::read_if_present(&dir, "memory.events")?,
+            (None, None) => None,
+        };
+        Ok(text
+            .and_then(|text| files::pair(&text, "oom_kill"))
+            .unwrap_or(0))
+    }
+
+    /// A descriptor that becomes readable on such kills.
+    ///
+    /// # Errors
+    /// There is no memory controller here.
+    pub fn watch_oom(&self) -> Result<OomWatch> {
+        match (self.directory("memory"), self.v2_directory()) {
+            (Some(dir), _) => OomWatch::v1(&dir),
+            (None, Some(dir)) => OomWatch::v2(&dir),
+            (None, None) => Err(Error::new(
+                ErrorKind::Unsupported,
+                "memory is not accounted: the memory cgroup controller is not mounted",
+            )),
+        }
+    }
+
+    /// Kills every process in it, frozen or not, and returns when none is left (zombies do not count).
+    ///
+    /// # Errors
+    /// A process outlives SIGKILL for ten seconds, in an uninterruptible sleep.
+    pub fn kill(&self) -> Result<()> {
+        let freezer = self.directory("freezer");
+        if let Some(dir) = self.v2_directory().filter(|dir| dir.exists()) {
+            if let Some(freezer) = freezer.as_ref().filter(|freezer| freezer.exists()) {
+                // Version 1 keeps frozen processes from dying; version 2 does not.
+                control::freeze_v1(freezer, false)?;
+            }
+            // On hybrid it may have been left by processes that were only moved on version 1, so the lists decide.
+            if control::kill_v2(&dir)?
+                && (self.layout.mode() == Mode::V2 || self.processes()?.is_empty())
+            {
+                return Ok(());
+            }
+        }
+        self.process_directory().map_or(Ok(()), |dir| {
+            control::kill_by_signal(&dir, freezer.as_deref())
+        })
+    }
+
+    /// Removes it from every hierarchy, with what was made below it. May be called again; waits a few seconds at most
+    /// for processes that are just ending.
+    ///
+    /// # Errors
+    /// Processes are in it. The hierarchies without any are removed all the same.
+    pub fn remove(&self) -> Result<()> {
+        let mut first = Ok(());
+        for dir in self.directories() {
+            let limit = if first.is_ok() {
+                REMOVE_LIMIT
+            } else {
+                Duration::ZERO
+            };
+            first = first.and(control::remove(&dir, limit));
+        }
+        first
+    }
+}
+
+/// One name of a path; nothing that is special to the file system or to cgroups.
+fn check_name(name: &str) -> Result<&str> {
+    const RESERVED: [&str; 4] = [
+        "tasks",
+        "release_agent",
+        "notify_on_release",
+        "memory.events",
+    ];
+    let special = name.is_empty()
+        || name == "."
+        || name == ".."
+        || name.starts_with("cgroup.")
+        || RESERVED.contains(&name);
+    if special || name.len() > 255 || name.chars().any(|c| c == '/' || c.is_control()) {
+        return Err(Error::invalid(format!(
+            "{name:?} cannot be the name of a cgroup"
+        )));
+    }
+    Ok(name)
+}
+
+/// Makes `path` below `mount` step by step. The last step must be new.
+fn make(mount: &Path, path: &Path, cpuset: bool) -> Result<()> {
+    let mut dir = mount.to_path_buf();
+    let mut names = path.components().peekable();
+    while let Some(name) = names.next() {
+        dir.push(name);
+        match std::fs::create_dir(&dir) {
+            Ok(()) => {}
+            Err(error)
+                if error.kind() == std::io::ErrorKind::AlreadyExists && names.peek().is_some() => {}
+            Err(error) => return Err(Error::io("create cgroup", &dir, &error)),
+        }
+        if cpuset {
+            v1::inherit_cpuset(&dir)?;
+        }
+    }
+    Ok(())
+}
