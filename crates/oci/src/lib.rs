@@ -3,6 +3,7 @@
 //! Owns: parsing, checking and writing these formats. Must not: do any input or output.
 
 pub mod capabilities;
+pub mod device_rules;
 mod digest;
 mod image_config;
 mod manifest;

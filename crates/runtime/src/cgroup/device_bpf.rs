@@ -194,6 +194,9 @@ mod tests {
         assert!(plain.allows(false, 1, 3, READ | WRITE), "null");
         assert!(!plain.allows(false, 1, 1, READ), "mem");
         assert!(!plain.allows(true, 8, 0, READ) && plain.allows(true, 8, 0, MKNOD));
+        let docker = policy(&brig_oci::device_rules::docker_default());
+        assert!(docker.allows(false, 1, 9, READ) && !docker.allows(false, 10, 229, READ));
+        assert!(policy(&brig_oci::device_rules::privileged()).allows(true, 8, 0, READ));
         let privileged = policy(&[rule(true, "", -1, -1, "rwm")]);
         assert!(privileged.allows(true, 8, 0, READ | WRITE | MKNOD));
         assert!(

@@ -79,10 +79,9 @@ impl Cgroup {
             }
             cgroup.remove()?;
         }
-        cgroup.fill(resources).map_err(|error| {
+        cgroup.fill(resources).inspect_err(|_first| {
             // The first failure is what the caller must read; what cannot be removed now is found by name later.
             cgroup.remove().unwrap_or_default();
-            error
         })?;
         Ok(cgroup)
     }

@@ -497,7 +497,7 @@ fn device_rules_hold() {
         check(&cgroup, true, true);
         update(&cgroup, &[deny.clone(), device(true, "c", 1, 11, "r")]);
         check(&cgroup, true, false);
-        update(&cgroup, &[deny.clone()]);
+        update(&cgroup, std::slice::from_ref(&deny));
         check(&cgroup, false, false);
         // Absent rules change nothing.
         cgroup.update(&Resources::default()).unwrap();

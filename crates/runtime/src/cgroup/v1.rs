@@ -135,12 +135,13 @@ impl Setter<'_> {
         if limit == Some(-1) && total.is_none() {
             total = Some(-1);
         }
-        if let (Some(limit), Some(total)) = (limit, total) {
-            if total > 0 && total < limit {
-                return Err(Error::invalid(format!(
-                    "memory+swap limit {total} should be at least the memory limit {limit}"
-                )));
-            }
+        if let (Some(limit), Some(total)) = (limit, total)
+            && total > 0
+            && total < limit
+        {
+            return Err(Error::invalid(format!(
+                "memory+swap limit {total} should be at least the memory limit {limit}"
+            )));
         }
         if total.is_some() && !dir.join(TOTAL).exists() {
             if total.is_some_and(|total| total > 0) {
@@ -169,23 +170,23 @@ impl Setter<'_> {
     }
 
     fn cpu(&mut self, cpu: &Cpu) -> Result<()> {
-        if let Some(shares) = cpu.shares.filter(|shares| *shares != 0) {
-            if let Some(dir) = self.optional("cpu", "CPU shares", "Shares") {
-                if !(2..=262_144).contains(&shares) {
-                    return Err(Error::invalid(format!(
-                        "CPU shares {shares} are out of range: 2 to 262144"
-                    )));
-                }
-                write(&dir, "cpu.shares", &shares.to_string())?;
+        if let Some(shares) = cpu.shares.filter(|shares| *shares != 0)
+            && let Some(dir) = self.optional("cpu", "CPU shares", "Shares")
+        {
+            if !(2..=262_144).contains(&shares) {
+                return Err(Error::invalid(format!(
+                    "CPU shares {shares} are out of range: 2 to 262144"
+                )));
             }
+            write(&dir, "cpu.shares", &shares.to_string())?;
         }
         let period = cpu.period.filter(|period| *period != 0);
         let quota = cpu.quota.filter(|quota| *quota != 0);
         let burst = cpu.burst;
-        if period.is_some() || quota.is_some() || burst.is_some() {
-            if let Some(dir) = self.optional("cpu", "CPU CFS scheduler", "CPU period/quota") {
-                bandwidth(&dir, period, quota, burst)?;
-            }
+        if (period.is_some() || quota.is_some() || burst.is_some())
+            && let Some(dir) = self.optional("cpu", "CPU CFS scheduler", "CPU period/quota")
+        {
+            bandwidth(&dir, period, quota, burst)?;
         }
         let idle = cpu.idle.map(|value| ("cpu.idle", value.to_string()));
         let realtime_period = cpu
@@ -242,10 +243,10 @@ impl Setter<'_> {
             let Some(dir) = &dir else { return Ok(false) };
             Ok(write_if_present(dir, names[0], value)? || write_if_present(dir, names[1], value)?)
         };
-        if let Some(weight) = weight {
-            if !first_present(["blkio.weight", "blkio.bfq.weight"], &weight.to_string())? {
-                self.warnings.push("Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded.".to_owned());
-            }
+        if let Some(weight) = weight
+            && !first_present(["blkio.weight", "blkio.bfq.weight"], &weight.to_string())?
+        {
+            self.warnings.push("Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded.".to_owned());
         }
         for device in &block_io.weight_device {
             let value = format!(
@@ -258,6 +259,11 @@ impl Setter<'_> {
                 self.warnings.push("Your kernel does not support Block I/O weight_device or the cgroup is not mounted. Weight-device discarded.".to_owned());
             }
         }
+        self.throttle(block_io)
+    }
+
+    fn throttle(&mut self, block_io: &BlockIo) -> Result<()> {
+        let dir = self.directories.directory("blkio");
         let throttles = [
             (
                 "read_bps",

@@ -78,14 +78,13 @@ pub(super) fn apply(dir: &Path, resources: &Resources, warnings: &mut Vec<String
     if let Some(block_io) = &resources.block_io {
         set.block_io(block_io)?;
     }
-    if let Some(network) = &resources.network {
-        if network.class_id.is_some() || !network.priorities.is_empty() {
+    if let Some(network) = &resources.network
+        && (network.class_id.is_some() || !network.priorities.is_empty()) {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 "network classes and priorities exist on cgroup v1 only",
             ));
         }
-    }
     huge_pages(dir, resources, "max")?;
     for (device, limit) in &resources.rdma {
         let number =

@@ -29,7 +29,7 @@ impl Call {
             _ => {
                 let at = offset - 16;
                 let arg = self.args[(at / 8) as usize];
-                if at % 8 == 0 {
+                if at.is_multiple_of(8) {
                     arg as u32
                 } else {
                     (arg >> 32) as u32
@@ -250,7 +250,10 @@ fn compare(profile: &Seccomp, native: Arch, listed: &[Arch]) -> usize {
     deepest
 }
 
-fn profile(default: &str, rules: &[(&str, &str, &[(u32, &str, u64, u64)])]) -> Seccomp {
+/// Names, action, and for each condition the argument, the operator, value and second value.
+type Short<'a> = (&'a str, &'a str, &'a [(u32, &'a str, u64, u64)]);
+
+fn profile(default: &str, rules: &[Short]) -> Seccomp {
     let syscalls = rules.iter().map(|(names, action, args)| SeccompRule {
         names: names.split(' ').map(str::to_owned).collect(),
         action: format!("SCMP_ACT_{action}"),
@@ -554,4 +557,24 @@ fn listeners_and_flags() {
     let program = compile(&profile).unwrap();
     assert!(program.notifies);
     assert_eq!(program.flags, 1 << 1 | 1 << 3 | 1 << 5);
+}
+
+/// The kernel takes the program and acts on it. Filters belong to a thread, so the test ends with its own.
+#[test]
+fn the_kernel_agrees() {
+    use rustix::io::Errno;
+    use rustix::net::{AddressFamily, SocketType, socket};
+    let (arch, caps) = (brig_oci::seccomp_profile::NATIVE_ARCH, &capabilities::DEFAULT);
+    let program = compile(&docker_default(caps, arch, KernelVersion(6, 18))).unwrap();
+    let live = std::thread::spawn(move || {
+        brig_sys::process::set_no_new_privileges().unwrap();
+        let start = std::time::Instant::now();
+        brig_sys::seccomp::load(&program.instructions, program.flags).unwrap();
+        println!("loaded in {:?}", start.elapsed());
+        let family = |number| socket(AddressFamily::from_raw(number), SocketType::DGRAM, None).map(drop);
+        let host = rustix::system::uname().nodename().to_owned();
+        let rename = rustix::system::sethostname(host.to_bytes());
+        [rename, family(38), family(40), family(2), family(1)]
+    });
+    assert_eq!(live.join().unwrap(), [Err(Errno::PERM), Err(Errno::PERM), Err(Errno::PERM), Ok(()), Ok(())]);
 }
