@@ -1,1 +1,27 @@
-//! placeholder
+//! The distribution protocol, client half: finding, fetching and verifying images, and checking credentials.
+//!
+//! It must not interpret Docker's API, tag images, or touch the disk other than through [`brig_store::Store`].
+//! Everything that a registry sends is hostile until its digest is verified; everything is bounded in size and time.
+//!
+//! A pull in file names: `client` (what all pulls share) → `pull` → `pull/resolve` (name to manifest and config) →
+//! `pull/flight` (shared downloads) → `pull/source` (bytes of one layer) → `session` (requests to one repository) →
+//! `auth` (tokens) → `net` (HTTP, TLS, names).
+
+mod answer;
+mod auth;
+mod backoff;
+mod challenge;
+mod client;
+mod config;
+mod error;
+mod hash;
+mod net;
+mod pull;
+mod session;
+
+pub use client::Client;
+pub use config::{Auth, Config};
+pub use error::{Error, ErrorKind, Result};
+pub use net::proxy::Proxies;
+pub use pull::Pulled;
+pub use pull::event::PullEvent;

@@ -1,0 +1,174 @@
+//! Owns what the client is told from outside: settings, credentials, and which hosts an image's domain means. The only
+//! place that knows Docker Hub's names. It must not connect.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::net::proxy::{Proxies, in_network, parse_cidr};
+use crate::net::tls::Trust;
+use crate::net::url::{Origin, Scheme, Url, split_host_port};
+
+/// The domain of images named without one, and the host that serves it: a fact of the protocol that every client must know.
+const HUB_DOMAIN: &str = "docker.io";
+const HUB_HOST: &str = "registry-1.docker.io";
+
+/// The client's settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Mirrors of Docker Hub, tried in order before it: `https://host[:port]` or `http://…`.
+    pub mirrors: Vec<String>,
+    /// Registries reached without a verified certificate or over plain HTTP: `host`, `host:port` or CIDR ranges.
+    /// 127.0.0.0/8, `::1` and `localhost` always are.
+    pub insecure: Vec<String>,
+    /// Directories holding a `<host:port>/` directory per registry with `*.crt`, `*.cert` and `*.key`.
+    pub ca_dirs: Vec<PathBuf>,
+    /// Layers fetched at once, over all pulls.
+    pub max_concurrent_downloads: usize,
+    /// The `User-Agent` header.
+    pub user_agent: String,
+    /// Proxies for outgoing requests.
+    pub proxies: Proxies,
+    /// Longest wait for the next byte from a server.
+    pub stall_timeout: Duration,
+    /// Wait before the first retry; doubles with every further one, up to thirty seconds.
+    pub retry_delay: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            mirrors: Vec::new(),
+            insecure: Vec::new(),
+            ca_dirs: vec!["/etc/docker/certs.d".into()],
+            max_concurrent_downloads: 3,
+            user_agent: concat!("brig/", env!("CARGO_PKG_VERSION")).into(),
+            proxies: Proxies::from_env(),
+            stall_timeout: Duration::from_secs(30),
+            retry_delay: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Credentials for one registry, as in Docker's `X-Registry-Auth`; unused fields are empty.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct Auth {
+    /// User name for Basic authentication and token requests.
+    pub username: String,
+    /// Password or access token belonging to it.
+    pub password: String,
+    /// A refresh token, exchanged for access tokens (OAuth2).
+    pub identity_token: String,
+    /// A ready bearer token, sent as it is.
+    pub registry_token: String,
+}
+
+/// Secrets stay out of logs.
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Auth").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+/// A place that serves an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    /// Ways to reach it, best first.
+    pub(crate) origins: Vec<Origin>,
+    pub(crate) trust: Trust,
+    /// Path before `/v2/`, without a final slash.
+    pub(crate) prefix: String,
+    /// Whether it is the registry the image names, the one its credentials are for.
+    pub(crate) is_mirror: bool,
+}
+
+impl Config {
+    /// The places that serve images of `domain`, in the order to be tried. The error names the bad setting or domain.
+    pub(crate) fn endpoints(&self, domain: &str) -> Result<Vec<Endpoint>, String> {
+        let mut endpoints = Vec::new();
+        if domain == HUB_DOMAIN {
+            for mirror in &self.mirrors {
+                endpoints.push(self.mirror(mirror)?);
+            }
+        }
+        endpoints.push(self.registry(domain)?);
+        Ok(endpoints)
+    }
+
+    fn registry(&self, domain: &str) -> Result<Endpoint, String> {
+        let host = if is_hub(domain) { HUB_HOST } else { domain };
+        let trust = self.trust(host);
+        let schemes: &[Scheme] = match trust {
+            Trust::Verified => &[Scheme::Https],
+            Trust::Unverified => &[Scheme::Https, Scheme::Http],
+        };
+        let origins: Option<Vec<Origin>> = schemes.iter().map(|s| Origin::new(*s, host)).collect();
+        let origins = origins.ok_or_else(|| format!("invalid registry host {host:?}"))?;
+        Ok(Endpoint { origins, trust, prefix: String::new(), is_mirror: false })
+    }
+
+    fn mirror(&self, mirror: &str) -> Result<Endpoint, String> {
+        let url = Url::parse(mirror).map_err(|why| format!("invalid mirror {mirror:?}: {why}"))?;
+        let trust = self.trust(&url.origin.authority());
+        // Settings name the path up to the registry's root; "/v2" belongs to the protocol.
+        let prefix = url.target.trim_end_matches('/').to_owned();
+        Ok(Endpoint { origins: vec![url.origin], trust, prefix, is_mirror: true })
+    }
+
+    /// Whether connections to `host[:port]` must be verified.
+    pub(crate) fn trust(&self, host_port: &str) -> Trust {
+        let Some((host, port)) = split_host_port(host_port) else { return Trust::Verified };
+        let ip: Option<IpAddr> = host.parse().ok();
+        let listed = |entry: &String| match (ip, parse_cidr(entry)) {
+            (Some(ip), Some((network, bits))) => in_network(ip, network, bits),
+            _ => split_host_port(entry).is_some_and(|(h, p)| h == host && (p.is_none() || p == port)),
+        };
+        let local = host == "localhost" || ip.is_some_and(|ip| ip.to_canonical().is_loopback());
+        if local || self.insecure.iter().any(listed) { Trust::Unverified } else { Trust::Verified }
+    }
+}
+
+/// Is this one of the names by which Docker Hub goes in references and in `login`?
+pub(crate) fn is_hub(domain: &str) -> bool {
+    matches!(domain, "" | HUB_DOMAIN | "index.docker.io" | "https://index.docker.io/v1/" | HUB_HOST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(config: &Config, domain: &str) -> Vec<String> {
+        let endpoints = config.endpoints(domain).unwrap();
+        endpoints.iter().flat_map(|e| e.origins.iter().map(move |o| format!("{o}{} {:?}", e.prefix, e.trust))).collect()
+    }
+
+    #[test]
+    fn where_images_come_from() {
+        let config = Config {
+            mirrors: vec!["https://mirror.example/hub/".into(), "http://127.0.0.1:5001".into()],
+            insecure: vec!["10.0.0.0/8".into(), "old.example:5000".into(), "any.example".into()],
+            ..Config::default()
+        };
+        assert_eq!(
+            plan(&config, "docker.io"),
+            ["https://mirror.example/hub Verified", "http://127.0.0.1:5001 Unverified", "https://registry-1.docker.io Verified"]
+        );
+        assert_eq!(plan(&config, "reg.example:8443"), ["https://reg.example:8443 Verified"]);
+        assert_eq!(plan(&config, "localhost"), ["https://localhost Unverified", "http://localhost Unverified"]);
+        for insecure in ["10.1.2.3:5000", "old.example:5000", "any.example:1", "127.0.0.1:5000", "[::1]:5000"] {
+            assert_eq!(config.trust(insecure), Trust::Unverified, "{insecure}");
+        }
+        for verified in ["11.1.2.3:5000", "old.example:5001", "old.example", "localhost.example"] {
+            assert_eq!(config.trust(verified), Trust::Verified, "{verified}");
+        }
+        assert!(config.endpoints("bad host").is_err());
+        assert!(Config { mirrors: vec!["mirror".into()], ..config }.endpoints("docker.io").unwrap_err().contains("mirror"));
+    }
+
+    #[test]
+    fn credentials_do_not_print() {
+        let auth = Auth { username: "u".into(), password: "CANARY".into(), identity_token: "CANARY".into(), registry_token: "CANARY".into() };
+        assert!(!format!("{auth:?}").contains("CANARY"));
+    }
+}

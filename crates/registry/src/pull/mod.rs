@@ -1,0 +1,284 @@
+//! Owns pulling an image: find it, fetch what is missing, commit layers in order, record the image. Names are tagged by
+//! the caller.
+
+pub(crate) mod event;
+pub(crate) mod flight;
+mod resolve;
+mod source;
+
+use std::sync::Arc;
+
+use brig_oci::{Digest, Platform, Reference};
+use brig_store::Store;
+use futures_util::future::try_join_all;
+use tokio::sync::watch;
+
+use self::event::PullEvent;
+use self::flight::{Flight, Stage, Wanted};
+use self::resolve::Image;
+use crate::client::{Client, Inner};
+use crate::config::Auth;
+use crate::error::{Error, ErrorKind, Result};
+use crate::hash::chain_ids;
+use crate::session::Session;
+
+/// Where progress goes.
+type Progress<'a> = &'a (dyn Fn(PullEvent) + Send + Sync);
+
+/// What a pull brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pulled {
+    /// The image's id: the digest of its config.
+    pub image_id: Digest,
+    /// What the name pointed to: the digest of the manifest or, where there is one, of the index.
+    pub manifest_digest: Digest,
+    /// Nothing had to be fetched: the image was complete in the store.
+    pub up_to_date: bool,
+}
+
+impl Client {
+    /// Pulls the image that `reference` names into `store`, verified and durable when this returns. `auth` is for the
+    /// registry that the reference names. Without a `platform` the image that suits this machine is chosen.
+    ///
+    /// Dropping the future ends its downloads (unless another pull shares them) and removes what they made.
+    pub async fn pull(
+        &self,
+        store: &Store,
+        reference: &Reference,
+        auth: Option<&Auth>,
+        platform: Option<&Platform>,
+        progress: Progress<'_>,
+    ) -> Result<Pulled> {
+        let local = |digest: &Digest| -> Option<Vec<u8>> {
+            // Small verified files; reading them here is shorter than a thread's start.
+            if store.has_blob(digest) { store.read_blob(digest).ok() } else { None }
+        };
+        let (sources, image) = self.find(reference, auth, platform, &local).await?;
+        let tag = reference.tag().map(str::to_owned).or_else(|| reference.digest().map(|d| d.to_string())).unwrap_or_default();
+        progress(PullEvent::Resolved { tag, repository: reference.path().to_owned() });
+        let (config_bytes, config) = resolve::config(&sources, &image, platform, &local).await?;
+        let chains = chain_ids(&config.rootfs.diff_ids);
+        let live = Live::new(self.inner.clone(), chains.clone());
+        let wanted = image.manifest.layers.iter().zip(&config.rootfs.diff_ids).zip(&chains);
+        let wanted: Vec<Wanted> = wanted
+            .map(|((descriptor, diff_id), chain_id)| Wanted {
+                descriptor: descriptor.clone(),
+                diff_id: diff_id.clone(),
+                chain_id: chain_id.clone(),
+            })
+            .collect();
+        let image_id = image.manifest.config.digest.clone();
+        let known = store.image(&image_id)?.is_some();
+        let pull = Layers { inner: &self.inner, store, sources: &sources, progress };
+        let fetched = pull.all(&wanted).await?;
+        self.record(store, &image, config_bytes).await?;
+        drop(live);
+        progress(PullEvent::Digest(image.top.clone()));
+        Ok(Pulled { image_id, manifest_digest: image.top, up_to_date: known && !fetched })
+    }
+
+    /// The first endpoint that has the image, followed by those that may stand in for it.
+    async fn find(
+        &self,
+        reference: &Reference,
+        auth: Option<&Auth>,
+        platform: Option<&Platform>,
+        local: resolve::LocalBlobs<'_>,
+    ) -> Result<(Vec<Arc<Session>>, Image)> {
+        let endpoints = self.inner.config.endpoints(reference.domain()).map_err(Error::invalid)?;
+        let session = |endpoint| Arc::new(Session::new(self.inner.clone(), endpoint, reference.clone(), auth));
+        let mut sessions: Vec<Arc<Session>> = endpoints.into_iter().map(session).collect();
+        loop {
+            let session = sessions.first().expect("the registry itself is always among the endpoints");
+            match resolve::image(session, platform, local).await {
+                Ok(image) => return Ok((sessions, image)),
+                Err(failure) if sessions.len() == 1 => return Err(failure.error),
+                Err(failure) => {
+                    tracing::warn!("mirror {:?}: {}; trying the next", session.endpoint.origins, failure.error);
+                    sessions.remove(0);
+                }
+            }
+        }
+    }
+
+    /// Stores the documents and the image's record, in that order: a record never points at nothing.
+    async fn record(&self, store: &Store, image: &Image, config: Vec<u8>) -> Result<()> {
+        let store = store.clone();
+        let documents: Vec<Vec<u8>> = image.documents.iter().map(|d| d.bytes.clone()).collect();
+        let (id, manifest) = (image.manifest.config.digest.clone(), image.manifest_digest.clone());
+        blocking(move || {
+            for bytes in documents.iter().chain([&config]) {
+                store.put_blob(bytes)?;
+            }
+            store.put_image(brig_store::ImageRecord::new(id, Some(manifest)))?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Runs store work where blocking is allowed. It runs to its end even if the caller goes away.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let joined = tokio::task::spawn_blocking(work).await;
+    joined.unwrap_or_else(|e| Err(Error::new(ErrorKind::Storage, format!("the store's work stopped: {e}"))))
+}
+
+/// Marks chains as relied on until dropped.
+struct Live {
+    inner: Arc<Inner>,
+    chains: Vec<Digest>,
+}
+
+impl Live {
+    fn new(inner: Arc<Inner>, chains: Vec<Digest>) -> Live {
+        let mut live = inner.live.lock().unwrap_or_else(|e| e.into_inner());
+        for chain in &chains {
+            *live.entry(chain.clone()).or_default() += 1;
+        }
+        drop(live);
+        Live { inner, chains }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        let mut live = self.inner.live.lock().unwrap_or_else(|e| e.into_inner());
+        for chain in &self.chains {
+            if let Some(count) = live.get_mut(chain) {
+                *count -= 1;
+                if *count == 0 {
+                    live.remove(chain);
+                }
+            }
+        }
+    }
+}
+
+/// The layers of one pull.
+struct Layers<'a> {
+    inner: &'a Inner,
+    store: &'a Store,
+    sources: &'a [Arc<Session>],
+    progress: Progress<'a>,
+}
+
+impl Layers<'_> {
+    /// Gets all layers into the store, bottom first. Returns whether any had to be fetched.
+    async fn all(&self, wanted: &[Wanted]) -> Result<bool> {
+        let mut missing = Vec::new();
+        for (nth, layer) in wanted.iter().enumerate() {
+            let id = short(layer);
+            if self.store.layer(&layer.chain_id)?.is_some() {
+                (self.progress)(PullEvent::AlreadyExists { id });
+            } else {
+                (self.progress)(PullEvent::LayerQueued { id, size: layer.descriptor.size });
+                missing.push(nth);
+            }
+        }
+        // Layers that exist count as committed: a stack can only miss layers from some height on, or be shared in part.
+        let (committed, watch_committed) = watch::channel(vec![false; wanted.len()]);
+        committed.send_modify(|done| (0..wanted.len()).for_each(|n| done[n] = !missing.contains(&n)));
+        // All downloads begin, in the order of the layers, before any is waited for.
+        let followers: Vec<_> = missing
+            .iter()
+            .map(|&nth| {
+                let flight = self.inner.flights.join(&wanted[nth], self.sources, self.store, &self.inner.downloads);
+                let parent = nth.checked_sub(1).map(|below| &wanted[below].chain_id);
+                self.follow(flight, nth, &wanted[nth], parent, &committed, watch_committed.clone())
+            })
+            .collect();
+        try_join_all(followers).await?;
+        Ok(!missing.is_empty())
+    }
+
+    /// Follows one layer's download until it is committed.
+    async fn follow(
+        &self,
+        (mut flight, mut joined): (Arc<Flight>, bool),
+        nth: usize,
+        layer: &Wanted,
+        parent: Option<&Digest>,
+        committed: &watch::Sender<Vec<bool>>,
+        mut watch_committed: watch::Receiver<Vec<bool>>,
+    ) -> Result<()> {
+        loop {
+            let result = self.land(&flight, nth, layer, parent, &mut watch_committed).await;
+            match result {
+                Ok(()) => break,
+                // Someone else's download failed, perhaps for want of their credentials: once, begin an own.
+                Err(error) if joined => {
+                    tracing::debug!("{}: a shared download failed: {error}; beginning anew", layer.descriptor.digest);
+                    joined = false;
+                    flight = self.inner.flights.join(layer, self.sources, self.store, &self.inner.downloads).0;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        (self.progress)(PullEvent::PullComplete { id: short(layer) });
+        committed.send_modify(|done| done[nth] = true);
+        Ok(())
+    }
+
+    async fn land(
+        &self,
+        flight: &Flight,
+        nth: usize,
+        layer: &Wanted,
+        parent: Option<&Digest>,
+        committed: &mut watch::Receiver<Vec<bool>>,
+    ) -> Result<()> {
+        self.report_until_ready(flight, layer).await?;
+        let all_below = committed.wait_for(|done| done[..nth].iter().all(|d| *d)).await;
+        all_below.map_err(|_| Error::new(ErrorKind::Storage, "a layer below was not committed"))?;
+        let mut slot = flight.slot.clone().lock_owned().await;
+        let (store, chain, parent) = (self.store.clone(), layer.chain_id.clone(), parent.cloned());
+        // The slot stays locked in there: a pull that shares this download must not look while a commit is under way.
+        blocking(move || {
+            if store.layer(&chain)?.is_some() {
+                slot.take();
+                return Ok(());
+            }
+            let lost = || Error::new(ErrorKind::Storage, "another pull of the same layer failed to commit it");
+            let committed = store.commit_layer(slot.take().ok_or_else(lost)?, parent.as_ref())?;
+            if committed.chain_id != chain {
+                return Err(Error::mismatch(format!("layer chain mismatch: expected {chain}, got {}", committed.chain_id)));
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn report_until_ready(&self, flight: &Flight, layer: &Wanted) -> Result<()> {
+        let (id, total) = (short(layer), layer.descriptor.size);
+        let mut stage = flight.stage.clone();
+        let mut complete = false;
+        loop {
+            let now = stage.borrow_and_update().clone();
+            match now {
+                Stage::Waiting => {}
+                Stage::Downloading { current } => (self.progress)(PullEvent::Downloading { id: id.clone(), current, total }),
+                Stage::Retrying { seconds } => (self.progress)(PullEvent::Retrying { id: id.clone(), in_seconds: seconds }),
+                Stage::Extracting | Stage::Ready => {
+                    if !std::mem::replace(&mut complete, true) {
+                        (self.progress)(PullEvent::DownloadComplete { id: id.clone() });
+                        (self.progress)(PullEvent::Extracting { id: id.clone(), current: total, total });
+                    }
+                    if matches!(now, Stage::Ready) {
+                        return Ok(());
+                    }
+                }
+                Stage::Failed(error) => return Err(error),
+            }
+            let gone = stage.changed().await.is_err();
+            // The task ends right after its last word, which is read above.
+            if gone && !matches!(&*stage.borrow(), Stage::Ready | Stage::Failed(_)) {
+                return Err(Error::new(ErrorKind::Storage, "a download ended without a result"));
+            }
+        }
+    }
+}
+
+/// What a layer goes by in progress: twelve digits of its digest.
+fn short(layer: &Wanted) -> String {
+    layer.descriptor.digest.hex().chars().take(12).collect()
+}

@@ -1,0 +1,152 @@
+//! Owns requests to one repository at one place: the way to reach it, authorization, and small verified content. It must
+//! not know what the content means.
+
+use std::sync::Arc;
+
+use brig_oci::{Digest, Reference};
+use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, WWW_AUTHENTICATE};
+use hyper::{Method, StatusCode};
+use tokio::sync::OnceCell;
+
+use crate::answer::{Asked, refusal};
+use crate::auth::{Fresh, Grant};
+use crate::backoff::Backoff;
+use crate::client::Inner;
+use crate::config::{Auth, Endpoint};
+use crate::error::{ErrorKind, Failure, Retry};
+use crate::hash::digest_of;
+use crate::net::transport::{Outgoing, Response};
+use crate::net::url::{Origin, Url};
+
+/// One repository at one endpoint, for one user.
+pub(crate) struct Session {
+    pub(crate) inner: Arc<Inner>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) reference: Reference,
+    auth: Option<Auth>,
+    /// Chosen at the first request.
+    origin: OnceCell<Origin>,
+}
+
+impl Session {
+    /// `auth` is for the registry that the image names; a mirror never gets it.
+    pub(crate) fn new(inner: Arc<Inner>, endpoint: Endpoint, reference: Reference, auth: Option<&Auth>) -> Session {
+        let auth = auth.filter(|a| !endpoint.is_mirror && **a != Auth::default()).cloned();
+        Session { inner, endpoint, reference, auth, origin: OnceCell::new() }
+    }
+
+    /// The scheme and host in use. An insecure registry is tried with TLS first, as dockerd does.
+    pub(crate) async fn origin(&self) -> Result<&Origin, Failure> {
+        self.origin.get_or_try_init(|| self.inner.choose_origin(&self.endpoint)).await
+    }
+
+    /// `<prefix>/v2/<repository>/<rest>` on this endpoint.
+    pub(crate) async fn url(&self, rest: &str) -> Result<Url, Failure> {
+        let target = format!("{}/v2/{}/{rest}", self.endpoint.prefix, self.reference.path());
+        Ok(Url::new(self.origin().await?, target))
+    }
+
+    /// Sends `request` with the authorization that this repository needs; a 401 is answered once.
+    pub(crate) async fn send(&self, request: Outgoing) -> Result<Response<'_>, Failure> {
+        let grant = Grant {
+            origin: self.origin().await?.clone(),
+            auth: self.auth.clone(),
+            scope: format!("repository:{}:pull", self.reference.path()),
+        };
+        self.inner.send_authorized(&grant, self.endpoint.trust, request).await.map(|(response, _)| response)
+    }
+
+    /// Fetches a blob that fits into memory and verifies it. `what` names it in errors.
+    pub(crate) async fn small_blob(&self, digest: &Digest, size: u64, limit: usize, what: &str) -> Result<Vec<u8>, Failure> {
+        if size > limit as u64 {
+            return Err(Failure::fatal(ErrorKind::Invalid, format!("{what} is {size} bytes large; at most {limit} are accepted")));
+        }
+        let mut backoff = Backoff::new(self.inner.config.retry_delay);
+        loop {
+            let result = self.small_blob_once(digest, limit, what).await;
+            let Err(failure) = result else { return result };
+            match backoff.next(failure.retry) {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => return Err(failure),
+            }
+        }
+    }
+
+    async fn small_blob_once(&self, digest: &Digest, limit: usize, what: &str) -> Result<Vec<u8>, Failure> {
+        let request = Outgoing::new(Method::GET, self.url(&format!("blobs/{digest}")).await?);
+        let mut response = self.send(request).await?;
+        if response.status != StatusCode::OK {
+            return Err(refusal(response, Asked::Content(&self.reference, what)).await);
+        }
+        check_encoding(&response)?;
+        let body = response.collect(limit).await?;
+        let actual = digest_of(&body, digest);
+        if actual != *digest {
+            let text = format!("{what} of {}: digest mismatch: expected {digest}, got {actual}", self.reference.familiar());
+            return Err(Failure::fatal(ErrorKind::Mismatch, text));
+        }
+        Ok(body)
+    }
+}
+
+/// A digest is over the bytes as stored: an encoding on top, which nobody asked for, cannot be right.
+pub(crate) fn check_encoding(response: &Response<'_>) -> Result<(), Failure> {
+    match response.header(&CONTENT_ENCODING) {
+        None | Some("" | "identity") => Ok(()),
+        Some(other) => {
+            let text = format!("{}: unwanted content encoding {:?}", response.context(), crate::error::printable(other));
+            Err(Failure::fatal(ErrorKind::Invalid, text))
+        }
+    }
+}
+
+impl Inner {
+    /// The first of the endpoint's origins that a connection can be made to.
+    pub(crate) async fn choose_origin(&self, endpoint: &Endpoint) -> Result<Origin, Failure> {
+        let (last, others) = endpoint.origins.split_last().expect("an endpoint has an origin");
+        for origin in others {
+            match self.transport.probe(origin, endpoint.trust).await {
+                Ok(()) => return Ok(origin.clone()),
+                Err(failure) => tracing::debug!("{origin}: {}; trying {last}", failure.error),
+            }
+        }
+        Ok(last.clone())
+    }
+
+    /// Sends with the remembered authorization, and once more with a fresh one if that is refused. Also returns what was
+    /// obtained freshly.
+    pub(crate) async fn send_authorized(
+        &self,
+        grant: &Grant,
+        trust: crate::net::tls::Trust,
+        mut request: Outgoing,
+    ) -> Result<(Response<'_>, Option<Fresh>), Failure> {
+        if let Some(value) = self.tokens.get(grant) {
+            request.headers.insert(AUTHORIZATION, value);
+        }
+        let response = self.transport.send(&request, trust).await?;
+        let ready_made = grant.auth.as_ref().is_some_and(|a| !a.registry_token.is_empty());
+        if response.status != StatusCode::UNAUTHORIZED || !response.headers.contains_key(WWW_AUTHENTICATE) || ready_made {
+            return Ok((response, None));
+        }
+        let fresh = match self.tokens.answer(&self.transport, &self.config, grant, &response).await {
+            Ok(fresh) => fresh,
+            Err(failure) => {
+                self.tokens.forget(grant);
+                return Err(failure);
+            }
+        };
+        response.discard().await;
+        request.headers.insert(AUTHORIZATION, fresh.value.clone());
+        let response = self.transport.send(&request, trust).await?;
+        if response.status == StatusCode::UNAUTHORIZED {
+            self.tokens.forget(grant);
+        }
+        Ok((response, Some(fresh)))
+    }
+}
+
+/// At the beginning of a pull nothing is lost by failing at once when there is no connection.
+pub(crate) fn unless_unreachable(retry: Retry) -> Retry {
+    if retry == Retry::Reconnect { Retry::Never } else { retry }
+}

@@ -1,0 +1,97 @@
+//! Owns what the tests share: a registry with a hook for faults, images made on the spot, and a box with a store and a
+//! client in it.
+
+pub mod image;
+pub mod server;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use brig_oci::{Platform, Reference};
+use brig_registry::{Auth, Client, Config, Error, Proxies, PullEvent, Pulled};
+use brig_store::Store;
+
+pub use image::{Image, Layer, Packing};
+pub use server::{Registry, Reply, Seen};
+
+/// A store and a client in a directory of their own.
+pub struct TestBox {
+    pub dir: tempfile::TempDir,
+    pub store: Store,
+    pub client: Client,
+    pub events: Arc<Mutex<Vec<PullEvent>>>,
+}
+
+/// Settings with short waits and no proxies.
+pub fn quick() -> Config {
+    Config {
+        proxies: Proxies::default(),
+        ca_dirs: Vec::new(),
+        retry_delay: Duration::from_millis(20),
+        stall_timeout: Duration::from_millis(1500),
+        ..Config::default()
+    }
+}
+
+impl TestBox {
+    pub fn new() -> TestBox {
+        TestBox::with(quick())
+    }
+
+    pub fn with(config: Config) -> TestBox {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("v1")).unwrap();
+        TestBox { dir, store, client: Client::new(config).unwrap(), events: Arc::default() }
+    }
+
+    pub async fn pull(&self, name: &str) -> Result<Pulled, Error> {
+        self.pull_as(name, None, None).await
+    }
+
+    pub async fn pull_as(&self, name: &str, auth: Option<&Auth>, platform: Option<&Platform>) -> Result<Pulled, Error> {
+        let reference = Reference::parse(name).unwrap();
+        let record = |event| self.events.lock().unwrap().push(event);
+        let pull = self.client.pull(&self.store, &reference, auth, platform, &record);
+        tokio::time::timeout(Duration::from_secs(60), pull).await.expect("the pull ends")
+    }
+
+    /// The error of a pull that must fail and must leave nothing behind.
+    pub async fn refused(&self, name: &str) -> Error {
+        let error = self.pull(name).await.expect_err("the pull fails");
+        self.assert_clean().await;
+        error
+    }
+
+    /// No layer, no blob and no unfinished ingest.
+    pub async fn assert_clean(&self) {
+        self.assert_no_ingest().await;
+        for kind in ["layers", "blobs/sha256"] {
+            let left = names(&self.dir.path().join("v1").join(kind));
+            assert!(left.is_empty(), "left in {kind}: {left:?}");
+        }
+    }
+
+    /// Nothing half-made; removal may be running in the background.
+    pub async fn assert_no_ingest(&self) {
+        let ingest = self.dir.path().join("v1/ingest");
+        let until = Instant::now() + Duration::from_secs(5);
+        while !names(&ingest).is_empty() {
+            assert!(Instant::now() < until, "unfinished: {:?}", names(&ingest));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub fn layers(&self) -> usize {
+        names(&self.dir.path().join("v1/layers")).len()
+    }
+
+    pub fn events(&self) -> Vec<PullEvent> {
+        self.events.lock().unwrap().clone()
+    }
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    entries.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect()
+}

@@ -1,0 +1,275 @@
+//! Owns the registry of the tests: read-only, in memory, with a hook that sees every request first and may misbehave.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use brig_oci::media_type;
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use super::image::{Image, sha256};
+
+type Body = BoxBody<Bytes, std::io::Error>;
+
+/// A request as the registry saw it.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub method: String,
+    /// Path and query.
+    pub path: String,
+    pub authorization: Option<String>,
+    pub range: Option<String>,
+    pub body: String,
+    /// How many requests with this method and path came before.
+    pub nth: usize,
+}
+
+/// What a hook makes of a request.
+pub enum Reply {
+    /// Serve it properly.
+    Serve,
+    /// This status, these headers, this body.
+    With(u16, Vec<(&'static str, String)>, Vec<u8>),
+    /// Serve it, but break the connection after so many bytes of the body.
+    Cut(usize),
+    /// Serve the whole content with 200 whatever range was asked for, breaking after so many bytes.
+    WholeCut(usize),
+    /// Serve the whole content with 200 whatever range was asked for.
+    Whole,
+    /// Serve other content with the status and headers that belong to it, without a length if `chunked`.
+    Content { bytes: Vec<u8>, chunked: bool },
+    /// Serve it in pieces of so many bytes with a pause after each.
+    Slow(usize, Duration),
+    /// Never answer.
+    Hang,
+}
+
+type Hook = Box<dyn Fn(&Seen) -> Reply + Send + Sync>;
+
+struct State {
+    content: Mutex<HashMap<String, (String, Vec<u8>)>>,
+    hook: Mutex<Hook>,
+    log: Mutex<Vec<Seen>>,
+}
+
+/// A running registry; gone when dropped.
+pub struct Registry {
+    pub address: SocketAddr,
+    state: Arc<State>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Registry {
+    pub async fn new() -> Registry {
+        Registry::start(None).await
+    }
+
+    /// One that speaks TLS.
+    pub async fn tls(config: rustls::ServerConfig) -> Registry {
+        Registry::start(Some(TlsAcceptor::from(Arc::new(config)))).await
+    }
+
+    async fn start(tls: Option<TlsAcceptor>) -> Registry {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(State { content: Mutex::default(), hook: Mutex::new(Box::new(|_| Reply::Serve)), log: Mutex::default() });
+        let shared = state.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (state, tls) = (shared.clone(), tls.clone());
+                tokio::spawn(async move {
+                    match tls {
+                        None => serve(stream, state).await,
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                serve(stream, state).await;
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        Registry { address, state, task }
+    }
+
+    /// `127.0.0.1:port/rest`.
+    pub fn name(&self, rest: &str) -> String {
+        format!("{}/{rest}", self.address)
+    }
+
+    pub fn hook(&self, hook: impl Fn(&Seen) -> Reply + Send + Sync + 'static) {
+        *self.state.hook.lock().unwrap() = Box::new(hook);
+    }
+
+    /// Misbehaves for requests to blobs only.
+    pub fn hook_blob(&self, digest: &brig_oci::Digest, hook: impl Fn(&Seen) -> Reply + Send + Sync + 'static) {
+        let end = format!("/blobs/{digest}");
+        self.hook(move |seen| if seen.path.ends_with(&end) { hook(seen) } else { Reply::Serve });
+    }
+
+    pub fn put(&self, path: String, media_type: &str, bytes: &[u8]) {
+        self.state.content.lock().unwrap().insert(path, (media_type.to_owned(), bytes.to_vec()));
+    }
+
+    /// Serves `image` as `repository:tag` and by its digest.
+    pub fn push(&self, repository: &str, tag: &str, image: &Image) {
+        self.push_manifest(repository, tag, media_type::OCI_MANIFEST, &image.manifest);
+        let blobs = image.layers.iter().map(|l| &l.blob).chain([&image.config]);
+        for blob in blobs {
+            self.put(format!("/v2/{repository}/blobs/{}", sha256(blob)), "application/octet-stream", blob);
+        }
+    }
+
+    pub fn push_manifest(&self, repository: &str, tag: &str, media_type: &str, bytes: &[u8]) {
+        for name in [tag, &sha256(bytes).to_string()] {
+            self.put(format!("/v2/{repository}/manifests/{name}"), media_type, bytes);
+        }
+    }
+
+    pub fn log(&self) -> Vec<Seen> {
+        self.state.log.lock().unwrap().clone()
+    }
+
+    pub fn clear_log(&self) {
+        self.state.log.lock().unwrap().clear();
+    }
+
+    /// How many requests with this method had a path containing `part`.
+    pub fn count(&self, method: &str, part: &str) -> usize {
+        self.log().iter().filter(|s| s.method == method && s.path.contains(part)).count()
+    }
+}
+
+async fn serve(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, state: Arc<State>) {
+    let service = service_fn(move |request| {
+        let state = state.clone();
+        async move { Ok::<_, Infallible>(answer(request, &state).await) }
+    });
+    // A connection that a client gives up is part of the tests.
+    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.ok();
+}
+
+async fn answer(request: Request<Incoming>, state: &State) -> Response<Body> {
+    let header = |name| request.headers().get(name).map(|v: &hyper::header::HeaderValue| v.to_str().unwrap().to_owned());
+    let (method, path) = (request.method().to_string(), request.uri().path_and_query().unwrap().to_string());
+    let (authorization, range) = (header("authorization"), header("range"));
+    let body = String::from_utf8(request.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
+    let seen = {
+        let mut log = state.log.lock().unwrap();
+        let nth = log.iter().filter(|s| s.path == path && s.method == method).count();
+        log.push(Seen { method, path, authorization, range, body, nth });
+        log.last().unwrap().clone()
+    };
+    let reply = (state.hook.lock().unwrap())(&seen);
+    let content = state.content.lock().unwrap().get(seen.path.split('?').next().unwrap()).cloned();
+    respond(&seen, reply, content).await
+}
+
+async fn respond(seen: &Seen, reply: Reply, content: Option<(String, Vec<u8>)>) -> Response<Body> {
+    let not_found = || {
+        let code = if seen.path.contains("/blobs/") { "BLOB_UNKNOWN" } else { "MANIFEST_UNKNOWN" };
+        let text = format!(r#"{{"errors":[{{"code":"{code}","message":"{}"}}]}}"#, code.to_lowercase().replace('_', " "));
+        plain(404, vec![], text.into_bytes())
+    };
+    match reply {
+        Reply::Hang => std::future::pending().await,
+        Reply::With(status, headers, body) => plain(status, headers, body),
+        Reply::Content { bytes, chunked } => {
+            let kind = content.map_or_else(|| "application/octet-stream".into(), |c| c.0);
+            let mut response = if chunked { pieces(&bytes, 10_000, Duration::ZERO, None) } else { plain(200, vec![], bytes) };
+            response.headers_mut().insert(CONTENT_TYPE, kind.parse().unwrap());
+            response
+        }
+        _ if seen.path == "/v2/" => plain(200, vec![], b"{}".to_vec()),
+        reply => {
+            let Some((kind, bytes)) = content else { return not_found() };
+            whole_or_part(seen, reply, &kind, &bytes)
+        }
+    }
+}
+
+fn whole_or_part(seen: &Seen, reply: Reply, kind: &str, bytes: &[u8]) -> Response<Body> {
+    let ranges = !matches!(reply, Reply::Whole | Reply::WholeCut(_));
+    let from = seen.range.as_ref().filter(|_| ranges).map(|r| r.strip_prefix("bytes=").unwrap().strip_suffix('-').unwrap());
+    let from = from.map(|f| f.parse::<usize>().unwrap());
+    if from.is_some_and(|f| f >= bytes.len()) {
+        return plain(416, vec![], vec![]);
+    }
+    let part = &bytes[from.unwrap_or(0)..];
+    let mut response = match reply {
+        _ if seen.method == "HEAD" => plain(200, vec![], vec![]),
+        Reply::Cut(at) | Reply::WholeCut(at) => pieces(part, 10_000, Duration::ZERO, Some(at)),
+        Reply::Slow(size, pause) => pieces(part, size, pause, None),
+        _ => plain(200, vec![], part.to_vec()),
+    };
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, kind.parse().unwrap());
+    headers.insert(CONTENT_LENGTH, part.len().to_string().parse().unwrap());
+    if seen.path.contains("/manifests/") {
+        headers.insert("docker-content-digest", sha256(bytes).to_string().parse().unwrap());
+    }
+    if let Some(from) = from {
+        headers.insert(CONTENT_RANGE, format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len()).parse().unwrap());
+        *response.status_mut() = hyper::StatusCode::PARTIAL_CONTENT;
+    }
+    response
+}
+
+fn plain(status: u16, headers: Vec<(&'static str, String)>, body: Vec<u8>) -> Response<Body> {
+    let mut response = Response::new(Full::new(Bytes::from(body)).map_err(|e| match e {}).boxed());
+    *response.status_mut() = hyper::StatusCode::from_u16(status).unwrap();
+    for (name, value) in headers {
+        response.headers_mut().append(name, value.parse().unwrap());
+    }
+    response
+}
+
+/// A body in pieces; with `cut` an error that breaks the connection after so many bytes.
+fn pieces(bytes: &[u8], size: usize, pause: Duration, cut: Option<usize>) -> Response<Body> {
+    let end = cut.unwrap_or(bytes.len()).min(bytes.len());
+    let mut frames: Vec<Option<Bytes>> = bytes[..end].chunks(size.max(1)).map(|c| Some(Bytes::copy_from_slice(c))).collect();
+    if cut.is_some() {
+        frames.push(None);
+    }
+    let body = stream::unfold(frames.into_iter(), move |mut frames| async move {
+        let frame = match frames.next()? {
+            Some(bytes) => {
+                tokio::time::sleep(pause).await;
+                Ok(Frame::data(bytes))
+            }
+            None => {
+                // What was sent so far must be on the wire before the connection goes.
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                Err(std::io::Error::other("cut"))
+            }
+        };
+        Some((frame, frames))
+    });
+    // `StreamBody` over an unsynchronised stream: a mutex makes it shareable.
+    Response::new(BodyExt::boxed(StreamBody::new(Box::pin(sync(body)))))
+}
+
+fn sync<S: futures_util::Stream + Send + 'static>(stream: S) -> impl futures_util::Stream<Item = S::Item> + Send + Sync {
+    let stream = Mutex::new(Box::pin(stream));
+    stream::poll_fn(move |context| stream.lock().unwrap().as_mut().poll_next(context))
+}
