@@ -564,17 +564,30 @@ fn listeners_and_flags() {
 fn the_kernel_agrees() {
     use rustix::io::Errno;
     use rustix::net::{AddressFamily, SocketType, socket};
-    let (arch, caps) = (brig_oci::seccomp_profile::NATIVE_ARCH, &capabilities::DEFAULT);
+    let (arch, caps) = (
+        brig_oci::seccomp_profile::NATIVE_ARCH,
+        &capabilities::DEFAULT,
+    );
     let program = compile(&docker_default(caps, arch, KernelVersion(6, 18))).unwrap();
     let live = std::thread::spawn(move || {
         brig_sys::process::set_no_new_privileges().unwrap();
         let start = std::time::Instant::now();
         brig_sys::seccomp::load(&program.instructions, program.flags).unwrap();
         println!("loaded in {:?}", start.elapsed());
-        let family = |number| socket(AddressFamily::from_raw(number), SocketType::DGRAM, None).map(drop);
+        let family =
+            |number| socket(AddressFamily::from_raw(number), SocketType::DGRAM, None).map(drop);
         let host = rustix::system::uname().nodename().to_owned();
         let rename = rustix::system::sethostname(host.to_bytes());
         [rename, family(38), family(40), family(2), family(1)]
     });
-    assert_eq!(live.join().unwrap(), [Err(Errno::PERM), Err(Errno::PERM), Err(Errno::PERM), Ok(()), Ok(())]);
+    assert_eq!(
+        live.join().unwrap(),
+        [
+            Err(Errno::PERM),
+            Err(Errno::PERM),
+            Err(Errno::PERM),
+            Ok(()),
+            Ok(())
+        ]
+    );
 }
