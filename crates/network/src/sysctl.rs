@@ -12,13 +12,20 @@ pub(crate) fn write(name: &str, value: &str) -> Result<()> {
         return Ok(());
     }
     std::fs::write(&path, value).map_err(|error| {
-        Error::new(ErrorKind::System, format!("write({:?}, {value:?}): {error}", path.display()))
+        Error::new(
+            ErrorKind::System,
+            format!("write({:?}, {value:?}): {error}", path.display()),
+        )
     })
 }
 
 /// As [`write`], but a parameter that this kernel does not have (IPv6 compiled out or switched off) is fine.
 pub(crate) fn write_if_present(name: &str, value: &str) -> Result<()> {
-    if path(name).exists() { write(name, value) } else { Ok(()) }
+    if path(name).exists() {
+        write(name, value)
+    } else {
+        Ok(())
+    }
 }
 
 /// What the parameter reads, without the line's end; `None` if there is no such parameter.
@@ -27,7 +34,9 @@ pub(crate) fn read(name: &str) -> Option<String> {
 }
 
 fn read_path(path: &Path) -> Option<String> {
-    std::fs::read_to_string(path).ok().map(|text| text.trim_end().to_owned())
+    std::fs::read_to_string(path)
+        .ok()
+        .map(|text| text.trim_end().to_owned())
 }
 
 fn path(name: &str) -> PathBuf {
@@ -48,11 +57,21 @@ pub(crate) fn forward_v6() -> Result<()> {
         return Ok(());
     }
     let interfaces = std::fs::read_dir("/proc/sys/net/ipv6/conf").map_err(|error| {
-        Error::new(ErrorKind::Unsupported, format!("IPv6 is not available on this host: {error}"))
+        Error::new(
+            ErrorKind::Unsupported,
+            format!("IPv6 is not available on this host: {error}"),
+        )
     })?;
-    for name in interfaces.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+    for name in interfaces
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+    {
         let parameter = format!("ipv6/conf/{name}/accept_ra");
-        if name != "all" && name != "default" && name != "lo" && read(&parameter).as_deref() == Some("1") {
+        if name != "all"
+            && name != "default"
+            && name != "lo"
+            && read(&parameter).as_deref() == Some("1")
+        {
             write(&parameter, "2")?;
         }
     }
@@ -61,7 +80,10 @@ pub(crate) fn forward_v6() -> Result<()> {
 
 /// Makes an interface deaf to what neighbours may advertise, and without IPv6 unless `ipv6`.
 pub(crate) fn quiet_v6(interface: &str, ipv6: bool) -> Result<()> {
-    write_if_present(&format!("ipv6/conf/{interface}/disable_ipv6"), if ipv6 { "0" } else { "1" })?;
+    write_if_present(
+        &format!("ipv6/conf/{interface}/disable_ipv6"),
+        if ipv6 { "0" } else { "1" },
+    )?;
     if ipv6 {
         write_if_present(&format!("ipv6/conf/{interface}/accept_ra"), "0")?;
         write_if_present(&format!("ipv6/conf/{interface}/accept_redirects"), "0")?;

@@ -1,13 +1,13 @@
 //! A sealed box for network tests: a host namespace with a neighbour on its LAN, and containers. Nothing here
 //! may touch the machine's own interfaces or tables.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::panic)]
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use brig_network::ports::Publish;
@@ -50,7 +50,11 @@ pub fn net(text: &str) -> IpNet {
 /// Two beds at once are fine; making namespaces is not what the machine's own must notice.
 fn assert_sealed(fd: &OwnedFd) {
     let own = netns::identity(netns::current().expect("own").as_fd()).expect("identity");
-    assert_ne!(netns::identity(fd.as_fd()).expect("identity"), own, "not in a namespace of its own");
+    assert_ne!(
+        netns::identity(fd.as_fd()).expect("identity"),
+        own,
+        "not in a namespace of its own"
+    );
 }
 
 pub fn bridge(name: &str, gateway: &str) -> Bridge {
@@ -65,28 +69,48 @@ pub fn bridge(name: &str, gateway: &str) -> Bridge {
 }
 
 pub fn publish(host_ip: &str, host_port: u16, container_port: u16, protocol: Protocol) -> Port {
-    Port { host_ip: ip(host_ip), host_port, container_port, protocol }
+    Port {
+        host_ip: ip(host_ip),
+        host_port,
+        container_port,
+        protocol,
+    }
 }
 
 pub fn wish(port: u16) -> Publish {
     let host_ports = Some(port.to_string().parse().expect("a port"));
-    Publish { host_ip: None, host_ports, container_port: 80, protocol: Protocol::Tcp }
+    Publish {
+        host_ip: None,
+        host_ports,
+        container_port: 80,
+        protocol: Protocol::Tcp,
+    }
 }
 
 /// Runs a program in the namespace and returns what it printed.
 pub fn run(fd: &OwnedFd, command: &str) -> String {
-    let output = netns::inside(fd.as_fd(), || Command::new("sh").args(["-c", command]).output().expect("sh"))
-        .expect("namespace");
-    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = netns::inside(fd.as_fd(), || {
+        Command::new("sh")
+            .args(["-c", command])
+            .output()
+            .expect("sh")
+    })
+    .expect("namespace");
+    assert!(
+        output.status.success(),
+        "{command}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
-
 
 impl Bed {
     /// A host with a LAN and a bridge `br0`, 172.17.0.1/16.
     pub fn new() -> Bed {
         let bed = Bed::bare();
-        bed.network.ensure_bridge(&bridge("br0", "172.17.0.1/16")).expect("bridge");
+        bed.network
+            .ensure_bridge(&bridge("br0", "172.17.0.1/16"))
+            .expect("bridge");
         bed
     }
 
@@ -111,13 +135,22 @@ impl Bed {
                  ip route add 172.16.0.0/12 via {HOST}"
             ),
         );
-        let network = netns::inside(host.as_fd(), || Network::new(Config::default()).expect("network"));
-        Bed { network: network.expect("inside"), host, neighbour, stop: Arc::new(AtomicBool::new(false)) }
+        let network = netns::inside(host.as_fd(), || {
+            Network::new(Config::default()).expect("network")
+        });
+        Bed {
+            network: network.expect("inside"),
+            host,
+            neighbour,
+            stop: Arc::new(AtomicBool::new(false)),
+        }
     }
 
     /// Another opener of the same host, as a restarted daemon.
     pub fn reopen(&mut self) {
-        let network = netns::inside(self.host.as_fd(), || Network::new(Config::default()).expect("network"));
+        let network = netns::inside(self.host.as_fd(), || {
+            Network::new(Config::default()).expect("network")
+        });
         self.network = network.expect("inside");
     }
 
@@ -126,7 +159,8 @@ impl Bed {
         for value in ["0", "1"] {
             let bed = Bed::new();
             let knob = "/proc/sys/net/bridge/bridge-nf-call-iptables";
-            let set = netns::inside(bed.host.as_fd(), || std::fs::write(knob, value)).expect("inside");
+            let set =
+                netns::inside(bed.host.as_fd(), || std::fs::write(knob, value)).expect("inside");
             println!("bridge-nf-call-iptables={value}: {set:?}");
             test(&bed);
         }
@@ -134,7 +168,9 @@ impl Bed {
 
     pub fn endpoint(&self, bridge: &str, address: &str, ports: &[Port]) -> Endpoint {
         let address = net(address);
-        let IpAddr::V4(v4) = address.address() else { panic!("an IPv4 address") };
+        let IpAddr::V4(v4) = address.address() else {
+            panic!("an IPv4 address")
+        };
         let gateway = IpAddr::from(std::net::Ipv4Addr::from_bits(
             match address.network().address() {
                 IpAddr::V4(v4) => v4.to_bits(),
@@ -162,19 +198,24 @@ impl Bed {
         let netns = netns::create().expect("namespace");
         assert_sealed(&netns);
         let endpoint = self.endpoint(bridge, address, ports);
-        self.network.attach(netns.as_fd(), &endpoint).expect("attach");
+        self.network
+            .attach(netns.as_fd(), &endpoint)
+            .expect("attach");
         Container { netns, endpoint }
     }
 
     /// Serves TCP at `address` in the namespace: every client is told the address it is seen under.
     pub fn serve(&self, fd: &OwnedFd, address: &str) {
-        let listener = netns::inside(fd.as_fd(), || TcpListener::bind(address).expect("bind")).expect("inside");
+        let listener = netns::inside(fd.as_fd(), || TcpListener::bind(address).expect("bind"))
+            .expect("inside");
         listener.set_nonblocking(true).expect("nonblocking");
         let stop = Arc::clone(&self.stop);
         std::thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
                 match listener.accept() {
-                    Ok((mut stream, peer)) => drop(stream.write_all(peer.ip().to_string().as_bytes())),
+                    Ok((mut stream, peer)) => {
+                        drop(stream.write_all(peer.ip().to_string().as_bytes()))
+                    }
                     Err(_) => std::thread::sleep(Duration::from_millis(2)),
                 }
             }
@@ -183,8 +224,11 @@ impl Bed {
 
     /// Serves UDP likewise, with `greeting` before the address.
     pub fn serve_udp(&self, fd: &OwnedFd, address: &str, greeting: &str) {
-        let socket = netns::inside(fd.as_fd(), || UdpSocket::bind(address).expect("bind")).expect("inside");
-        socket.set_read_timeout(Some(Duration::from_millis(20))).expect("timeout");
+        let socket =
+            netns::inside(fd.as_fd(), || UdpSocket::bind(address).expect("bind")).expect("inside");
+        socket
+            .set_read_timeout(Some(Duration::from_millis(20)))
+            .expect("timeout");
         let stop = Arc::clone(&self.stop);
         let greeting = greeting.to_owned();
         std::thread::spawn(move || {
@@ -219,7 +263,8 @@ pub fn ask(fd: &OwnedFd, address: &str) -> std::io::Result<String> {
 
 /// A UDP socket in the namespace.
 pub fn udp(fd: &OwnedFd, address: &str) -> UdpSocket {
-    let socket = netns::inside(fd.as_fd(), || UdpSocket::bind(address).expect("bind")).expect("inside");
+    let socket =
+        netns::inside(fd.as_fd(), || UdpSocket::bind(address).expect("bind")).expect("inside");
     socket.set_read_timeout(Some(PATIENCE)).expect("timeout");
     socket
 }
