@@ -42,6 +42,13 @@ pub fn argv(dir: &Path) -> [OsString; 4] {
     ]
 }
 
+/// A sealed copy of the program at `path`, to be run as `/proc/self/fd/N`: what no container can change.
+///
+/// Errors: the kernel's, naming the call and the file.
+pub fn seal(path: &Path) -> io::Result<std::os::fd::OwnedFd> {
+    brig_sys::memfd::seal_copy(path).map_err(|error| io::Error::other(error.to_string()))
+}
+
 /// Connects to the shim that serves `dir`. A path too long for a socket address is reached through a descriptor of `dir`.
 ///
 /// Errors: `NotFound` and `ConnectionRefused` mean that no shim runs there.
