@@ -19,13 +19,21 @@ pub(crate) fn parse(header: &str) -> Vec<Challenge> {
             break;
         }
         let (parameters, after) = parameters(after);
-        let get = |name: &str| parameters.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.clone());
+        let get = |name: &str| {
+            parameters
+                .iter()
+                .find(|(n, _)| n.eq_ignore_ascii_case(name))
+                .map(|(_, v)| v.clone())
+        };
         if scheme.eq_ignore_ascii_case("basic") {
             found.push(Challenge::Basic);
         } else if scheme.eq_ignore_ascii_case("bearer")
             && let Some(realm) = get("realm")
         {
-            found.push(Challenge::Bearer { realm, service: get("service").unwrap_or_default() });
+            found.push(Challenge::Bearer {
+                realm,
+                service: get("service").unwrap_or_default(),
+            });
         }
         rest = after;
     }
@@ -38,7 +46,9 @@ fn parameters(mut rest: &str) -> (Vec<(String, String)>, &str) {
     loop {
         rest = rest.trim_start_matches([' ', '\t', ',']);
         let (name, after) = split_token(rest);
-        let Some(value) = after.trim_start().strip_prefix('=') else { return (found, rest) };
+        let Some(value) = after.trim_start().strip_prefix('=') else {
+            return (found, rest);
+        };
         if name.is_empty() {
             return (found, "");
         }
@@ -79,14 +89,22 @@ mod tests {
 
     #[test]
     fn challenges() {
-        let bearer = |realm: &str, service: &str| Challenge::Bearer { realm: realm.into(), service: service.into() };
+        let bearer = |realm: &str, service: &str| Challenge::Bearer {
+            realm: realm.into(),
+            service: service.into(),
+        };
         assert_eq!(
-            parse(r#"Bearer realm="https://auth.example/token",service="reg, the \"one\"",scope="a,b""#),
+            parse(
+                r#"Bearer realm="https://auth.example/token",service="reg, the \"one\"",scope="a,b""#
+            ),
             [bearer("https://auth.example/token", "reg, the \"one\"")]
         );
         assert_eq!(parse(r#"basic realm="x""#), [Challenge::Basic]);
         assert_eq!(parse("Basic"), [Challenge::Basic]);
-        assert_eq!(parse(r#"Digest nonce=abc, Bearer service=s,  REALM = "r" , Basic realm="b""#), [bearer("r", "s"), Challenge::Basic]);
+        assert_eq!(
+            parse(r#"Digest nonce=abc, Bearer service=s,  REALM = "r" , Basic realm="b""#),
+            [bearer("r", "s"), Challenge::Basic]
+        );
         for nothing in ["", "Bearer service=x", "=", "\"", ", ,", "Negotiate abc"] {
             assert_eq!(parse(nothing), [], "{nothing}");
         }

@@ -41,12 +41,20 @@ impl Origin {
     /// The origin for `host[:port]` as written in an image reference.
     pub(crate) fn new(scheme: Scheme, host_port: &str) -> Option<Origin> {
         let (host, port) = split_host_port(host_port)?;
-        Some(Origin { scheme, host, port: port.unwrap_or(scheme.default_port()) })
+        Some(Origin {
+            scheme,
+            host,
+            port: port.unwrap_or(scheme.default_port()),
+        })
     }
 
     /// `host` or `host:port`, brackets around IPv6, the port left out where it is the scheme's own: the Host header.
     pub(crate) fn authority(&self) -> String {
-        if self.port == self.scheme.default_port() { self.bracketed() } else { self.host_port() }
+        if self.port == self.scheme.default_port() {
+            self.bracketed()
+        } else {
+            self.host_port()
+        }
     }
 
     /// `host:port`, always with the port.
@@ -55,7 +63,11 @@ impl Origin {
     }
 
     fn bracketed(&self) -> String {
-        if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() }
+        if self.host.contains(':') {
+            format!("[{}]", self.host)
+        } else {
+            self.host.clone()
+        }
     }
 
     /// The address, if the host is written as one.
@@ -75,7 +87,14 @@ pub(crate) fn split_host_port(text: &str) -> Option<(String, Option<u16>)> {
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let (host, rest) = rest.split_once(']')?;
         host.parse::<std::net::Ipv6Addr>().ok()?;
-        (host, if rest.is_empty() { None } else { Some(rest.strip_prefix(':')?) })
+        (
+            host,
+            if rest.is_empty() {
+                None
+            } else {
+                Some(rest.strip_prefix(':')?)
+            },
+        )
     } else {
         match text.split_once(':') {
             Some((host, port)) => (host, Some(port)),
@@ -83,9 +102,12 @@ pub(crate) fn split_host_port(text: &str) -> Option<(String, Option<u16>)> {
         }
     };
     let name = |b: u8| b.is_ascii_alphanumeric() || b".-_".contains(&b);
-    let plausible = !host.is_empty() && host.len() <= 253 && (host.contains(':') || host.bytes().all(name));
+    let plausible =
+        !host.is_empty() && host.len() <= 253 && (host.contains(':') || host.bytes().all(name));
     let port = match port {
-        Some(p) if !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()) => Some(p.parse::<u16>().ok().filter(|p| *p > 0)?),
+        Some(p) if !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()) => {
+            Some(p.parse::<u16>().ok().filter(|p| *p > 0)?)
+        }
         Some(_) => return None,
         None => None,
     };
@@ -102,18 +124,28 @@ pub(crate) struct Url {
 
 impl Url {
     pub(crate) fn new(origin: &Origin, target: impl Into<String>) -> Url {
-        Url { origin: origin.clone(), target: target.into() }
+        Url {
+            origin: origin.clone(),
+            target: target.into(),
+        }
     }
 
     /// Parses an absolute `http:` or `https:` URL. The error says what is wrong with it.
     pub(crate) fn parse(text: &str) -> Result<Url, String> {
         let text = text.split('#').next().unwrap_or_default();
+        match text.split_once(':') {
+            Some((scheme, _))
+                if !["http", "https"].contains(&scheme.to_ascii_lowercase().as_str()) =>
+            {
+                return Err(format!("scheme {scheme:?} is not allowed"));
+            }
+            _ => {}
+        }
         let uri: Uri = text.parse().map_err(|_| "not a valid URL".to_owned())?;
         let scheme = match uri.scheme_str() {
             Some("http") => Scheme::Http,
             Some("https") => Scheme::Https,
-            Some(other) => return Err(format!("scheme {other:?} is not allowed")),
-            None => return Err("not an absolute URL".to_owned()),
+            _ => return Err("not an absolute URL".to_owned()),
         };
         let authority = uri.authority().ok_or("no host")?.as_str();
         if authority.contains('@') {
@@ -121,7 +153,11 @@ impl Url {
         }
         let origin = Origin::new(scheme, authority).ok_or("bad host or port")?;
         let target = uri.path_and_query().map_or("/", |p| p.as_str());
-        let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
+        let target = if target.starts_with('/') {
+            target.to_owned()
+        } else {
+            format!("/{target}")
+        };
         Ok(Url { origin, target })
     }
 
@@ -140,7 +176,10 @@ impl Url {
         } else if location.starts_with('?') {
             format!("{path}{location}")
         } else {
-            format!("{}/{location}", path.rsplit_once('/').map_or("", |(dir, _)| dir))
+            format!(
+                "{}/{location}",
+                path.rsplit_once('/').map_or("", |(dir, _)| dir)
+            )
         };
         Url::parse(&format!("{}{target}", self.origin))
     }
@@ -149,7 +188,12 @@ impl Url {
 /// Prints without the query, which may be a signature that works as a credential.
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.origin, self.target.split('?').next().unwrap_or("/"))
+        write!(
+            f,
+            "{}{}",
+            self.origin,
+            self.target.split('?').next().unwrap_or("/")
+        )
     }
 }
 
@@ -159,14 +203,25 @@ mod tests {
 
     #[test]
     fn hosts_and_ports() {
-        assert_eq!(split_host_port("Localhost:5000"), Some(("localhost".into(), Some(5000))));
-        assert_eq!(split_host_port("[::1]:5000"), Some(("::1".into(), Some(5000))));
+        assert_eq!(
+            split_host_port("Localhost:5000"),
+            Some(("localhost".into(), Some(5000)))
+        );
+        assert_eq!(
+            split_host_port("[::1]:5000"),
+            Some(("::1".into(), Some(5000)))
+        );
         assert_eq!(split_host_port("[::1]"), Some(("::1".into(), None)));
-        for bad in ["", ":1", "a:", "a:0", "a:70000", "a:1:2", "a b", "a/b", "[x]:1", "[::1]1", "a:+1"] {
+        for bad in [
+            "", ":1", "a:", "a:0", "a:70000", "a:1:2", "a b", "a/b", "[x]:1", "[::1]1", "a:+1",
+        ] {
             assert_eq!(split_host_port(bad), None, "{bad}");
         }
         let o = Origin::new(Scheme::Https, "[::1]").unwrap();
-        assert_eq!((o.authority(), o.host_port(), o.to_string()), ("[::1]".into(), "[::1]:443".into(), "https://[::1]".into()));
+        assert_eq!(
+            (o.authority(), o.host_port(), o.to_string()),
+            ("[::1]".into(), "[::1]:443".into(), "https://[::1]".into())
+        );
     }
 
     #[test]
@@ -176,7 +231,16 @@ mod tests {
         assert_eq!(url.target, "/a/b?sig=secret");
         assert_eq!(url.to_string(), "https://example.com:8443/a/b");
         assert_eq!(Url::parse("http://h").unwrap().target, "/");
-        for bad in ["file:///etc/passwd", "unix:/run/x.sock", "/relative", "http://user:pw@h/", "ftp://h/", "http://h:0/", "", "http:///x"] {
+        for bad in [
+            "file:///etc/passwd",
+            "unix:/run/x.sock",
+            "/relative",
+            "http://user:pw@h/",
+            "ftp://h/",
+            "http://h:0/",
+            "",
+            "http:///x",
+        ] {
             assert!(Url::parse(bad).is_err(), "{bad}");
         }
     }

@@ -55,7 +55,7 @@ pub enum PullEvent {
     },
     /// "Retrying in `in_seconds` seconds".
     Retrying {
-        /// The layer.
+        /// The layer, or the tag while the image is still being looked for.
         id: String,
         /// Time to wait, rounded up.
         in_seconds: u64,

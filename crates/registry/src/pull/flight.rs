@@ -31,7 +31,9 @@ pub(crate) enum Stage {
         current: u64,
     },
     /// Broke off; waiting this long to try again.
-    Retrying { seconds: u64 },
+    Retrying {
+        seconds: u64,
+    },
     /// Everything arrived; what is still in the pipe is being unpacked.
     Extracting,
     /// Unpacked and verified; the ingest is in the slot.
@@ -83,7 +85,13 @@ impl Flight {
 
 impl Flights {
     /// The download of `wanted`, begun now unless it is running; and whether it was running.
-    pub(super) fn join(&self, wanted: &Wanted, sources: &[Arc<Session>], store: &Store, limit: &Arc<Semaphore>) -> (Arc<Flight>, bool) {
+    pub(super) fn join(
+        &self,
+        wanted: &Wanted,
+        sources: &[Arc<Session>],
+        store: &Store,
+        limit: &Arc<Semaphore>,
+    ) -> (Arc<Flight>, bool) {
         let key = (wanted.descriptor.digest.clone(), wanted.chain_id.clone());
         let mut flights = self.0.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(flight) = flights.get(&key).and_then(Weak::upgrade)
@@ -94,8 +102,19 @@ impl Flights {
         flights.retain(|_, flight| flight.strong_count() > 0);
         let (publish, stage) = watch::channel(Stage::Waiting);
         let slot = Arc::new(AsyncMutex::new(None));
-        let work = run(wanted.clone(), sources.to_vec(), store.clone(), limit.clone(), publish, slot.clone());
-        let flight = Arc::new(Flight { stage, slot, task: tokio::spawn(work).abort_handle() });
+        let work = run(
+            wanted.clone(),
+            sources.to_vec(),
+            store.clone(),
+            limit.clone(),
+            publish,
+            slot.clone(),
+        );
+        let flight = Arc::new(Flight {
+            stage,
+            slot,
+            task: tokio::spawn(work).abort_handle(),
+        });
         flights.insert(key, Arc::downgrade(&flight));
         (flight, false)
     }
@@ -109,13 +128,26 @@ async fn run(
     stage: watch::Sender<Stage>,
     slot: Arc<AsyncMutex<Option<LayerIngest>>>,
 ) {
-    let _permit = limit.acquire_owned().await.expect("the client never closes its download limit");
+    let _permit = limit
+        .acquire_owned()
+        .await
+        .expect("the client never closes its download limit");
     let mut outcome = Err(Error::new(ErrorKind::Network, "no place to fetch from"));
     for session in sources {
-        let source = LayerSource { session, descriptor: wanted.descriptor.clone() };
+        let source = LayerSource {
+            session,
+            descriptor: wanted.descriptor.clone(),
+        };
         outcome = fetch(&source, &wanted.diff_id, &store, &stage).await;
         // Another place may have better content, but this disk stays the same.
-        if matches!(&outcome, Ok(_) | Err(Error { kind: ErrorKind::Storage, .. })) {
+        if matches!(
+            &outcome,
+            Ok(_)
+                | Err(Error {
+                    kind: ErrorKind::Storage,
+                    ..
+                })
+        ) {
             break;
         }
     }
@@ -130,17 +162,28 @@ async fn run(
     }
 }
 
-async fn fetch(source: &LayerSource, diff_id: &Digest, store: &Store, stage: &watch::Sender<Stage>) -> Result<LayerIngest> {
+async fn fetch(
+    source: &LayerSource,
+    diff_id: &Digest,
+    store: &Store,
+    stage: &watch::Sender<Stage>,
+) -> Result<LayerIngest> {
     stage.send_replace(Stage::Downloading { current: 0 });
     let (sender, receiver) = mpsc::channel(PIECES_IN_FLIGHT);
     let (store, descriptor, diff_id) = (store.clone(), source.descriptor.clone(), diff_id.clone());
-    let unpacking = tokio::task::spawn_blocking(move || unpack(&store, receiver, &descriptor, &diff_id));
+    let unpacking =
+        tokio::task::spawn_blocking(move || unpack(&store, receiver, &descriptor, &diff_id));
     let fed = source.feed(&sender, stage).await;
     drop(sender);
     if fed.is_ok() {
         stage.send_replace(Stage::Extracting);
     }
-    let unpacked = unpacking.await.unwrap_or_else(|e| Err(Error::new(ErrorKind::Storage, format!("unpacking stopped: {e}"))));
+    let unpacked = unpacking.await.unwrap_or_else(|e| {
+        Err(Error::new(
+            ErrorKind::Storage,
+            format!("unpacking stopped: {e}"),
+        ))
+    });
     match fed {
         Err(Stop::Failed(failure)) => Err(failure.error),
         Ok(()) | Err(Stop::ReaderGone) => unpacked,
@@ -165,7 +208,12 @@ impl Tap {
                     self.current = data;
                 }
                 Some(Piece::End) => self.ended = true,
-                None => return Err(std::io::Error::new(std::io::ErrorKind::ConnectionAborted, "the download was broken off")),
+                None => {
+                    return Err(std::io::Error::new(
+                        std::io::ErrorKind::ConnectionAborted,
+                        "the download was broken off",
+                    ));
+                }
             }
         }
         Ok(())
@@ -194,20 +242,35 @@ impl Read for SharedTap {
     }
 }
 
-fn unpack(store: &Store, pieces: mpsc::Receiver<Piece>, descriptor: &Descriptor, diff_id: &Digest) -> Result<LayerIngest> {
+fn unpack(
+    store: &Store,
+    pieces: mpsc::Receiver<Piece>,
+    descriptor: &Descriptor,
+    diff_id: &Digest,
+) -> Result<LayerIngest> {
     let digest = &descriptor.digest;
-    let tap = Tap { pieces, current: Bytes::new(), ended: false, hasher: Hasher::like(digest) };
+    let tap = Tap {
+        pieces,
+        current: Bytes::new(),
+        ended: false,
+        hasher: Hasher::like(digest),
+    };
     let tap = Rc::new(RefCell::new(tap));
     let mut ingest = store.begin_layer()?;
-    let unpacked = brig_store::decompress(SharedTap(tap.clone())).and_then(|plain| ingest.unpack(plain));
+    let unpacked =
+        brig_store::decompress(SharedTap(tap.clone())).and_then(|plain| ingest.unpack(plain));
     // Content that cannot be unpacked is most often content that is not what was promised: find out before blaming it.
-    let storage_failed = unpacked.as_ref().is_err_and(|e| Error::from(e.clone()).kind == ErrorKind::Storage);
+    let storage_failed = unpacked
+        .as_ref()
+        .is_err_and(|e| Error::from(e.clone()).kind == ErrorKind::Storage);
     let intact = !storage_failed && tap.borrow_mut().drain().is_ok();
     if intact {
         let hasher = std::mem::replace(&mut tap.borrow_mut().hasher, Hasher::like(digest));
         let actual = hasher.finish();
         if actual != *digest {
-            return Err(Error::mismatch(format!("layer digest mismatch: expected {digest}, got {actual}")));
+            return Err(Error::mismatch(format!(
+                "layer digest mismatch: expected {digest}, got {actual}"
+            )));
         }
     }
     let unpacked = unpacked.map_err(|error| {
@@ -216,7 +279,10 @@ fn unpack(store: &Store, pieces: mpsc::Receiver<Piece>, descriptor: &Descriptor,
         error
     })?;
     if unpacked.diff_id != *diff_id {
-        let text = format!("layer {digest}: its content has diff id {}, the image's config promises {diff_id}", unpacked.diff_id);
+        let text = format!(
+            "layer {digest}: its content has diff id {}, the image's config promises {diff_id}",
+            unpacked.diff_id
+        );
         return Err(Error::mismatch(text));
     }
     Ok(ingest)

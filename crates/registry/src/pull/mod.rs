@@ -7,6 +7,7 @@ mod resolve;
 mod source;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use brig_oci::{Digest, Platform, Reference};
 use brig_store::Store;
@@ -15,7 +16,7 @@ use tokio::sync::watch;
 
 use self::event::PullEvent;
 use self::flight::{Flight, Stage, Wanted};
-use self::resolve::Image;
+use self::resolve::{Around, Image};
 use crate::client::{Client, Inner};
 use crate::config::Auth;
 use crate::error::{Error, ErrorKind, Result};
@@ -51,30 +52,54 @@ impl Client {
     ) -> Result<Pulled> {
         let local = |digest: &Digest| -> Option<Vec<u8>> {
             // Small verified files; reading them here is shorter than a thread's start.
-            if store.has_blob(digest) { store.read_blob(digest).ok() } else { None }
+            if store.has_blob(digest) {
+                store.read_blob(digest).ok()
+            } else {
+                None
+            }
         };
-        let (sources, image) = self.find(reference, auth, platform, &local).await?;
-        let tag = reference.tag().map(str::to_owned).or_else(|| reference.digest().map(|d| d.to_string())).unwrap_or_default();
-        progress(PullEvent::Resolved { tag, repository: reference.path().to_owned() });
-        let (config_bytes, config) = resolve::config(&sources, &image, platform, &local).await?;
-        let chains = chain_ids(&config.rootfs.diff_ids);
-        let live = Live::new(self.inner.clone(), chains.clone());
-        let wanted = image.manifest.layers.iter().zip(&config.rootfs.diff_ids).zip(&chains);
-        let wanted: Vec<Wanted> = wanted
-            .map(|((descriptor, diff_id), chain_id)| Wanted {
-                descriptor: descriptor.clone(),
-                diff_id: diff_id.clone(),
-                chain_id: chain_id.clone(),
+        let tag = reference
+            .tag()
+            .map(str::to_owned)
+            .or_else(|| reference.digest().map(|d| d.to_string()))
+            .unwrap_or_default();
+        let waiting = |wait: Duration| {
+            progress(PullEvent::Retrying {
+                id: tag.clone(),
+                in_seconds: whole_seconds(wait),
             })
-            .collect();
+        };
+        let around = Around {
+            local: &local,
+            waiting: &waiting,
+        };
+        let (sources, image) = self.find(reference, auth, platform, around).await?;
+        progress(PullEvent::Resolved {
+            tag: tag.clone(),
+            repository: reference.path().to_owned(),
+        });
+        let (config_bytes, config) = resolve::config(&sources, &image, platform, around).await?;
+        let chains = chain_ids(&config.rootfs.diff_ids);
+        // A collection meanwhile must not take what this image is about to lead to.
+        let pin = store.pin(&chains);
+        let wanted = wanted(&image, &config.rootfs.diff_ids, &chains);
         let image_id = image.manifest.config.digest.clone();
-        let known = store.image(&image_id)?.is_some();
-        let pull = Layers { inner: &self.inner, store, sources: &sources, progress };
+        let known = store.image(&image_id).is_some();
+        let pull = Layers {
+            inner: &self.inner,
+            store,
+            sources: &sources,
+            progress,
+        };
         let fetched = pull.all(&wanted).await?;
         self.record(store, &image, config_bytes).await?;
-        drop(live);
+        drop(pin);
         progress(PullEvent::Digest(image.top.clone()));
-        Ok(Pulled { image_id, manifest_digest: image.top, up_to_date: known && !fetched })
+        Ok(Pulled {
+            image_id,
+            manifest_digest: image.top,
+            up_to_date: known && !fetched,
+        })
     }
 
     /// The first endpoint that has the image, followed by those that may stand in for it.
@@ -83,18 +108,35 @@ impl Client {
         reference: &Reference,
         auth: Option<&Auth>,
         platform: Option<&Platform>,
-        local: resolve::LocalBlobs<'_>,
+        around: Around<'_>,
     ) -> Result<(Vec<Arc<Session>>, Image)> {
-        let endpoints = self.inner.config.endpoints(reference.domain()).map_err(Error::invalid)?;
-        let session = |endpoint| Arc::new(Session::new(self.inner.clone(), endpoint, reference.clone(), auth));
+        let endpoints = self
+            .inner
+            .config
+            .endpoints(reference.domain())
+            .map_err(Error::invalid)?;
+        let session = |endpoint| {
+            Arc::new(Session::new(
+                self.inner.clone(),
+                endpoint,
+                reference.clone(),
+                auth,
+            ))
+        };
         let mut sessions: Vec<Arc<Session>> = endpoints.into_iter().map(session).collect();
         loop {
-            let session = sessions.first().expect("the registry itself is always among the endpoints");
-            match resolve::image(session, platform, local).await {
+            let session = sessions
+                .first()
+                .expect("the registry itself is always among the endpoints");
+            match resolve::image(session, platform, around).await {
                 Ok(image) => return Ok((sessions, image)),
                 Err(failure) if sessions.len() == 1 => return Err(failure.error),
                 Err(failure) => {
-                    tracing::warn!("mirror {:?}: {}; trying the next", session.endpoint.origins, failure.error);
+                    tracing::warn!(
+                        "mirror {:?}: {}; trying the next",
+                        session.endpoint.origins,
+                        failure.error
+                    );
                     sessions.remove(0);
                 }
             }
@@ -104,11 +146,19 @@ impl Client {
     /// Stores the documents and the image's record, in that order: a record never points at nothing.
     async fn record(&self, store: &Store, image: &Image, config: Vec<u8>) -> Result<()> {
         let store = store.clone();
-        let documents: Vec<Vec<u8>> = image.documents.iter().map(|d| d.bytes.clone()).collect();
-        let (id, manifest) = (image.manifest.config.digest.clone(), image.manifest_digest.clone());
+        let mut documents: Vec<(Digest, Vec<u8>)> = image
+            .documents
+            .iter()
+            .map(|d| (d.digest.clone(), d.bytes.clone()))
+            .collect();
+        documents.push((image.manifest.config.digest.clone(), config));
+        let (id, manifest) = (
+            image.manifest.config.digest.clone(),
+            image.manifest_digest.clone(),
+        );
         blocking(move || {
-            for bytes in documents.iter().chain([&config]) {
-                store.put_blob(bytes)?;
+            for (digest, bytes) in &documents {
+                store.put_blob_as(digest, bytes)?;
             }
             store.put_image(brig_store::ImageRecord::new(id, Some(manifest)))?;
             Ok(())
@@ -117,41 +167,29 @@ impl Client {
     }
 }
 
+/// The layers that an image is made of; the three lists are equally long.
+fn wanted(image: &Image, diff_ids: &[Digest], chains: &[Digest]) -> Vec<Wanted> {
+    let layers = image.manifest.layers.iter().zip(diff_ids).zip(chains);
+    layers
+        .map(|((descriptor, diff_id), chain_id)| Wanted {
+            descriptor: descriptor.clone(),
+            diff_id: diff_id.clone(),
+            chain_id: chain_id.clone(),
+        })
+        .collect()
+}
+
 /// Runs store work where blocking is allowed. It runs to its end even if the caller goes away.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     let joined = tokio::task::spawn_blocking(work).await;
-    joined.unwrap_or_else(|e| Err(Error::new(ErrorKind::Storage, format!("the store's work stopped: {e}"))))
-}
-
-/// Marks chains as relied on until dropped.
-struct Live {
-    inner: Arc<Inner>,
-    chains: Vec<Digest>,
-}
-
-impl Live {
-    fn new(inner: Arc<Inner>, chains: Vec<Digest>) -> Live {
-        let mut live = inner.live.lock().unwrap_or_else(|e| e.into_inner());
-        for chain in &chains {
-            *live.entry(chain.clone()).or_default() += 1;
-        }
-        drop(live);
-        Live { inner, chains }
-    }
-}
-
-impl Drop for Live {
-    fn drop(&mut self) {
-        let mut live = self.inner.live.lock().unwrap_or_else(|e| e.into_inner());
-        for chain in &self.chains {
-            if let Some(count) = live.get_mut(chain) {
-                *count -= 1;
-                if *count == 0 {
-                    live.remove(chain);
-                }
-            }
-        }
-    }
+    joined.unwrap_or_else(|e| {
+        Err(Error::new(
+            ErrorKind::Storage,
+            format!("the store's work stopped: {e}"),
+        ))
+    })
 }
 
 /// The layers of one pull.
@@ -168,23 +206,39 @@ impl Layers<'_> {
         let mut missing = Vec::new();
         for (nth, layer) in wanted.iter().enumerate() {
             let id = short(layer);
-            if self.store.layer(&layer.chain_id)?.is_some() {
+            if self.store.layer(&layer.chain_id).is_some() {
                 (self.progress)(PullEvent::AlreadyExists { id });
             } else {
-                (self.progress)(PullEvent::LayerQueued { id, size: layer.descriptor.size });
+                (self.progress)(PullEvent::LayerQueued {
+                    id,
+                    size: layer.descriptor.size,
+                });
                 missing.push(nth);
             }
         }
         // Layers that exist count as committed: a stack can only miss layers from some height on, or be shared in part.
         let (committed, watch_committed) = watch::channel(vec![false; wanted.len()]);
-        committed.send_modify(|done| (0..wanted.len()).for_each(|n| done[n] = !missing.contains(&n)));
+        committed
+            .send_modify(|done| (0..wanted.len()).for_each(|n| done[n] = !missing.contains(&n)));
         // All downloads begin, in the order of the layers, before any is waited for.
         let followers: Vec<_> = missing
             .iter()
             .map(|&nth| {
-                let flight = self.inner.flights.join(&wanted[nth], self.sources, self.store, &self.inner.downloads);
+                let flight = self.inner.flights.join(
+                    &wanted[nth],
+                    self.sources,
+                    self.store,
+                    &self.inner.downloads,
+                );
                 let parent = nth.checked_sub(1).map(|below| &wanted[below].chain_id);
-                self.follow(flight, nth, &wanted[nth], parent, &committed, watch_committed.clone())
+                self.follow(
+                    flight,
+                    nth,
+                    &wanted[nth],
+                    parent,
+                    &committed,
+                    watch_committed.clone(),
+                )
             })
             .collect();
         try_join_all(followers).await?;
@@ -202,14 +256,23 @@ impl Layers<'_> {
         mut watch_committed: watch::Receiver<Vec<bool>>,
     ) -> Result<()> {
         loop {
-            let result = self.land(&flight, nth, layer, parent, &mut watch_committed).await;
+            let result = self
+                .land(&flight, nth, layer, parent, &mut watch_committed)
+                .await;
             match result {
                 Ok(()) => break,
                 // Someone else's download failed, perhaps for want of their credentials: once, begin an own.
                 Err(error) if joined => {
-                    tracing::debug!("{}: a shared download failed: {error}; beginning anew", layer.descriptor.digest);
+                    tracing::debug!(
+                        "{}: a shared download failed: {error}; beginning anew",
+                        layer.descriptor.digest
+                    );
                     joined = false;
-                    flight = self.inner.flights.join(layer, self.sources, self.store, &self.inner.downloads).0;
+                    flight = self
+                        .inner
+                        .flights
+                        .join(layer, self.sources, self.store, &self.inner.downloads)
+                        .0;
                 }
                 Err(error) => return Err(error),
             }
@@ -228,20 +291,30 @@ impl Layers<'_> {
         committed: &mut watch::Receiver<Vec<bool>>,
     ) -> Result<()> {
         self.report_until_ready(flight, layer).await?;
-        let all_below = committed.wait_for(|done| done[..nth].iter().all(|d| *d)).await;
+        let all_below = committed
+            .wait_for(|done| done[..nth].iter().all(|d| *d))
+            .await;
         all_below.map_err(|_| Error::new(ErrorKind::Storage, "a layer below was not committed"))?;
         let mut slot = flight.slot.clone().lock_owned().await;
         let (store, chain, parent) = (self.store.clone(), layer.chain_id.clone(), parent.cloned());
         // The slot stays locked in there: a pull that shares this download must not look while a commit is under way.
         blocking(move || {
-            if store.layer(&chain)?.is_some() {
+            if store.layer(&chain).is_some() {
                 slot.take();
                 return Ok(());
             }
-            let lost = || Error::new(ErrorKind::Storage, "another pull of the same layer failed to commit it");
+            let lost = || {
+                Error::new(
+                    ErrorKind::Storage,
+                    "another pull of the same layer failed to commit it",
+                )
+            };
             let committed = store.commit_layer(slot.take().ok_or_else(lost)?, parent.as_ref())?;
             if committed.chain_id != chain {
-                return Err(Error::mismatch(format!("layer chain mismatch: expected {chain}, got {}", committed.chain_id)));
+                return Err(Error::mismatch(format!(
+                    "layer chain mismatch: expected {chain}, got {}",
+                    committed.chain_id
+                )));
             }
             Ok(())
         })
@@ -256,12 +329,23 @@ impl Layers<'_> {
             let now = stage.borrow_and_update().clone();
             match now {
                 Stage::Waiting => {}
-                Stage::Downloading { current } => (self.progress)(PullEvent::Downloading { id: id.clone(), current, total }),
-                Stage::Retrying { seconds } => (self.progress)(PullEvent::Retrying { id: id.clone(), in_seconds: seconds }),
+                Stage::Downloading { current } => (self.progress)(PullEvent::Downloading {
+                    id: id.clone(),
+                    current,
+                    total,
+                }),
+                Stage::Retrying { seconds } => (self.progress)(PullEvent::Retrying {
+                    id: id.clone(),
+                    in_seconds: seconds,
+                }),
                 Stage::Extracting | Stage::Ready => {
                     if !std::mem::replace(&mut complete, true) {
                         (self.progress)(PullEvent::DownloadComplete { id: id.clone() });
-                        (self.progress)(PullEvent::Extracting { id: id.clone(), current: total, total });
+                        (self.progress)(PullEvent::Extracting {
+                            id: id.clone(),
+                            current: total,
+                            total,
+                        });
                     }
                     if matches!(now, Stage::Ready) {
                         return Ok(());
@@ -272,10 +356,18 @@ impl Layers<'_> {
             let gone = stage.changed().await.is_err();
             // The task ends right after its last word, which is read above.
             if gone && !matches!(&*stage.borrow(), Stage::Ready | Stage::Failed(_)) {
-                return Err(Error::new(ErrorKind::Storage, "a download ended without a result"));
+                return Err(Error::new(
+                    ErrorKind::Storage,
+                    "a download ended without a result",
+                ));
             }
         }
     }
+}
+
+/// A wait as Docker counts it down: in whole seconds, the last one shown being 1.
+fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs_f64().ceil() as u64
 }
 
 /// What a layer goes by in progress: twelve digits of its digest.

@@ -3,8 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
-use brig_oci::{Descriptor, Digest, Document, ImageConfig, Index, MAX_CONFIG_SIZE, MAX_LAYERS, MAX_MANIFEST_SIZE, Manifest, Platform, media_type};
+use brig_oci::{
+    Descriptor, Digest, Document, ImageConfig, Index, MAX_CONFIG_SIZE, MAX_LAYERS,
+    MAX_MANIFEST_SIZE, Manifest, Platform, media_type,
+};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
 
@@ -21,8 +25,14 @@ const DEEPEST_INDEX: usize = 3;
 const MOST_DOCUMENTS: usize = 16;
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
-/// Manifests that are in the store already, by digest.
-pub(super) type LocalBlobs<'a> = &'a (dyn Fn(&Digest) -> Option<Vec<u8>> + Send + Sync);
+/// What the search needs from the pull it belongs to.
+#[derive(Clone, Copy)]
+pub(super) struct Around<'a> {
+    /// Documents that are in the store already, by digest.
+    pub(super) local: &'a (dyn Fn(&Digest) -> Option<Vec<u8>> + Send + Sync),
+    /// Hears of every wait before another try.
+    pub(super) waiting: &'a (dyn Fn(Duration) + Send + Sync),
+}
 
 /// A document as fetched: its bytes are what its digest is over.
 #[derive(Debug, Clone)]
@@ -44,8 +54,12 @@ pub(super) struct Image {
 }
 
 /// Finds the image. `wanted` is `None` for "what suits this machine".
-pub(super) async fn image(session: &Session, wanted: Option<&Platform>, local: LocalBlobs<'_>) -> Result<Image, Failure> {
-    let mut fetched = named(session, local).await?;
+pub(super) async fn image(
+    session: &Session,
+    wanted: Option<&Platform>,
+    around: Around<'_>,
+) -> Result<Image, Failure> {
+    let mut fetched = named(session, around).await?;
     let top = fetched.digest.clone();
     let platform = wanted.map_or_else(Platform::host, Platform::normalized);
     let mut documents: Vec<Fetched> = Vec::new();
@@ -56,28 +70,55 @@ pub(super) async fn image(session: &Session, wanted: Option<&Platform>, local: L
         let index = match fetched.document {
             Document::Manifest(manifest) => {
                 check_image(session, &manifest)?;
-                return Ok(Image { top, manifest, manifest_digest: fetched.digest, documents });
+                return Ok(Image {
+                    top,
+                    manifest,
+                    manifest_digest: fetched.digest,
+                    documents,
+                });
             }
             Document::Index(index) => index,
         };
         if documents.len() > DEEPEST_INDEX || documents.len() > MOST_DOCUMENTS {
-            return Err(invalid(session, &format!("indexes are nested deeper than {DEEPEST_INDEX}")));
+            return Err(invalid(
+                session,
+                &format!("indexes are nested deeper than {DEEPEST_INDEX}"),
+            ));
         }
         let entry = choose(session, &index, &platform)?;
         if !seen.insert(entry.digest.clone()) {
-            return Err(invalid(session, &format!("index {} leads back to itself", entry.digest)));
+            return Err(invalid(
+                session,
+                &format!("index {} leads back to itself", entry.digest),
+            ));
         }
-        fetched = by_descriptor(session, entry, local).await?;
+        fetched = by_descriptor(session, entry, around).await?;
     }
 }
 
 fn invalid(session: &Session, why: &str) -> Failure {
-    Failure::fatal(ErrorKind::Invalid, format!("invalid image {}: {}", session.reference.familiar(), printable(why)))
+    Failure::fatal(
+        ErrorKind::Invalid,
+        format!(
+            "invalid image {}: {}",
+            session.reference.familiar(),
+            printable(why)
+        ),
+    )
 }
 
 /// The entry for the platform; failing that, a nested index, which may hold one.
-fn choose<'i>(session: &Session, index: &'i Index, platform: &Platform) -> Result<&'i Descriptor, Failure> {
-    let nested = || index.manifests.iter().find(|d| media_type::is_index(&d.media_type) && d.platform.is_none());
+fn choose<'i>(
+    session: &Session,
+    index: &'i Index,
+    platform: &Platform,
+) -> Result<&'i Descriptor, Failure> {
+    let nested = || {
+        index
+            .manifests
+            .iter()
+            .find(|d| media_type::is_index(&d.media_type) && d.platform.is_none())
+    };
     index.select(platform).or_else(nested).ok_or_else(|| {
         let mut offered: Vec<String> =
             index.manifests.iter().filter_map(|d| d.platform.as_ref()).filter(|p| p.os != "unknown").map(|p| p.to_string()).collect();
@@ -92,21 +133,43 @@ fn choose<'i>(session: &Session, index: &'i Index, platform: &Platform) -> Resul
 }
 
 /// The document that the reference itself names.
-async fn named(session: &Session, local: LocalBlobs<'_>) -> Result<Fetched, Failure> {
+async fn named(session: &Session, around: Around<'_>) -> Result<Fetched, Failure> {
     if let Some(digest) = session.reference.digest() {
-        return fetch(session, &digest.to_string(), Some(digest), None, local).await;
+        return fetch(session, &digest.to_string(), Some(digest), None, around).await;
     }
     let tag = session.reference.tag().unwrap_or("latest");
-    fetch(session, tag, None, None, local).await
+    fetch(session, tag, None, None, around).await
 }
 
-async fn by_descriptor(session: &Session, entry: &Descriptor, local: LocalBlobs<'_>) -> Result<Fetched, Failure> {
+async fn by_descriptor(
+    session: &Session,
+    entry: &Descriptor,
+    around: Around<'_>,
+) -> Result<Fetched, Failure> {
     if entry.size > MAX_MANIFEST_SIZE {
-        return Err(invalid(session, &format!("manifest {} of {} bytes is larger than {MAX_MANIFEST_SIZE}", entry.digest, entry.size)));
+        return Err(invalid(
+            session,
+            &format!(
+                "manifest {} of {} bytes is larger than {MAX_MANIFEST_SIZE}",
+                entry.digest, entry.size
+            ),
+        ));
     }
-    let fetched = fetch(session, &entry.digest.to_string(), Some(&entry.digest), Some(&entry.media_type), local).await?;
+    let fetched = fetch(
+        session,
+        &entry.digest.to_string(),
+        Some(&entry.digest),
+        Some(&entry.media_type),
+        around,
+    )
+    .await?;
     if fetched.bytes.len() as u64 != entry.size {
-        let text = format!("manifest {}: expected {} bytes, got {}", entry.digest, entry.size, fetched.bytes.len());
+        let text = format!(
+            "manifest {}: expected {} bytes, got {}",
+            entry.digest,
+            entry.size,
+            fetched.bytes.len()
+        );
         return Err(Failure::fatal(ErrorKind::Mismatch, text));
     }
     Ok(fetched)
@@ -117,16 +180,19 @@ async fn fetch(
     name: &str,
     digest: Option<&Digest>,
     declared: Option<&str>,
-    local: LocalBlobs<'_>,
+    around: Around<'_>,
 ) -> Result<Fetched, Failure> {
     let mut backoff = Backoff::new(session.inner.config.retry_delay);
     loop {
-        let failure = match fetch_once(session, name, digest, declared, local).await {
+        let failure = match fetch_once(session, name, digest, declared, around).await {
             Ok(fetched) => return Ok(fetched),
             Err(failure) => failure,
         };
         match backoff.next(unless_unreachable(failure.retry)) {
-            Some(wait) => tokio::time::sleep(wait).await,
+            Some(wait) => {
+                (around.waiting)(wait);
+                tokio::time::sleep(wait).await;
+            }
             None => return Err(failure),
         }
     }
@@ -137,13 +203,17 @@ async fn fetch_once(
     name: &str,
     digest: Option<&Digest>,
     declared: Option<&str>,
-    local: LocalBlobs<'_>,
+    around: Around<'_>,
 ) -> Result<Fetched, Failure> {
     // Registries meter GET, not HEAD: what is here already is not fetched again. A refusal is left to GET to explain.
     let head = request(session, name, Method::HEAD).await?;
     if head.status == StatusCode::OK {
-        let offered = head.header(&DOCKER_CONTENT_DIGEST).and_then(|v| Digest::parse(v).ok());
-        let known = offered.filter(|o| digest.is_none_or(|d| d == o)).and_then(|o| local(&o).map(|bytes| (o, bytes)));
+        let offered = head
+            .header(&DOCKER_CONTENT_DIGEST)
+            .and_then(|v| Digest::parse(v).ok());
+        let known = offered
+            .filter(|o| digest.is_none_or(|d| d == o))
+            .and_then(|o| (around.local)(&o).map(|bytes| (o, bytes)));
         if let Some((digest, bytes)) = known {
             let declared = declared.or(head.header(&CONTENT_TYPE));
             return parse(session, digest, bytes, declared);
@@ -155,32 +225,55 @@ async fn fetch_once(
         return Err(refusal(response, Asked::Manifest(&session.reference)).await);
     }
     check_encoding(&response)?;
-    let content_type = response.header(&CONTENT_TYPE).map(|v| media_type::essence(v).to_owned()).filter(|v| !v.is_empty());
+    let content_type = response
+        .header(&CONTENT_TYPE)
+        .map(|v| media_type::essence(v).to_owned())
+        .filter(|v| !v.is_empty());
     let offered = response.header(&DOCKER_CONTENT_DIGEST).map(str::to_owned);
     let bytes = response.collect(MAX_MANIFEST_SIZE as usize).await?;
     let digest = verify(session, &bytes, digest, offered.as_deref())?;
     if let (Some(promised), Some(sent)) = (declared, content_type.as_deref())
         && media_type::essence(promised) != sent
     {
-        return Err(invalid(session, &format!("manifest {digest} is declared as {promised:?} but served as {sent:?}")));
+        return Err(invalid(
+            session,
+            &format!("manifest {digest} is declared as {promised:?} but served as {sent:?}"),
+        ));
     }
     parse(session, digest, bytes, declared.or(content_type.as_deref()))
 }
 
-async fn request<'s>(session: &'s Session, name: &str, method: Method) -> Result<Response<'s>, Failure> {
+async fn request<'s>(
+    session: &'s Session,
+    name: &str,
+    method: Method,
+) -> Result<Response<'s>, Failure> {
     let url = session.url(&format!("manifests/{name}")).await?;
-    let accept = HeaderValue::try_from(media_type::ACCEPTED_MANIFESTS.join(", ")).expect("media types are header values");
-    session.send(Outgoing::new(method, url).header(ACCEPT, accept)).await
+    let accept = HeaderValue::try_from(media_type::ACCEPTED_MANIFESTS.join(", "))
+        .expect("media types are header values");
+    session
+        .send(Outgoing::new(method, url).header(ACCEPT, accept))
+        .await
 }
 
 /// The digest of the bytes received, which must be the one asked for and the one the server names.
-fn verify(session: &Session, bytes: &[u8], asked: Option<&Digest>, offered: Option<&str>) -> Result<Digest, Failure> {
+fn verify(
+    session: &Session,
+    bytes: &[u8],
+    asked: Option<&Digest>,
+    offered: Option<&str>,
+) -> Result<Digest, Failure> {
     let mismatch = |expected: &Digest, actual: &Digest| {
-        let text = format!("manifest for {}: digest mismatch: expected {expected}, got {actual}", session.reference.familiar());
+        let text = format!(
+            "manifest for {}: digest mismatch: expected {expected}, got {actual}",
+            session.reference.familiar()
+        );
         Failure::fatal(ErrorKind::Mismatch, text)
     };
     let offered = match offered.map(Digest::parse) {
-        Some(Err(error)) => return Err(invalid(session, &format!("Docker-Content-Digest: {error}"))),
+        Some(Err(error)) => {
+            return Err(invalid(session, &format!("Docker-Content-Digest: {error}")));
+        }
         Some(Ok(digest)) => Some(digest),
         None => None,
     };
@@ -193,22 +286,54 @@ fn verify(session: &Session, bytes: &[u8], asked: Option<&Digest>, offered: Opti
     Ok(asked.cloned().or(offered).unwrap_or_else(|| sha256(bytes)))
 }
 
-fn parse(session: &Session, digest: Digest, bytes: Vec<u8>, declared: Option<&str>) -> Result<Fetched, Failure> {
-    let document = Document::parse(&bytes, declared).map_err(|why| invalid(session, &why.to_string()))?;
-    Ok(Fetched { digest, bytes, document })
+fn parse(
+    session: &Session,
+    digest: Digest,
+    bytes: Vec<u8>,
+    declared: Option<&str>,
+) -> Result<Fetched, Failure> {
+    let document =
+        Document::parse(&bytes, declared).map_err(|why| invalid(session, &why.to_string()))?;
+    Ok(Fetched {
+        digest,
+        bytes,
+        document,
+    })
 }
 
 /// Refuses, before anything is fetched, what is not a runnable image.
 fn check_image(session: &Session, manifest: &Manifest) -> Result<(), Failure> {
     if !media_type::is_image_config(&manifest.config.media_type) {
-        let kind = manifest.artifact_type.as_deref().unwrap_or(&manifest.config.media_type);
-        return Err(invalid(session, &format!("it is an artifact of type {kind:?}, not a container image")));
+        let kind = manifest
+            .artifact_type
+            .as_deref()
+            .unwrap_or(&manifest.config.media_type);
+        return Err(invalid(
+            session,
+            &format!("it is an artifact of type {kind:?}, not a container image"),
+        ));
     }
     if manifest.layers.len() > MAX_LAYERS {
-        return Err(invalid(session, &format!("{} layers; at most {MAX_LAYERS} are possible", manifest.layers.len())));
+        return Err(invalid(
+            session,
+            &format!(
+                "{} layers; at most {MAX_LAYERS} are possible",
+                manifest.layers.len()
+            ),
+        ));
     }
-    match manifest.layers.iter().find(|l| media_type::layer_compression(&l.media_type).is_none()) {
-        Some(layer) => Err(invalid(session, &format!("layer {} has the unsupported media type {:?}", layer.digest, layer.media_type))),
+    match manifest
+        .layers
+        .iter()
+        .find(|l| media_type::layer_compression(&l.media_type).is_none())
+    {
+        Some(layer) => Err(invalid(
+            session,
+            &format!(
+                "layer {} has the unsupported media type {:?}",
+                layer.digest, layer.media_type
+            ),
+        )),
         None => Ok(()),
     }
 }
@@ -219,11 +344,11 @@ pub(super) async fn config(
     sources: &[Arc<Session>],
     image: &Image,
     explicit: Option<&Platform>,
-    local: LocalBlobs<'_>,
+    around: Around<'_>,
 ) -> Result<(Vec<u8>, ImageConfig), Failure> {
     let descriptor = &image.manifest.config;
     let session = sources.first().expect("a pull has a source");
-    let mut result = match local(&descriptor.digest) {
+    let mut result = match (around.local)(&descriptor.digest) {
         Some(bytes) => Ok(bytes),
         None => Err(invalid(session, "no source")),
     };
@@ -231,7 +356,14 @@ pub(super) async fn config(
         if result.is_ok() {
             break;
         }
-        result = session.small_blob(&descriptor.digest, descriptor.size, MAX_CONFIG_SIZE, "image config").await;
+        result = session
+            .small_blob(
+                &descriptor.digest,
+                descriptor.size,
+                MAX_CONFIG_SIZE,
+                "image config",
+            )
+            .await;
     }
     let bytes = result?;
     let config = ImageConfig::parse(&bytes).map_err(|why| invalid(session, &why.to_string()))?;
@@ -239,21 +371,42 @@ pub(super) async fn config(
     Ok((bytes, config))
 }
 
-fn check_config(session: &Session, image: &Image, config: &ImageConfig, explicit: Option<&Platform>) -> Result<(), Failure> {
+fn check_config(
+    session: &Session,
+    image: &Image,
+    config: &ImageConfig,
+    explicit: Option<&Platform>,
+) -> Result<(), Failure> {
     let (layers, ids) = (image.manifest.layers.len(), config.rootfs.diff_ids.len());
     if layers != ids {
-        return Err(invalid(session, &format!("the manifest has {layers} layers, the config {ids}")));
+        return Err(invalid(
+            session,
+            &format!("the manifest has {layers} layers, the config {ids}"),
+        ));
     }
-    if let Some(bad) = config.rootfs.diff_ids.iter().find(|d| d.algorithm() != "sha256") {
-        return Err(invalid(session, &format!("diff id {bad} is not a sha256 digest")));
+    if let Some(bad) = config
+        .rootfs
+        .diff_ids
+        .iter()
+        .find(|d| d.algorithm() != "sha256")
+    {
+        return Err(invalid(
+            session,
+            &format!("diff id {bad} is not a sha256 digest"),
+        ));
     }
     let actual = config.platform();
     if !actual.os.is_empty() && actual.normalized().os != "linux" {
-        let text = format!("image operating system {:?} cannot be used on this platform", printable(&actual.os));
+        let text = format!(
+            "image operating system {:?} cannot be used on this platform",
+            printable(&actual.os)
+        );
         return Err(Failure::from(Error::new(ErrorKind::NotFound, text)));
     }
     match explicit {
-        Some(wanted) if !actual.architecture.is_empty() && wanted.normalized().rank(&actual).is_none() => {
+        Some(wanted)
+            if !actual.architecture.is_empty() && wanted.normalized().rank(&actual).is_none() =>
+        {
             let text = format!(
                 "image with reference {} was found but does not provide the specified platform: wanted {}, actual: {}",
                 session.reference.familiar(),

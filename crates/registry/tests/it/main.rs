@@ -1,6 +1,9 @@
 //! Pulls from registries on loopback that misbehave on purpose. Everything here uses a real store in its own directory;
 //! nothing leaves the machine.
 
+// Helpers outside `#[test]` functions fail a test by panicking just the same.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod auth;
 mod debian;
 mod faults;
