@@ -1,1 +1,28 @@
-//! placeholder
+//! Blobs, layers, images and writable layers on this disk: kept, related, collected.
+//!
+//! Owns: everything beneath one directory, its database, and the unpacking of untrusted archives into it.
+//! Must not: reach the network, mount anything, or know what a container is. Calls block; there is no async here.
+
+mod active;
+mod apply;
+mod catalog;
+mod database;
+mod decompress;
+pub mod digest;
+mod durable;
+mod error;
+mod images;
+mod layer;
+mod reserve;
+mod store;
+pub mod tar;
+mod trash;
+
+pub use active::Layers;
+pub use catalog::{ImageRecord, LayerInfo, TagRecord};
+pub use database::Database;
+pub use decompress::{Packing, decompress, decompress_sniffed};
+pub use error::{Error, ErrorKind, Result};
+pub use images::{Pin, Reclaimed};
+pub use layer::{LayerIngest, Unpacked};
+pub use store::{MAX_BLOB_SIZE, Store};

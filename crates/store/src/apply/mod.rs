@@ -1,0 +1,449 @@
+//! Making files of an archive's members, in a directory that is nobody else's yet.
+//! Owns what each kind of member becomes, whiteouts, and the bounds of one layer. Every path is resolved beneath
+//! the directory; must not use a member's name otherwise, and must not look at other layers (see `layer`).
+
+mod tree;
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use brig_sys::beneath::{self, Root};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::tar::{Archive, Kind, Member, Time};
+pub(crate) use tree::{OPAQUE, Tree, is_whiteout};
+
+/// The most members of one layer.
+pub(crate) const MAX_ENTRIES: u64 = 2_000_000;
+/// The largest file, holes included, in bytes.
+const MAX_FILE: u64 = 1 << 40;
+/// The longest path, in bytes: PATH_MAX without its NUL.
+const MAX_PATH: usize = 4095;
+/// Ids beyond a container's range of 65,536 are kept, and shown there as nobody's.
+const CONTAINER_IDS: u32 = 65_536;
+
+const WHITEOUT: &[u8] = b".wh.";
+/// Names of aufs' own, among them the one that makes a directory opaque.
+const WHITEOUT_META: &[u8] = b".wh..wh.";
+const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
+
+/// What was made, and what is left to do once the layers below are known.
+#[derive(Debug, Default)]
+pub(crate) struct Applied {
+    /// Members of the archive.
+    pub(crate) entries: u64,
+    /// The sum of regular files' sizes in bytes.
+    pub(crate) content_bytes: u64,
+    /// Members with an owner or group beyond a container's range.
+    pub(crate) foreign_ids: u64,
+    /// Extended attributes that were not set: kinds that an archive may not set, or the file system does not have.
+    pub(crate) ignored_xattrs: u64,
+    /// The root directory hides everything below it.
+    pub(crate) opaque: bool,
+    /// Directories that the archive did not describe, with their inode numbers.
+    pub(crate) implied: Vec<(PathBuf, u64)>,
+    /// Modification times of directories, to be set last: path, inode number, time.
+    pub(crate) directory_times: Vec<(PathBuf, u64, Time)>,
+    /// Hard links to files that are not in this archive: path, target.
+    pub(crate) pending_links: Vec<(PathBuf, PathBuf)>,
+}
+
+/// Unpacks an archive into the empty directory `root`. On an error what was made so far is left for the caller to remove.
+pub(crate) fn apply(root: &Root, input: impl Read) -> Result<Applied> {
+    let mut archive = Archive::new(input);
+    let mut tree = Tree::new(root)?;
+    let mut buffer = vec![0u8; 128 * 1024];
+    while let Some(member) = archive.next_member()? {
+        let described = |error: Error| {
+            error.context(
+                Path::new(OsStr::from_bytes(&member.name))
+                    .display()
+                    .to_string()
+                    .escape_default(),
+            )
+        };
+        tree.applied.entries += 1;
+        if tree.applied.entries > MAX_ENTRIES {
+            return Err(Error::invalid(format!(
+                "archive of more than {MAX_ENTRIES} members"
+            )));
+        }
+        one(&mut tree, &member, &mut archive, &mut buffer).map_err(described)?;
+    }
+    // What follows the end belongs to the stream's digest all the same.
+    std::io::copy(&mut archive.into_inner(), &mut std::io::sink())
+        .map_err(|error| Error::input("read the archive's end", &error))?;
+    tree.finish()
+}
+
+/// Makes one member.
+fn one(
+    tree: &mut Tree<'_>,
+    member: &Member,
+    body: &mut impl Read,
+    buffer: &mut [u8],
+) -> Result<()> {
+    let path = clean(&member.name)?;
+    let Some(name) = path.file_name() else {
+        return match member.kind {
+            Kind::Directory => root_directory(tree, member),
+            _ => Err(Error::invalid(
+                "the root of a layer can only be a directory",
+            )),
+        };
+    };
+    let base = name.as_bytes();
+    if path
+        .iter()
+        .any(|part| part.as_bytes().starts_with(WHITEOUT_META))
+    {
+        // Of aufs' own files only the opaque marker means something; others are left out, as by Docker.
+        if base == WHITEOUT_OPAQUE {
+            tree.make_opaque(path.parent().unwrap_or(Path::new("")))?;
+        }
+        return Ok(());
+    }
+    let parts = path.iter().count();
+    if path
+        .iter()
+        .take(parts - 1)
+        .any(|part| part.as_bytes().starts_with(WHITEOUT))
+    {
+        return Err(Error::invalid("a whiteout cannot be a directory"));
+    }
+    if let Some(hidden) = base.strip_prefix(WHITEOUT) {
+        if matches!(hidden, b"" | b"." | b"..") {
+            return Err(Error::invalid("a whiteout of nothing"));
+        }
+        return tree.whiteout(&path.with_file_name(OsStr::from_bytes(hidden)));
+    }
+    if member.uid >= CONTAINER_IDS || member.gid >= CONTAINER_IDS {
+        tree.applied.foreign_ids += 1;
+    }
+    match member.kind {
+        Kind::Directory => directory(tree, &path, name, member),
+        Kind::File => file(tree, &path, name, member, body, buffer),
+        Kind::HardLink => hard_link(tree, &path, name, member),
+        Kind::Symlink => symlink(tree, &path, name, member),
+        Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => node(tree, &path, name, member),
+    }
+}
+
+fn root_directory(tree: &mut Tree<'_>, member: &Member) -> Result<()> {
+    let fd = tree.open_directory(Path::new(""))?;
+    finish_directory(tree, Path::new(""), &fd, member)
+}
+
+fn directory(tree: &mut Tree<'_>, path: &Path, name: &OsStr, member: &Member) -> Result<()> {
+    let parent = tree.parent(path)?;
+    let fd = tree.directory_at(&parent, name)?;
+    finish_directory(tree, path, &fd, member)
+}
+
+fn finish_directory(tree: &mut Tree<'_>, path: &Path, fd: &OwnedFd, member: &Member) -> Result<()> {
+    describe(tree, Target::Open(fd.as_fd()), member)?;
+    let stat = rustix::fs::fstat(fd).map_err(|errno| Error::io("fstat", errno))?;
+    tree.described(stat.st_ino);
+    tree.applied
+        .directory_times
+        .push((path.to_owned(), stat.st_ino, member.mtime));
+    Ok(())
+}
+
+fn file(
+    tree: &mut Tree<'_>,
+    path: &Path,
+    name: &OsStr,
+    member: &Member,
+    body: &mut impl Read,
+    buffer: &mut [u8],
+) -> Result<()> {
+    if member.size > MAX_FILE {
+        return Err(Error::invalid(format!(
+            "file of {} bytes: at most {MAX_FILE}",
+            member.size
+        )));
+    }
+    let parent = tree.parent(path)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = tree.make(&parent, name, "create", |parent, name| {
+        rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))
+    })?;
+    let mut file = File::from(fd);
+    let failed = |error: std::io::Error| Error::io("write", error);
+    match &member.segments {
+        None => copy(body, &mut file, member.size, buffer)?,
+        Some(segments) => {
+            for segment in segments {
+                file.seek(SeekFrom::Start(segment.offset)).map_err(failed)?;
+                copy(body, &mut file, segment.length, buffer)?;
+            }
+            file.set_len(member.size).map_err(failed)?;
+        }
+    }
+    tree.applied.content_bytes += member.size;
+    describe(tree, Target::Open(file.as_fd()), member)?;
+    rustix::fs::futimens(&file, &times(member.mtime)).map_err(|errno| Error::io("futimens", errno))
+}
+
+fn copy(body: &mut impl Read, file: &mut File, mut left: u64, buffer: &mut [u8]) -> Result<()> {
+    while left > 0 {
+        let want = usize::try_from(left)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
+        let length = match body.read(&mut buffer[..want]) {
+            Ok(0) => return Err(Error::invalid("the archive is cut off")),
+            Ok(length) => length,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Error::input("read the archive", &error)),
+        };
+        file.write_all(&buffer[..length])
+            .map_err(|error| Error::io("write", error))?;
+        left -= length as u64;
+    }
+    Ok(())
+}
+
+fn symlink(tree: &mut Tree<'_>, path: &Path, name: &OsStr, member: &Member) -> Result<()> {
+    let target = OsStr::from_bytes(&member.link);
+    if target.is_empty() || target.len() > MAX_PATH {
+        return Err(Error::invalid(format!(
+            "a link with a target of {} bytes",
+            target.len()
+        )));
+    }
+    let parent = tree.parent(path)?;
+    tree.make(&parent, name, "symlink", |parent, name| {
+        rustix::fs::symlinkat(target, parent, name)
+    })?;
+    describe(tree, Target::Named(&parent, name), member)
+}
+
+fn node(tree: &mut Tree<'_>, path: &Path, name: &OsStr, member: &Member) -> Result<()> {
+    let (kind, (major, minor)) = match member.kind {
+        Kind::CharDevice => (FileType::CharacterDevice, member.device),
+        Kind::BlockDevice => (FileType::BlockDevice, member.device),
+        _ => (FileType::Fifo, (0, 0)),
+    };
+    if kind == FileType::CharacterDevice && (major, minor) == (0, 0) {
+        return Err(Error::invalid(
+            "a character device 0:0 would be a whiteout, which archives write as .wh. files",
+        ));
+    }
+    // What does not fit the kernel's 12 and 20 bits would become another device.
+    if major >= 1 << 12 || minor >= 1 << 20 {
+        return Err(Error::invalid(format!(
+            "device number {major}:{minor} is out of range"
+        )));
+    }
+    let parent = tree.parent(path)?;
+    let device = rustix::fs::makedev(major, minor);
+    let mode = Mode::from_raw_mode(0o600);
+    tree.make(&parent, name, "mknod", |parent, name| {
+        rustix::fs::mknodat(parent, name, kind, mode, device)
+    })?;
+    describe(tree, Target::Named(&parent, name), member)
+}
+
+fn hard_link(tree: &mut Tree<'_>, path: &Path, name: &OsStr, member: &Member) -> Result<()> {
+    let target = clean(&member.link)?;
+    if target.as_os_str().is_empty() || target == path {
+        return Err(Error::invalid("a hard link to the root or to itself"));
+    }
+    let parent = tree.parent(path)?;
+    if !link_in(tree.root, &target, &parent, name, |parent, name| {
+        tree.clear(parent, name)
+    })? {
+        // It may be in a layer below, which is not known yet.
+        tree.clear(&parent, name)?;
+        tree.applied.pending_links.push((path.to_owned(), target));
+    }
+    Ok(())
+}
+
+/// Links `name` in `parent` to what stands at `target` in `root`, not following a link there. `Ok(false)` if there is nothing.
+pub(crate) fn link_in(
+    root: &Root,
+    target: &Path,
+    parent: &OwnedFd,
+    name: &OsStr,
+    clear: impl FnOnce(&OwnedFd, &OsStr) -> Result<()>,
+) -> Result<bool> {
+    let (target_parent, target_name) = match root.parent(target) {
+        Ok(found) => found,
+        Err(error) if matches!(error.errno, Errno::NOENT | Errno::NOTDIR) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    let stat = match rustix::fs::statat(&target_parent, &target_name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(false),
+        Err(errno) => return Err(Error::io(format!("stat {}", target.display()), errno)),
+    };
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory || is_whiteout(&stat) {
+        return Err(Error::invalid(format!(
+            "a hard link to {}, which is a directory or removed",
+            target.display()
+        )));
+    }
+    match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(there) if there.st_ino == stat.st_ino => return Ok(true),
+        Ok(_) => clear(parent, name)?,
+        Err(_) => {}
+    }
+    rustix::fs::linkat(&target_parent, &target_name, parent, name, AtFlags::empty())
+        .map(|()| true)
+        .map_err(|errno| Error::io(format!("link to {}", target.display()), errno))
+}
+
+/// What is to get its owner, mode and attributes.
+enum Target<'a> {
+    /// A file or directory that is open.
+    Open(BorrowedFd<'a>),
+    /// Anything else, which is not opened: a link, a device, a pipe.
+    Named(&'a Rc<OwnedFd>, &'a OsStr),
+}
+
+/// Sets owner, then mode (a change of owner takes set-id bits away), then attributes (and file capabilities); for what
+/// is not open also the time.
+fn describe(tree: &mut Tree<'_>, target: Target<'_>, member: &Member) -> Result<()> {
+    let failed = |call: &'static str| move |errno: Errno| Error::io(call, errno);
+    let (uid, gid) = (Uid::from_raw(member.uid), Gid::from_raw(member.gid));
+    let mode = Mode::from_raw_mode(member.mode);
+    match target {
+        Target::Open(fd) => {
+            rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(failed("fchown"))?;
+            rustix::fs::fchmod(fd, mode).map_err(failed("fchmod"))?;
+            for (name, value) in settable(tree, member) {
+                let set = rustix::fs::fsetxattr(fd, name, &value, rustix::fs::XattrFlags::empty());
+                attribute(tree, name, set)?;
+            }
+        }
+        Target::Named(parent, name) => {
+            rustix::fs::chownat(
+                parent,
+                name,
+                Some(uid),
+                Some(gid),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )
+            .map_err(failed("chown"))?;
+            if member.kind != Kind::Symlink {
+                rustix::fs::chmodat(parent, name, mode, AtFlags::empty())
+                    .map_err(failed("chmod"))?;
+            }
+            for (attribute_name, value) in settable(tree, member) {
+                let set = beneath::set_xattr_at(parent.as_fd(), name, attribute_name, &value)
+                    .map_err(|error| error.errno);
+                attribute(tree, attribute_name, set)?;
+            }
+            rustix::fs::utimensat(
+                parent,
+                name,
+                &times(member.mtime),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )
+            .map_err(failed("utimensat"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The attributes that an archive may set: file capabilities, ACLs, and the user's. Not overlayfs' own, which would
+/// redirect lookups, and not the host's security labels.
+fn settable<'m>(tree: &mut Tree<'_>, member: &'m Member) -> Vec<(&'m OsStr, Vec<u8>)> {
+    let mut settable = Vec::new();
+    for (name, value) in &member.xattrs {
+        let allowed = match name.as_slice() {
+            b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default" => {
+                true
+            }
+            name => name.starts_with(b"user.") && !name.starts_with(b"user.overlay."),
+        };
+        match allowed {
+            true if name == b"security.capability" => {
+                settable.push((OsStr::from_bytes(name), plain_capability(value)))
+            }
+            true => settable.push((OsStr::from_bytes(name), value.clone())),
+            false => tree.applied.ignored_xattrs += 1,
+        }
+    }
+    settable
+}
+
+/// A capability that was tied to the root of some user namespace (revision 3) is meant for a container's root:
+/// as revision 2 it is that of whichever root the layer is mounted for (capabilities(7), `vfs_ns_cap_data`).
+fn plain_capability(value: &[u8]) -> Vec<u8> {
+    match value {
+        [flags, 0, 0, 3, rest @ ..] if rest.len() == 20 => {
+            [&[*flags, 0, 0, 2], &rest[..16]].concat()
+        }
+        _ => value.to_vec(),
+    }
+}
+
+/// What the file system or the kind of file does not have is left out; other failures are failures.
+fn attribute(tree: &mut Tree<'_>, name: &OsStr, set: std::result::Result<(), Errno>) -> Result<()> {
+    match set {
+        Ok(()) => Ok(()),
+        Err(Errno::OPNOTSUPP | Errno::PERM) => {
+            tree.applied.ignored_xattrs += 1;
+            Ok(())
+        }
+        Err(errno @ (Errno::INVAL | Errno::RANGE | Errno::TOOBIG)) => Err(Error::invalid(format!(
+            "extended attribute {}: {errno}",
+            name.display()
+        ))),
+        Err(errno) => Err(Error::io(
+            format!("set extended attribute {}", name.display()),
+            errno,
+        )),
+    }
+}
+
+/// The access time is set to the same: archives of layers do not have one that matters.
+pub(crate) fn times(time: Time) -> Timestamps {
+    let time = Timespec {
+        tv_sec: time.seconds,
+        tv_nsec: time.nanoseconds.into(),
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
+}
+
+/// A member's name as a path below the root: no leading slash, no `.`, no `..`. One that leads above the root is refused.
+pub(crate) fn clean(name: &[u8]) -> Result<PathBuf> {
+    if name.len() > MAX_PATH {
+        return Err(Error::invalid(format!(
+            "a name of {} bytes: at most {MAX_PATH}",
+            name.len()
+        )));
+    }
+    let mut path = PathBuf::new();
+    for part in name.split(|byte| *byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => {
+                if !path.pop() {
+                    return Err(Error::invalid("a name that leads out of the layer"));
+                }
+            }
+            part if part.len() > 255 => {
+                return Err(Error::invalid(format!(
+                    "a name with a part of {} bytes: at most 255",
+                    part.len()
+                )));
+            }
+            part => path.push(OsStr::from_bytes(part)),
+        }
+    }
+    Ok(path)
+}

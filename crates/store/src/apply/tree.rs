@@ -1,0 +1,279 @@
+//! The directory that is being unpacked into: finding and making parents, replacing what stands in the way.
+//! Must not know member types other than by what it is asked to make.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use brig_sys::beneath::{self, Root};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use super::Applied;
+use crate::error::{Error, Result};
+
+/// overlayfs' mark of a directory that hides what is below it.
+pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
+/// Parents that are kept open.
+const MAX_CACHED: usize = 256;
+
+pub(crate) struct Tree<'a> {
+    pub(crate) root: &'a Root,
+    pub(crate) applied: Applied,
+    /// Directories by the path that led to them; emptied when a directory or link that may be on such a path goes.
+    parents: HashMap<PathBuf, Rc<OwnedFd>>,
+    /// Directories that no member has described yet, by inode number.
+    implied: HashMap<u64, PathBuf>,
+    /// Whole directories were replaced, so that the running sum of sizes is not right any more.
+    recount: bool,
+}
+
+impl<'a> Tree<'a> {
+    pub(crate) fn new(root: &'a Root) -> Result<Tree<'a>> {
+        let stat = rustix::fs::fstat(root.as_fd()).map_err(|errno| Error::io("fstat", errno))?;
+        let implied = HashMap::from([(stat.st_ino, PathBuf::new())]);
+        Ok(Tree {
+            root,
+            applied: Applied::default(),
+            parents: HashMap::new(),
+            implied,
+            recount: false,
+        })
+    }
+
+    pub(crate) fn finish(mut self) -> Result<Applied> {
+        if self.recount {
+            self.applied.content_bytes = content_bytes(self.root)?;
+        }
+        self.applied.implied = self
+            .implied
+            .into_iter()
+            .map(|(inode, path)| (path, inode))
+            .collect();
+        self.applied.implied.sort();
+        Ok(self.applied)
+    }
+
+    /// A member has described this directory.
+    pub(crate) fn described(&mut self, inode: u64) {
+        self.implied.remove(&inode);
+    }
+
+    pub(crate) fn open_directory(&self, path: &Path) -> Result<OwnedFd> {
+        Ok(self
+            .root
+            .open_in(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?)
+    }
+
+    /// The directory that `path` is in, resolved in-root, made if it is missing.
+    pub(crate) fn parent(&mut self, path: &Path) -> Result<Rc<OwnedFd>> {
+        let parent = path.parent().unwrap_or(Path::new(""));
+        if let Some(fd) = self.parents.get(parent) {
+            return Ok(fd.clone());
+        }
+        let fd = match self
+            .root
+            .open_in(parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
+        {
+            Ok(fd) => fd,
+            Err(error) if matches!(error.errno, Errno::NOENT | Errno::NOTDIR) => {
+                self.make_directories(parent)?;
+                self.root
+                    .open_in(parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
+                    .map_err(bad_path)?
+            }
+            Err(error) => return Err(bad_path(error)),
+        };
+        let fd = Rc::new(fd);
+        if self.parents.len() >= MAX_CACHED {
+            self.parents.clear();
+        }
+        self.parents.insert(parent.to_owned(), fd.clone());
+        Ok(fd)
+    }
+
+    /// Makes what is missing of `path`, from the top, and notes that no member has described it.
+    fn make_directories(&mut self, path: &Path) -> Result<()> {
+        let mut prefix = PathBuf::new();
+        for part in path {
+            prefix.push(part);
+            match self
+                .root
+                .open_in(&prefix, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
+            {
+                Ok(_) => {}
+                Err(error) if error.errno == Errno::NOENT => {
+                    let made = self
+                        .root
+                        .mkdir_all(&prefix, Mode::from_raw_mode(0o755))
+                        .map_err(bad_path)?;
+                    let stat =
+                        rustix::fs::fstat(&made).map_err(|errno| Error::io("fstat", errno))?;
+                    self.implied.insert(stat.st_ino, prefix.clone());
+                }
+                Err(error) if error.errno == Errno::NOTDIR => {
+                    let (parent, name) = self.root.parent(&prefix)?;
+                    let stat = rustix::fs::statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW)
+                        .map_err(|errno| Error::io(format!("stat {}", prefix.display()), errno))?;
+                    if !is_whiteout(&stat) {
+                        return Err(bad_path(error));
+                    }
+                    self.directory_at(&parent, &name)?;
+                }
+                Err(error) => return Err(bad_path(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes something that must not be there yet, after taking away what is.
+    pub(crate) fn make<T>(
+        &mut self,
+        parent: &OwnedFd,
+        name: &OsStr,
+        call: &str,
+        make: impl Fn(&OwnedFd, &OsStr) -> std::result::Result<T, Errno>,
+    ) -> Result<T> {
+        let made = match make(parent, name) {
+            Err(Errno::EXIST) => {
+                self.clear(parent, name)?;
+                make(parent, name)
+            }
+            made => made,
+        };
+        made.map_err(|errno| Error::io(call, errno))
+    }
+
+    /// The directory `name` in `parent`: the one that is there, or a new one in place of whatever is. In place of a
+    /// whiteout it hides what the whiteout hid.
+    pub(crate) fn directory_at(&mut self, parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd> {
+        let mode = Mode::from_raw_mode(0o755);
+        let failed = |errno| Error::io("mkdir", errno);
+        let mut opaque = false;
+        match rustix::fs::mkdirat(parent, name, mode) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => {
+                let stat =
+                    rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+                if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                    opaque = is_whiteout(&stat);
+                    self.clear(parent, name)?;
+                    rustix::fs::mkdirat(parent, name, mode).map_err(failed)?;
+                }
+            }
+            Err(errno) => return Err(failed(errno)),
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(failed)?;
+        if opaque {
+            set_opaque(parent, name)?;
+        }
+        Ok(fd)
+    }
+
+    /// Takes away what stands at `name`, a whole directory if need be.
+    pub(crate) fn clear(&mut self, parent: &OwnedFd, name: &OsStr) -> Result<()> {
+        let stat = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(errno) => return Err(Error::io("stat", errno)),
+        };
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                self.parents.clear();
+                self.recount = true;
+            }
+            FileType::Symlink => self.parents.clear(),
+            FileType::RegularFile if stat.st_nlink == 1 => {
+                let size = u64::try_from(stat.st_size).unwrap_or_default();
+                self.applied.content_bytes = self.applied.content_bytes.saturating_sub(size);
+            }
+            _ => {}
+        }
+        Ok(Root::remove_tree(parent.as_fd(), name)?)
+    }
+
+    /// Hides `path` of the layers below. What this layer itself has there stays, and hides it as well.
+    pub(crate) fn whiteout(&mut self, path: &Path) -> Result<()> {
+        let parent = self.parent(path)?;
+        let Some(name) = path.file_name() else {
+            return Ok(());
+        };
+        match rustix::fs::mknodat(&parent, name, FileType::CharacterDevice, Mode::empty(), 0) {
+            Ok(()) => Ok(()),
+            Err(Errno::EXIST) => {
+                let stat = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)
+                    .map_err(|errno| Error::io("stat", errno))?;
+                match FileType::from_raw_mode(stat.st_mode) {
+                    FileType::Directory => set_opaque(&parent, name),
+                    _ => Ok(()),
+                }
+            }
+            Err(errno) => Err(Error::io("mknod of a whiteout", errno)),
+        }
+    }
+
+    /// Makes the directory `path` hide everything in it of the layers below.
+    pub(crate) fn make_opaque(&mut self, path: &Path) -> Result<()> {
+        if path.as_os_str().is_empty() {
+            self.applied.opaque = true;
+        }
+        // The parent of something in it is the directory itself.
+        let directory = self.parent(&path.join("x"))?;
+        set_opaque(&directory, OsStr::new(""))
+    }
+}
+
+/// Marks the directory `name` of `parent`, or `parent` itself if `name` is empty.
+pub(crate) fn set_opaque(parent: &OwnedFd, name: &OsStr) -> Result<()> {
+    Ok(beneath::set_xattr_at(
+        parent.as_fd(),
+        name,
+        OsStr::new(OPAQUE),
+        b"y",
+    )?)
+}
+
+/// overlayfs' mark of something removed: character device 0:0.
+pub(crate) fn is_whiteout(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
+}
+
+/// The kernel's verdict on a member's path is the archive's fault, unless it is about space or the disk.
+fn bad_path(error: brig_sys::Error) -> Error {
+    match error.errno {
+        Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG | Errno::NOENT => {
+            Error::invalid(error.to_string())
+        }
+        _ => error.into(),
+    }
+}
+
+/// The sum of the sizes of all regular files beneath, each inode once.
+fn content_bytes(root: &Root) -> Result<u64> {
+    let failed = |errno: Errno| Error::io("measure the layer", errno);
+    let (mut total, mut seen) = (0, std::collections::HashSet::new());
+    let mut todo = vec![PathBuf::new()];
+    while let Some(path) = todo.pop() {
+        let fd = root.open_in(&path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+        for entry in Dir::read_from(&fd).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            match entry.file_type() {
+                FileType::Directory if name != "." && name != ".." => todo.push(path.join(name)),
+                FileType::RegularFile => {
+                    let stat =
+                        rustix::fs::statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+                    if stat.st_nlink == 1 || seen.insert(stat.st_ino) {
+                        total += u64::try_from(stat.st_size).unwrap_or_default();
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(total)
+}

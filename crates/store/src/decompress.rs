@@ -1,0 +1,240 @@
+//! Finding out how a stream is packed, from its first bytes, and unpacking it in-process.
+//! Owns the decoders' bounds. Must not run programs or look at names.
+
+use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
+
+use crate::error::{Error, Result};
+
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+const XZ_MAGIC: [u8; 6] = [0xfd, b'7', b'z', b'X', b'Z', 0];
+const BZIP2_MAGIC: [u8; 3] = *b"BZh";
+/// zstd frames that need a larger window than 2^27 = 128 MiB are refused.
+const ZSTD_WINDOW_LOG: u32 = 27;
+const BUFFER: usize = 128 * 1024;
+
+/// How a stream is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packing {
+    /// Not at all, as far as its first bytes tell.
+    Plain,
+    /// gzip, possibly several members in a row.
+    Gzip,
+    /// Zstandard, possibly several frames in a row.
+    Zstd,
+}
+
+/// Unpacks gzip and zstd, and passes anything else through. xz and bzip2 are refused by name.
+/// Errors while reading name what is wrong with the stream.
+pub fn decompress<'a, R: Read + 'a>(reader: R) -> Result<Box<dyn Read + 'a>> {
+    decompress_sniffed(reader).map(|(_, reader)| reader)
+}
+
+/// As [`decompress`], telling also what was found, for callers who were told a media type.
+pub fn decompress_sniffed<'a, R: Read + 'a>(reader: R) -> Result<(Packing, Box<dyn Read + 'a>)> {
+    let (head, reader) = peek(reader)?;
+    let packing = if head.starts_with(&GZIP_MAGIC) {
+        Packing::Gzip
+    } else if is_zstd(&head) {
+        Packing::Zstd
+    } else if head.starts_with(&XZ_MAGIC) || head.starts_with(&BZIP2_MAGIC) {
+        return Err(Error::invalid(
+            "packed with xz or bzip2: only plain, gzip and zstd archives are supported",
+        ));
+    } else {
+        Packing::Plain
+    };
+    let reader: Box<dyn Read + 'a> = match packing {
+        Packing::Plain => Box::new(reader),
+        Packing::Gzip => Box::new(Gzip::new(BufReader::with_capacity(BUFFER, reader))),
+        Packing::Zstd => {
+            let failed = |error| Error::io("start the zstd decoder", error);
+            let input = BufReader::with_capacity(BUFFER, reader);
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(input).map_err(failed)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(failed)?;
+            Box::new(Zstd(decoder))
+        }
+    };
+    Ok((packing, reader))
+}
+
+/// A zstd frame, or one of the skippable frames that may come first.
+fn is_zstd(head: &[u8]) -> bool {
+    let skippable = matches!(head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]);
+    head.starts_with(&ZSTD_MAGIC) || skippable
+}
+
+/// Reads the first bytes and puts them back in front.
+fn peek<R: Read>(mut reader: R) -> Result<(Vec<u8>, Chain<Cursor<Vec<u8>>, R>)> {
+    let mut head = Vec::with_capacity(8);
+    (&mut reader)
+        .take(8)
+        .read_to_end(&mut head)
+        .map_err(|error| Error::input("read the start of the archive", &error))?;
+    Ok((head.clone(), Cursor::new(head).chain(reader)))
+}
+
+/// gzip members in a row. Unlike flate2's own, zero padding after the last member is accepted, as by gzip(1),
+/// anything else after it is refused, and a stream that is cut is told apart from one that ended.
+struct Gzip<R: BufRead> {
+    member: Option<flate2::bufread::GzDecoder<R>>,
+}
+
+impl<R: BufRead> Gzip<R> {
+    fn new(input: R) -> Gzip<R> {
+        Gzip {
+            member: Some(flate2::bufread::GzDecoder::new(input)),
+        }
+    }
+
+    /// After a member ended: goes on with the next, or ends.
+    fn next_member(&mut self) -> io::Result<()> {
+        let Some(member) = self.member.take() else {
+            return Ok(());
+        };
+        let mut input = member.into_inner();
+        let mut padded = false;
+        loop {
+            let rest = input.fill_buf()?;
+            let Some(first) = rest.first() else {
+                return Ok(());
+            };
+            match first {
+                0 => {
+                    padded = true;
+                    let zeros = rest.iter().take_while(|byte| **byte == 0).count();
+                    input.consume(zeros);
+                }
+                0x1f if !padded => break,
+                _ => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "gzip: garbage after the end",
+                    ));
+                }
+            }
+        }
+        self.member = Some(flate2::bufread::GzDecoder::new(input));
+        Ok(())
+    }
+}
+
+impl<R: BufRead> Read for Gzip<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.member {
+            match member.read(buffer) {
+                Ok(0) if !buffer.is_empty() => self.next_member()?,
+                Ok(length) => return Ok(length),
+                Err(error) => return Err(named("gzip", error)),
+            }
+        }
+        Ok(0)
+    }
+}
+
+struct Zstd<'a, R: BufRead>(zstd::stream::read::Decoder<'a, R>);
+
+impl<R: BufRead> Read for Zstd<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).map_err(|error| match error.kind() {
+            // The decoder reports what libzstd says as "other".
+            io::ErrorKind::Other => {
+                io::Error::new(io::ErrorKind::InvalidData, format!("zstd: {error}"))
+            }
+            _ => named("zstd", error),
+        })
+    }
+}
+
+/// Names the format in errors that the decoder itself made; those of the stream beneath keep their own text.
+fn named(format: &str, error: io::Error) -> io::Error {
+    match error.kind() {
+        kind @ (io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => {
+            io::Error::new(kind, format!("{format}: {error}"))
+        }
+        io::ErrorKind::UnexpectedEof => {
+            io::Error::new(error.kind(), format!("{format}: the stream is cut off"))
+        }
+        _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn gzip(data: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(data).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn unpack(data: &[u8]) -> Result<Vec<u8>> {
+        let mut all = Vec::new();
+        let mut reader = decompress(data)?;
+        reader
+            .read_to_end(&mut all)
+            .map_err(|error| Error::input("unpack", &error))?;
+        Ok(all)
+    }
+
+    #[test]
+    fn each_packing_is_recognised() {
+        let zstd = zstd::encode_all(&b"hello"[..], 1).unwrap();
+        let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 2, 0, 0, 0, 9, 9], &zstd[..]].concat();
+        for packed in [b"hello".to_vec(), gzip(b"hello"), zstd, skippable] {
+            assert_eq!(unpack(&packed).unwrap(), b"hello");
+        }
+        assert_eq!(unpack(b"").unwrap(), b"");
+        assert_eq!(unpack(b"x").unwrap(), b"x");
+        assert!(unpack(b"\xfd7zXZ\0...").is_err());
+    }
+
+    #[test]
+    fn members_and_frames_follow_each_other() {
+        let members = [gzip(b"a"), gzip(b""), gzip(b"b")].concat();
+        assert_eq!(unpack(&members).unwrap(), b"ab");
+        assert_eq!(unpack(&[gzip(b"a"), vec![0; 1000]].concat()).unwrap(), b"a");
+        let frames = [
+            zstd::encode_all(&b"a"[..], 1).unwrap(),
+            zstd::encode_all(&b"b"[..], 1).unwrap(),
+        ]
+        .concat();
+        assert_eq!(unpack(&frames).unwrap(), b"ab");
+        let many = gzip(b"").repeat(20_000);
+        assert_eq!(unpack(&many).unwrap(), b"");
+    }
+
+    #[test]
+    fn damage_is_invalid() {
+        let whole = gzip(&vec![7; 100_000]);
+        for cut in 9..whole.len() {
+            assert_eq!(
+                unpack(&whole[..cut]).unwrap_err().kind,
+                crate::ErrorKind::Invalid,
+                "cut at {cut}"
+            );
+        }
+        let mut wrong_sum = whole.clone();
+        let at = wrong_sum.len() - 5;
+        wrong_sum[at] ^= 1;
+        assert_eq!(
+            unpack(&wrong_sum).unwrap_err().kind,
+            crate::ErrorKind::Invalid
+        );
+        let garbage = [&whole[..], b"garbage"].concat();
+        assert_eq!(
+            unpack(&garbage).unwrap_err().kind,
+            crate::ErrorKind::Invalid
+        );
+        let whole = zstd::encode_all(&vec![7; 100_000][..], 1).unwrap();
+        for cut in 5..whole.len() {
+            assert_eq!(
+                unpack(&whole[..cut]).unwrap_err().kind,
+                crate::ErrorKind::Invalid,
+                "cut at {cut}"
+            );
+        }
+    }
+}

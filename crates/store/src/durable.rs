@@ -1,0 +1,95 @@
+//! Directories and files that survive a power cut: the one way in which anything is published.
+//! Must only be given names that this program chose.
+
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+
+/// Makes the directory `path` (0700) if it is not there and opens it.
+pub(crate) fn directory(path: &Path) -> Result<OwnedFd> {
+    match rustix::fs::mkdirat(CWD, path, Mode::from_raw_mode(0o700)) {
+        Ok(()) => {
+            if let Some(parent) = path.parent() {
+                sync(open_directory(parent)?.as_fd(), parent)?;
+            }
+        }
+        Err(Errno::EXIST) => {}
+        Err(errno) => return Err(Error::io(format!("mkdir {}", path.display()), errno)),
+    }
+    open_directory(path)
+}
+
+/// Opens a directory of the store for reading, so that it can be synced and listed.
+pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|errno| Error::io(format!("open {}", path.display()), errno))
+}
+
+/// fsync of a directory or file; `path` only names it.
+pub(crate) fn sync(fd: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    rustix::fs::fsync(fd).map_err(|errno| Error::io(format!("fsync {}", path.display()), errno))
+}
+
+/// Publishes `bytes` as `name` in `to`: written to `temporary` in `from`, synced, renamed, directory synced.
+/// What was there is replaced. On failure nothing stays behind.
+pub(crate) fn publish(
+    from: BorrowedFd<'_>,
+    temporary: &str,
+    to: BorrowedFd<'_>,
+    name: &str,
+    path: &Path,
+    bytes: &[u8],
+) -> Result<()> {
+    let failed =
+        |call: &str, error: std::io::Error| Error::io(format!("{call} {}", path.display()), error);
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = rustix::fs::openat(from, temporary, flags, Mode::from_raw_mode(0o600))
+        .map_err(|errno| failed("create a temporary file for", errno.into()))?;
+    let mut file = std::fs::File::from(file);
+    let written = file
+        .write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(|error| failed("write", error))
+        .and_then(|()| {
+            rustix::fs::renameat(from, temporary, to, name)
+                .map_err(|errno| failed("rename to", errno.into()))
+        });
+    if let Err(error) = written {
+        // The error that is reported is the first one; the file is swept at the next open in any case.
+        let _swept_later = rustix::fs::unlinkat(from, temporary, AtFlags::empty());
+        return Err(error);
+    }
+    sync(to, path)
+}
+
+/// Renames without replacing: `Ok(false)` if something stands at the target.
+pub(crate) fn rename_new(
+    from: BorrowedFd<'_>,
+    name: &str,
+    to: BorrowedFd<'_>,
+    new_name: &str,
+) -> std::result::Result<bool, Errno> {
+    match rustix::fs::renameat_with(from, name, to, new_name, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST | Errno::NOTEMPTY) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// A name that nothing else has, 32 hex digits.
+pub(crate) fn unique_name() -> Result<String> {
+    let mut bytes = [0u8; 16];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        filled +=
+            rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
+                .map_err(|errno| Error::io("getrandom", errno))?;
+    }
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

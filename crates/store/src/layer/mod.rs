@@ -1,0 +1,346 @@
+//! One layer on its way in: unpacked beside the others, completed from the layers below, published by rename.
+//! Owns the order of those steps, and that a failure at any of them leaves nothing. Must not verify what the caller
+//! expected: it tells the diff id of what was read.
+
+mod below;
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Instant;
+
+use brig_oci::Digest;
+use brig_sys::beneath::Root;
+use rustix::fs::Mode;
+
+use crate::apply::{self, Applied};
+use crate::catalog::LayerInfo;
+use crate::digest::{self, Hasher};
+use crate::durable;
+use crate::error::{Error, Result};
+use crate::store::Store;
+
+/// The longest uncompressed tar of one layer, in bytes.
+pub const MAX_LAYER_SIZE: u64 = 128 << 30;
+/// How much is read ahead of the unpacking thread, and in what pieces.
+const PIECE: usize = 256 * 1024;
+const PIECES: usize = 4;
+
+/// A layer that is being unpacked. Dropping it removes what was made.
+pub struct LayerIngest {
+    store: Store,
+    name: String,
+    root: Root,
+    state: State,
+}
+
+enum State {
+    Empty,
+    Failed,
+    Unpacked(Unpacked, Applied),
+    Published,
+}
+
+/// What unpacking a layer told about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unpacked {
+    /// The digest of the uncompressed tar, to be compared with what the image's configuration promises.
+    pub diff_id: Digest,
+    /// The length of the uncompressed tar in bytes.
+    pub size: u64,
+    /// The sum of the sizes of its regular files in bytes.
+    pub content_bytes: u64,
+    /// How many members it has.
+    pub entries: u64,
+    /// How many of them have an owner or group above 65,535, which a container shows as nobody's.
+    pub foreign_ids: u64,
+    /// How many extended attributes were left out.
+    pub ignored_xattrs: u64,
+}
+
+impl LayerIngest {
+    pub(crate) fn begin(store: &Store) -> Result<LayerIngest> {
+        let name = durable::unique_name()?;
+        let dir = store.inner.dirs.ingest.as_fd();
+        let path = store.inner.root.join("ingest").join(&name);
+        let failed = |errno| Error::io(format!("mkdir {}", path.display()), errno);
+        rustix::fs::mkdirat(dir, &*name, Mode::from_raw_mode(0o700)).map_err(failed)?;
+        let diff = path.join("diff");
+        let made = rustix::fs::mkdirat(dir, format!("{name}/diff"), Mode::from_raw_mode(0o755))
+            .map_err(failed)
+            .and_then(|()| {
+                rustix::fs::chmodat(
+                    dir,
+                    format!("{name}/diff"),
+                    Mode::from_raw_mode(0o755),
+                    rustix::fs::AtFlags::empty(),
+                )
+                .map_err(failed)?;
+                Ok(Root::open(&diff)?)
+            });
+        match made {
+            Ok(root) => Ok(LayerIngest {
+                store: store.clone(),
+                name,
+                root,
+                state: State::Empty,
+            }),
+            Err(error) => {
+                // The first error counts; what is left is swept at the next open.
+                let _swept_later = store.inner.trash.take(dir, name.as_ref());
+                Err(error)
+            }
+        }
+    }
+
+    /// Unpacks an uncompressed tar, hashing it on the way. Reading (which may decompress) and hashing happen on this
+    /// thread, unpacking on another beside it. Once only for each ingest.
+    pub fn unpack(&mut self, reader: impl Read) -> Result<Unpacked> {
+        if !matches!(self.state, State::Empty) {
+            return Err(Error::invalid("a layer can be unpacked only once"));
+        }
+        self.state = State::Failed;
+        let root = &self.root;
+        let (full, pieces) = sync_channel(PIECES);
+        let (recycle, empty) = sync_channel(PIECES + 2);
+        let outcome = std::thread::scope(|scope| {
+            let worker = std::thread::Builder::new()
+                .name("store-unpack".into())
+                .spawn_scoped(scope, move || {
+                    apply::apply(
+                        root,
+                        Pieces {
+                            pieces,
+                            recycle,
+                            current: Vec::new(),
+                            at: 0,
+                        },
+                    )
+                })
+                .map_err(|error| Error::io("start an unpacking thread", error))?;
+            let fed = feed(reader, &full, &empty);
+            drop(full);
+            // The unpacking thread runs engine code over hostile data: should it panic, that is this layer's failure only.
+            let applied = worker
+                .join()
+                .unwrap_or_else(|_| Err(Error::invalid("unpacking stopped unexpectedly")));
+            match (fed, applied) {
+                // A broken stream makes unpacking fail too; it is the cause.
+                (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+                (Ok((diff_id, size)), Ok(applied)) => Ok((diff_id, size, applied)),
+            }
+        });
+        let path = self.store.inner.root.join("ingest");
+        let (diff_id, size, applied) = outcome.map_err(|error| match error.kind {
+            crate::ErrorKind::NoSpace => {
+                error.context(format!("no space left in {}", path.display()))
+            }
+            _ => error,
+        })?;
+        let unpacked = Unpacked {
+            diff_id,
+            size,
+            content_bytes: applied.content_bytes,
+            entries: applied.entries,
+            foreign_ids: applied.foreign_ids,
+            ignored_xattrs: applied.ignored_xattrs,
+        };
+        self.state = State::Unpacked(unpacked.clone(), applied);
+        Ok(unpacked)
+    }
+}
+
+impl Drop for LayerIngest {
+    fn drop(&mut self) {
+        if matches!(self.state, State::Published) {
+            return;
+        }
+        let taken = self
+            .store
+            .inner
+            .trash
+            .take(self.store.inner.dirs.ingest.as_fd(), self.name.as_ref());
+        if let Err(error) = taken {
+            tracing::warn!("an unfinished layer is left until the next start: {error}");
+        }
+    }
+}
+
+/// Reads to the end, hashes, and hands pieces to the other thread; ends early if that one has failed.
+fn feed(
+    mut reader: impl Read,
+    full: &SyncSender<Vec<u8>>,
+    empty: &Receiver<Vec<u8>>,
+) -> Result<(Digest, u64)> {
+    let mut hasher = Hasher::sha256();
+    let mut total = 0u64;
+    loop {
+        let mut piece = empty.try_recv().unwrap_or_else(|_| vec![0; PIECE]);
+        piece.resize(PIECE, 0);
+        let length = fill(&mut reader, &mut piece)
+            .map_err(|error| Error::input("read the layer", &error))?;
+        piece.truncate(length);
+        hasher.update(&piece);
+        total += length as u64;
+        if total > MAX_LAYER_SIZE {
+            return Err(Error::invalid(format!(
+                "layer of more than {MAX_LAYER_SIZE} bytes"
+            )));
+        }
+        let ended = length < PIECE;
+        if full.send(piece).is_err() || ended {
+            // Whether the other side failed or merely had enough is for its own result to tell.
+            return Ok((hasher.finish(), total));
+        }
+    }
+}
+
+/// Reads until the buffer is full or the stream ends.
+fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match reader.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(length) => filled += length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// The stream as the unpacking thread sees it.
+struct Pieces {
+    pieces: Receiver<Vec<u8>>,
+    recycle: SyncSender<Vec<u8>>,
+    current: Vec<u8>,
+    at: usize,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.at == self.current.len() {
+            let Ok(next) = self.pieces.recv() else {
+                return Ok(0);
+            };
+            let used = std::mem::replace(&mut self.current, next);
+            self.at = 0;
+            if used.capacity() > 0 {
+                // Only saves an allocation; the other side may have gone or have enough.
+                let _spare = self.recycle.try_send(used);
+            }
+        }
+        let length = buffer.len().min(self.current.len() - self.at);
+        buffer[..length].copy_from_slice(&self.current[self.at..self.at + length]);
+        self.at += length;
+        Ok(length)
+    }
+}
+
+/// See [`Store::commit_layer`].
+pub(crate) fn commit(
+    store: &Store,
+    mut ingest: LayerIngest,
+    parent: Option<&Digest>,
+) -> Result<LayerInfo> {
+    let State::Unpacked(unpacked, applied) = &ingest.state else {
+        return Err(Error::invalid(
+            "only a layer that was unpacked whole can be committed",
+        ));
+    };
+    let chain_id = digest::chain_id(parent, &unpacked.diff_id);
+    if let Some(existing) = store.layer(&chain_id) {
+        store
+            .catalog_mut()
+            .fresh
+            .entry(chain_id)
+            .or_insert_with(Instant::now);
+        return Ok(existing);
+    }
+    let below: Vec<PathBuf> = match parent {
+        Some(parent) if !store.is_whole(parent) => {
+            return Err(Error::not_found(format!(
+                "the layer below, {parent}, is not in the store"
+            )));
+        }
+        Some(parent) => store.diff_paths(&store.catalog(), parent),
+        None => Vec::new(),
+    };
+    below::complete(&ingest.root, applied, &below)?;
+    let info = LayerInfo {
+        chain_id,
+        diff_id: unpacked.diff_id.clone(),
+        parent: parent.cloned(),
+        size_bytes: unpacked.content_bytes,
+        opaque: applied.opaque,
+    };
+    let dir: OwnedFd =
+        durable::open_directory(&store.inner.root.join("ingest").join(&ingest.name))?;
+    rustix::fs::syncfs(&dir).map_err(|errno| Error::io("syncfs", errno))?;
+    publish(store, &mut ingest, info)
+}
+
+/// The steps that make it visible: directory in place and synced, then the row.
+fn publish(store: &Store, ingest: &mut LayerIngest, info: LayerInfo) -> Result<LayerInfo> {
+    let _gate = store.gate();
+    if let Some(existing) = store.layer(&info.chain_id) {
+        return Ok(existing);
+    }
+    // The layer below was here when this one was completed from it; a collection may have come between.
+    if info
+        .parent
+        .as_ref()
+        .is_some_and(|parent| !store.is_whole(parent))
+    {
+        return Err(Error::not_found("the layer below was removed meanwhile"));
+    }
+    let dirs = &store.inner.dirs;
+    let path = store.inner.root.join("layers").join(info.chain_id.hex());
+    // Of a damaged layer a directory may be left.
+    store
+        .inner
+        .trash
+        .take(dirs.layers.as_fd(), info.chain_id.hex().as_ref())?;
+    let moved = durable::rename_new(
+        dirs.ingest.as_fd(),
+        &ingest.name,
+        dirs.layers.as_fd(),
+        info.chain_id.hex(),
+    )
+    .map_err(|errno| Error::io(format!("rename to {}", path.display()), errno))?;
+    if !moved {
+        return Err(Error::corrupt(format!(
+            "{} is in the way of a layer",
+            path.display()
+        )));
+    }
+    ingest.state = State::Published;
+    let recorded = durable::sync(dirs.layers.as_fd(), &path).and_then(|()| {
+        store.inner.database.write(|db| {
+            db.execute(
+                "INSERT OR REPLACE INTO store_layers (chain_id, diff_id, parent, size_bytes, opaque)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+                (
+                    info.chain_id.as_str(),
+                    info.diff_id.as_str(),
+                    info.parent.as_ref().map(Digest::as_str),
+                    i64::try_from(info.size_bytes).unwrap_or(i64::MAX),
+                    info.opaque,
+                ),
+            )
+            .map(drop)
+        })
+    });
+    if let Err(error) = recorded {
+        store
+            .inner
+            .trash
+            .take(dirs.layers.as_fd(), info.chain_id.hex().as_ref())?;
+        return Err(error);
+    }
+    let mut catalog = store.catalog_mut();
+    catalog.fresh.insert(info.chain_id.clone(), Instant::now());
+    catalog.layers.insert(info.chain_id.clone(), info.clone());
+    Ok(info)
+}

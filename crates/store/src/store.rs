@@ -1,0 +1,322 @@
+//! Opening the store, and its blobs and layers.
+//! Owns the directories and the lock. What images, tags and writable layers mean is in `images` and `active`.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
+
+use brig_oci::Digest;
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::catalog::{Catalog, LayerInfo, SCHEMA};
+use crate::database::Database;
+use crate::digest;
+use crate::durable;
+use crate::error::{Error, ErrorKind, Result};
+use crate::layer::{self, LayerIngest};
+use crate::reserve::{RESERVE_SIZE, Reserve};
+use crate::trash::{self, Trash};
+
+/// The largest blob that is kept whole, in bytes: configurations, manifests and indexes, never layers.
+pub const MAX_BLOB_SIZE: u64 = 16 * 1024 * 1024;
+
+/// The store: blobs, layers, images and writable layers beneath one directory. Cheap to clone, blocking.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) root: PathBuf,
+    pub(crate) dirs: Dirs,
+    pub(crate) database: Database,
+    catalog: RwLock<Catalog>,
+    pub(crate) trash: Trash,
+    pub(crate) reserve: Arc<Reserve>,
+    /// Held while what is reachable is decided or added to, so that nothing in use is collected.
+    gate: Mutex<()>,
+    /// Locked for as long as the store is open.
+    _lock: OwnedFd,
+}
+
+/// The directories of the store, open.
+pub(crate) struct Dirs {
+    pub(crate) sha256: OwnedFd,
+    pub(crate) sha512: OwnedFd,
+    pub(crate) ingest: OwnedFd,
+    pub(crate) layers: OwnedFd,
+    pub(crate) active: OwnedFd,
+}
+
+impl Store {
+    /// Opens the store in `root`, making what is missing. Work that an earlier process left unfinished is removed.
+    /// Fails with [`ErrorKind::Busy`] while another process has it open.
+    pub fn open(root: &Path) -> Result<Store> {
+        std::fs::create_dir_all(root.parent().unwrap_or(root))
+            .map_err(|error| Error::io(format!("mkdir {}", root.display()), error))?;
+        drop(durable::directory(root)?);
+        let lock = lock(root)?;
+        let make = |name: &str| durable::directory(&root.join(name));
+        drop(make("blobs")?);
+        let dirs = Dirs {
+            sha256: make("blobs/sha256")?,
+            sha512: make("blobs/sha512")?,
+            ingest: make("ingest")?,
+            layers: make("layers")?,
+            active: make("active")?,
+        };
+        let reserve = Arc::new(Reserve::open(root, RESERVE_SIZE)?);
+        let trash = Trash::open(&root.join("trash"), reserve.clone())?;
+        let database = Database::open(&root.join("brig.db"), reserve.clone())?;
+        database.migrate("store", SCHEMA)?;
+        let catalog = RwLock::new(Catalog::load(&database)?);
+        let root = root.to_owned();
+        let gate = Mutex::default();
+        let store = Store {
+            inner: Arc::new(Inner {
+                root,
+                dirs,
+                database,
+                catalog,
+                trash,
+                reserve,
+                gate,
+                _lock: lock,
+            }),
+        };
+        store.sweep()?;
+        Ok(store)
+    }
+
+    /// The database, for the tables of others.
+    pub fn database(&self) -> &Database {
+        &self.inner.database
+    }
+
+    /// The directory that the store is in.
+    pub fn root(&self) -> &Path {
+        &self.inner.root
+    }
+
+    /// Moves something of the caller's own, on the store's file system, out of sight and removes it in the background.
+    /// What is not there is fine. `path` must not be one that others can influence.
+    pub fn discard(&self, path: &Path) -> Result<()> {
+        self.inner.reserve.make_room();
+        self.inner.trash.take_path(path).map(drop)
+    }
+
+    /// Waits until everything discarded so far has been removed. For tests and for `prune`, which reports freed space.
+    pub fn wait_for_removals(&self) {
+        self.inner.trash.wait_empty();
+    }
+
+    /// Whether this blob is in the store, complete.
+    pub fn has_blob(&self, digest: &Digest) -> bool {
+        rustix::fs::statat(self.blobs(digest), digest.hex(), AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    /// Stores bytes under their SHA-256 digest; durable when this returns. At most [`MAX_BLOB_SIZE`].
+    pub fn put_blob(&self, bytes: &[u8]) -> Result<Digest> {
+        let digest = digest::sha256_of(bytes);
+        self.store_blob(&digest, bytes)?;
+        Ok(digest)
+    }
+
+    /// As [`Store::put_blob`], under a digest of whichever algorithm, which is verified.
+    pub fn put_blob_as(&self, digest: &Digest, bytes: &[u8]) -> Result<()> {
+        if !digest::matches(digest, bytes) {
+            return Err(Error::new(
+                ErrorKind::Mismatch,
+                format!("content of {} bytes does not match {digest}", bytes.len()),
+            ));
+        }
+        self.store_blob(digest, bytes)
+    }
+
+    /// A blob's bytes, verified again.
+    pub fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>> {
+        let path = self.blob_path(digest);
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = match rustix::fs::openat(self.blobs(digest), digest.hex(), flags, Mode::empty())
+        {
+            Ok(file) => std::fs::File::from(file),
+            Err(Errno::NOENT) => {
+                return Err(Error::not_found(format!(
+                    "blob {digest} is not in the store"
+                )));
+            }
+            Err(errno) => return Err(Error::io(format!("open {}", path.display()), errno)),
+        };
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(
+            &mut std::io::Read::take(file, MAX_BLOB_SIZE + 1),
+            &mut bytes,
+        )
+        .map_err(|error| Error::io(format!("read {}", path.display()), error))?;
+        if bytes.len() as u64 > MAX_BLOB_SIZE || !digest::matches(digest, &bytes) {
+            let text = format!(
+                "{} is damaged: its content does not match its name; remove and pull what uses it",
+                path.display()
+            );
+            return Err(Error::corrupt(text));
+        }
+        Ok(bytes)
+    }
+
+    /// The layer with this chain id, if it is here and whole.
+    pub fn layer(&self, chain: &Digest) -> Option<LayerInfo> {
+        let info = self.catalog().layers.get(chain)?.clone();
+        match rustix::fs::statat(
+            &self.inner.dirs.layers,
+            chain.hex(),
+            AtFlags::SYMLINK_NOFOLLOW,
+        ) {
+            Ok(_) => Some(info),
+            Err(errno) => {
+                tracing::error!(
+                    "layer {chain} is damaged, its directory cannot be used ({errno}): pull its images again"
+                );
+                None
+            }
+        }
+    }
+
+    /// Starts a layer: several may be unpacked side by side and in any order; they are committed from below.
+    pub fn begin_layer(&self) -> Result<LayerIngest> {
+        LayerIngest::begin(self)
+    }
+
+    /// Makes an unpacked layer part of the store, on top of `parent`: durable when this returns. If it is already
+    /// here the new copy is dropped. On failure nothing stays behind.
+    pub fn commit_layer(&self, ingest: LayerIngest, parent: Option<&Digest>) -> Result<LayerInfo> {
+        layer::commit(self, ingest, parent)
+    }
+
+    pub(crate) fn catalog(&self) -> RwLockReadGuard<'_, Catalog> {
+        self.inner
+            .catalog
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn catalog_mut(&self) -> RwLockWriteGuard<'_, Catalog> {
+        self.inner
+            .catalog
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Taken by everything that adds to or takes from what is reachable.
+    pub(crate) fn gate(&self) -> MutexGuard<'_, ()> {
+        self.inner
+            .gate
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn blobs(&self, digest: &Digest) -> &OwnedFd {
+        match digest.algorithm() {
+            "sha512" => &self.inner.dirs.sha512,
+            _ => &self.inner.dirs.sha256,
+        }
+    }
+
+    fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.inner
+            .root
+            .join("blobs")
+            .join(digest.algorithm())
+            .join(digest.hex())
+    }
+
+    fn store_blob(&self, digest: &Digest, bytes: &[u8]) -> Result<()> {
+        if bytes.len() as u64 > MAX_BLOB_SIZE {
+            return Err(Error::invalid(format!(
+                "blob of {} bytes: at most {MAX_BLOB_SIZE} are kept whole",
+                bytes.len()
+            )));
+        }
+        self.catalog_mut()
+            .fresh
+            .insert(digest.clone(), Instant::now());
+        let dir = self.blobs(digest).as_fd();
+        let there = rustix::fs::statat(dir, digest.hex(), AtFlags::SYMLINK_NOFOLLOW);
+        if there.is_ok_and(|stat| u64::try_from(stat.st_size) == Ok(bytes.len() as u64)) {
+            return Ok(());
+        }
+        let ingest = self.inner.dirs.ingest.as_fd();
+        durable::publish(
+            ingest,
+            &durable::unique_name()?,
+            dir,
+            digest.hex(),
+            &self.blob_path(digest),
+            bytes,
+        )
+    }
+
+    /// After opening: what has no row is garbage, what has a row and no directory is damaged.
+    fn sweep(&self) -> Result<()> {
+        let Inner {
+            root, dirs, trash, ..
+        } = &*self.inner;
+        for name in trash::names(dirs.ingest.as_fd(), &root.join("ingest"))? {
+            trash.take(dirs.ingest.as_fd(), &name)?;
+        }
+        let catalog = self.catalog();
+        let known: std::collections::HashSet<&str> =
+            catalog.layers.keys().map(Digest::hex).collect();
+        let mut found = 0;
+        for name in trash::names(dirs.layers.as_fd(), &root.join("layers"))? {
+            match name.to_str().is_some_and(|name| known.contains(name)) {
+                true => found += 1,
+                false => drop(trash.take(dirs.layers.as_fd(), &name)?),
+            }
+        }
+        if found < known.len() {
+            tracing::error!(
+                "{} layers are damaged, their directories are gone: pull their images again",
+                known.len() - found
+            );
+        }
+        for name in trash::names(dirs.active.as_fd(), &root.join("active"))? {
+            if !name
+                .to_str()
+                .is_some_and(|name| catalog.active.contains_key(name))
+            {
+                trash.take(dirs.active.as_fd(), &name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Locks the store and writes down by whom.
+fn lock(root: &Path) -> Result<OwnedFd> {
+    let path = root.join("lock");
+    let failed = |call: &str, errno: Errno| Error::io(format!("{call} {}", path.display()), errno);
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let lock = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600))
+        .map_err(|errno| failed("open", errno))?;
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => {
+            let mut holder = [0u8; 16];
+            let length = rustix::io::pread(&lock, &mut holder, 0).unwrap_or_default();
+            let holder = String::from_utf8_lossy(&holder[..length]);
+            let text = format!(
+                "{} is in use by process {}: stop that first, or choose another data root",
+                root.display(),
+                holder.trim()
+            );
+            return Err(Error::new(ErrorKind::Busy, text));
+        }
+        Err(errno) => return Err(failed("flock", errno)),
+    }
+    rustix::fs::ftruncate(&lock, 0).map_err(|errno| failed("ftruncate", errno))?;
+    rustix::io::pwrite(&lock, format!("{}\n", std::process::id()).as_bytes(), 0)
+        .map_err(|errno| failed("write", errno))?;
+    Ok(lock)
+}

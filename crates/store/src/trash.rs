@@ -1,0 +1,126 @@
+//! What is to be deleted: renamed out of sight at once, removed by a background thread.
+//! Must not follow anything inside; that is the tree removal's promise.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use brig_sys::beneath::Root;
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
+
+use crate::durable;
+use crate::error::{Error, Result};
+use crate::reserve::Reserve;
+
+/// The trash directory and the thread that empties it.
+pub(crate) struct Trash {
+    dir: Arc<OwnedFd>,
+    todo: Sender<OsString>,
+    pending: Arc<(Mutex<usize>, Condvar)>,
+}
+
+impl Trash {
+    /// Takes over the directory; what a former process left in it is queued.
+    pub(crate) fn open(path: &Path, reserve: Arc<Reserve>) -> Result<Trash> {
+        let dir = Arc::new(durable::directory(path)?);
+        let (todo, queue) = channel();
+        let pending = Arc::new((Mutex::new(0), Condvar::new()));
+        let trash = Trash {
+            dir: dir.clone(),
+            todo,
+            pending: pending.clone(),
+        };
+        for name in names(dir.as_fd(), path)? {
+            trash.queue(name);
+        }
+        std::thread::Builder::new()
+            .name("store-trash".into())
+            .spawn(move || empty(&dir, &queue, &pending, &reserve))
+            .map_err(|error| Error::io("start the thread that empties the trash", error))?;
+        Ok(trash)
+    }
+
+    /// Moves `name` of `from` out of sight. What is not there is fine: `Ok(false)`.
+    pub(crate) fn take(&self, from: BorrowedFd<'_>, name: &OsStr) -> Result<bool> {
+        let unique = durable::unique_name()?;
+        match rustix::fs::renameat_with(
+            from,
+            name,
+            self.dir.as_fd(),
+            &*unique,
+            RenameFlags::NOREPLACE,
+        ) {
+            Ok(()) => {
+                self.queue(unique.into());
+                Ok(true)
+            }
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(Error::io(
+                format!("move {} to the trash", name.display()),
+                errno,
+            )),
+        }
+    }
+
+    /// As [`Trash::take`], for a path of this program's own on the same file system.
+    pub(crate) fn take_path(&self, path: &Path) -> Result<bool> {
+        self.take(CWD, path.as_os_str())
+    }
+
+    /// Waits until all that was queued has been removed, or has failed to be.
+    pub(crate) fn wait_empty(&self) {
+        let (count, changed) = &*self.pending;
+        let guard = count.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(
+            changed
+                .wait_while(guard, |count| *count > 0)
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+    }
+
+    fn queue(&self, name: OsString) {
+        let (count, _) = &*self.pending;
+        *count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        // Without its thread the trash is emptied at the next open.
+        if self.todo.send(name).is_err() {
+            *count.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        }
+    }
+}
+
+fn empty(
+    dir: &OwnedFd,
+    queue: &Receiver<OsString>,
+    pending: &(Mutex<usize>, Condvar),
+    reserve: &Reserve,
+) {
+    while let Ok(name) = queue.recv() {
+        if let Err(error) = Root::remove_tree(dir.as_fd(), &name) {
+            tracing::warn!(
+                "the trash could not be emptied, it is tried again at the next start: {error}"
+            );
+        }
+        reserve.refill();
+        let (count, changed) = pending;
+        *count.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        changed.notify_all();
+    }
+}
+
+/// The entries of a directory, without `.` and `..`.
+pub(crate) fn names(dir: BorrowedFd<'_>, path: &Path) -> Result<Vec<OsString>> {
+    let failed = |errno: Errno| Error::io(format!("list {}", path.display()), errno);
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if name != "." && name != ".." {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
