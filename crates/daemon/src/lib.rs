@@ -1,1 +1,24 @@
-//! placeholder
+//! The daemon: HTTP in front of the engine, as Docker's clients speak it.
+//!
+//! A connection is a [`socket`], on which [`server`] finds the handler in [`routes`]; handlers parse, make one call to the
+//! engine and answer. HTTP statuses end here, in [`fault`]. Must not decide anything about containers.
+
+mod body;
+mod call;
+mod config_file;
+mod fault;
+mod handlers;
+mod hijack;
+mod listen;
+mod logging;
+mod options;
+mod process;
+mod router;
+mod routes;
+mod server;
+#[cfg(test)]
+mod server_tests;
+mod socket;
+mod tls;
+
+pub use process::main;

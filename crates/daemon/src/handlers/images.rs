@@ -1,0 +1,162 @@
+//! Images: pull, import, load, look at, name, remove. Owns their parameters and the framing of progress; the lines are
+//! the engine's.
+
+use brig_api::progress::Message;
+use brig_engine::Import;
+use bytes::Bytes;
+use hyper::StatusCode;
+use tokio::sync::mpsc;
+
+use crate::body::Body;
+use crate::call::{Call, Outcome, blocking, empty, ok, typed};
+use crate::fault::Fault;
+use crate::router::Version;
+
+/// `GET /images/json`
+pub async fn list(call: Call) -> Outcome {
+    let mut filters = call.query.filters()?;
+    let name = call.query.get("filter");
+    if call.version < Version::one(41) && !name.is_empty() {
+        filters.add("reference", name);
+    }
+    let (engine, all) = (call.engine.clone(), call.query.flag("all"));
+    let mut images = blocking(move || engine.images.list(all, &filters)).await?;
+    if call.version < Version::one(44) {
+        for image in &mut images {
+            image.virtual_size = Some(image.size);
+        }
+    }
+    if call.version < Version::one(43) {
+        // Older clients expect a name where there is none.
+        for image in &mut images {
+            let none = |list: &Option<Vec<String>>| list.as_ref().is_none_or(Vec::is_empty);
+            if none(&image.repo_tags) && none(&image.repo_digests) {
+                image.repo_tags = Some(vec!["<none>:<none>".into()]);
+                image.repo_digests = Some(vec!["<none>@<none>".into()]);
+            }
+        }
+    }
+    ok(&images)
+}
+
+/// `POST /images/create`: pull with `fromImage`, import with `fromSrc`.
+pub async fn create(call: Call) -> Outcome {
+    let platform = call.query.get("platform").to_owned();
+    let from_image = call.query.get("fromImage").to_owned();
+    if !from_image.is_empty() {
+        let auth = call.registry_auth()?;
+        let (tag, platform) = (
+            call.query.given("tag"),
+            Some(platform.as_str()).filter(|p| !p.is_empty()),
+        );
+        return progress(
+            call.engine
+                .images
+                .pull(&from_image, tag, platform, auth)
+                .await?,
+        )
+        .await;
+    }
+    match call.query.get("fromSrc") {
+        "" => Err(Fault::bad_request(
+            "either fromImage or fromSrc must be given",
+        )),
+        "-" => import(call, platform).await,
+        _ => Err(Fault::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "importing from a URL is not supported: fetch the archive and import it from `-`",
+        )),
+    }
+}
+
+async fn import(call: Call, platform: String) -> Outcome {
+    let (reader, call) = call.reader();
+    let request = Import {
+        repository: call.query.get("repo").to_owned(),
+        tag: call.query.get("tag").to_owned(),
+        message: call.query.get("message").to_owned(),
+        changes: call.query.all("changes"),
+        platform,
+    };
+    progress(call.engine.images.import(Box::new(reader), request)?).await
+}
+
+/// `POST /images/load`
+pub async fn load(call: Call) -> Outcome {
+    let (reader, call) = call.reader();
+    let quiet = call.query.flag_or("quiet", true);
+    Ok(stream(
+        None,
+        call.engine.images.load(Box::new(reader), quiet),
+    ))
+}
+
+/// A stream of progress. When its very first line is an error, nothing has happened yet and the status tells it.
+async fn progress(mut lines: mpsc::Receiver<Message>) -> Outcome {
+    let first = lines.recv().await;
+    if let Some(error) = first.as_ref().filter(|line| !line.error.is_empty()) {
+        return Err(Fault::new(StatusCode::INTERNAL_SERVER_ERROR, &error.error));
+    }
+    Ok(stream(first, lines))
+}
+
+fn stream(mut first: Option<Message>, mut lines: mpsc::Receiver<Message>) -> crate::call::Reply {
+    let body = futures_util::stream::poll_fn(move |context| match first.take() {
+        Some(line) => std::task::Poll::Ready(Some(encode(&line))),
+        None => lines
+            .poll_recv(context)
+            .map(|line| line.map(|line| encode(&line))),
+    });
+    typed(StatusCode::OK, "application/json", Body::stream(body))
+}
+
+/// One line as Docker ends them.
+fn encode(line: &Message) -> Bytes {
+    let mut bytes = serde_json::to_vec(line).expect("the API's types are always JSON");
+    bytes.extend_from_slice(b"\r\n");
+    Bytes::from(bytes)
+}
+
+/// `GET /images/{name}/json`
+pub async fn inspect(call: Call) -> Outcome {
+    let mut image = call.engine.images.inspect(call.param("name"))?;
+    if call.version < Version::one(44) {
+        image.virtual_size = Some(image.size);
+    }
+    if call.version < Version::one(45) {
+        image.container = Some(String::new());
+        image.container_config = Some(brig_api::container::Config::default());
+    }
+    ok(&image)
+}
+
+/// `GET /images/{name}/history`
+pub async fn history(call: Call) -> Outcome {
+    ok(&call.engine.images.history(call.param("name"))?)
+}
+
+/// `POST /images/{name}/tag`
+pub async fn tag(call: Call) -> Outcome {
+    call.engine.images.tag(
+        call.param("name"),
+        call.query.get("repo"),
+        call.query.get("tag"),
+    )?;
+    empty(StatusCode::CREATED)
+}
+
+/// `DELETE /images/{name}`
+pub async fn remove(call: Call) -> Outcome {
+    let (engine, name, force) = (
+        call.engine.clone(),
+        call.param("name").to_owned(),
+        call.query.flag("force"),
+    );
+    ok(&blocking(move || engine.images.remove(&name, force)).await?)
+}
+
+/// `POST /images/prune`
+pub async fn prune(call: Call) -> Outcome {
+    let (engine, filters) = (call.engine.clone(), call.query.filters()?);
+    ok(&blocking(move || engine.images.prune(&filters)).await?)
+}

@@ -1,0 +1,268 @@
+//! The daemon as a process: checks, start in order, signals, end. Owns that order; must not know HTTP or containers.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::Write as _;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use brig_engine::Engine;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::level_filters::LevelFilter;
+
+use crate::config_file::{self, Stop};
+use crate::listen::{Listener, own_directory};
+use crate::logging::{self, SetLevel};
+use crate::options::Options;
+use crate::server::Server;
+use crate::tls;
+
+/// How long requests may go on after the daemon was told to stop.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// Runs the daemon with a command line, its program name first, until it is told to stop.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let options =
+        match config_file::load(&args).and_then(|o| o.check().map(|()| o).map_err(Stop::File)) {
+            Ok(options) => options,
+            Err(Stop::Usage(error)) => {
+                let code = u8::try_from(error.exit_code()).unwrap_or(1);
+                // Nothing more can be done if even the message cannot be written.
+                error.print().ok();
+                return ExitCode::from(code);
+            }
+            Err(Stop::File(text)) => return fail(&text),
+        };
+    if options.validate {
+        // As dockerd: said on stderr, where scripts that check it look.
+        writeln!(std::io::stderr(), "configuration OK").ok();
+        return ExitCode::SUCCESS;
+    }
+    let set_level = logging::start(level(&options));
+    match run(&options, args, set_level) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => fail(&text),
+    }
+}
+
+fn fail(text: &str) -> ExitCode {
+    writeln!(std::io::stderr(), "failed to start daemon: {text}").ok();
+    ExitCode::FAILURE
+}
+
+fn level(options: &Options) -> LevelFilter {
+    let named = logging::parse_level(&options.log_level).unwrap_or(LevelFilter::INFO);
+    if options.debug {
+        named.max(LevelFilter::DEBUG)
+    } else {
+        named
+    }
+}
+
+fn run(options: &Options, args: Vec<OsString>, set_level: SetLevel) -> Result<(), String> {
+    if !rustix::process::geteuid().is_root() {
+        return Err("the daemon needs root: run it with sudo".into());
+    }
+    own_directory(&options.data_root, 0o711)?;
+    own_directory(&options.exec_root, 0o711)?;
+    let _pidfile = options.pidfile.as_deref().map(PidFile::write).transpose()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_keep_alive(Duration::from_secs(5))
+        .enable_all()
+        .build()
+        .map_err(|e| format!("starting the asynchronous runtime: {e}"))?;
+    let outcome = runtime.block_on(serve(options, args, set_level));
+    runtime.shutdown_timeout(LAST_ANSWERS);
+    outcome
+}
+
+async fn serve(options: &Options, args: Vec<OsString>, set_level: SetLevel) -> Result<(), String> {
+    tracing::info!("Starting up");
+    let mut signals = Signals::new()?;
+    let engine = Engine::open(options.engine_config()?)
+        .await
+        .map_err(|e| e.message)?;
+    let server = Arc::new(Server::new(Arc::new(engine)));
+    let tasks = listen(options, &server).await?;
+    ready(options.ready_fd)?;
+    tracing::info!("Daemon has completed initialization");
+    loop {
+        tokio::select! {
+            told = signals.next() => match told {
+                Told::Stop(name) => {
+                    tracing::info!("Processing signal '{name}': containers keep running");
+                    break;
+                }
+                Told::Reload => reload(&args, &set_level),
+            },
+            () = idle(&server, options.idle_exit) => {
+                tracing::info!("no container runs and no request came: leaving");
+                break;
+            }
+        }
+    }
+    notify("STOPPING=1");
+    // Dropping the listeners removes the sockets; requests that are under way have a moment to end.
+    for task in tasks {
+        task.abort();
+    }
+    let begun = std::time::Instant::now();
+    while server.idle() == Duration::ZERO && begun.elapsed() < LAST_ANSWERS {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}
+
+async fn listen(
+    options: &Options,
+    server: &Arc<Server>,
+) -> Result<Vec<tokio::task::JoinHandle<()>>, String> {
+    let acceptor = if options.tls || options.tlsverify {
+        let authority = options.tlsverify.then_some(options.tlscacert.as_path());
+        Some(tls::acceptor(&options.tlscert, &options.tlskey, authority)?)
+    } else {
+        None
+    };
+    let mut listeners = Vec::new();
+    for host in options.addresses()? {
+        listeners.extend(Listener::bind(&host, options.group.as_deref(), acceptor.as_ref()).await?);
+    }
+    let mut tasks = Vec::new();
+    for listener in listeners {
+        if listener.is_open_to_the_network() {
+            tracing::warn!(
+                "the API on {} is neither encrypted nor authenticated: whoever reaches it is root on this host; use --tlsverify",
+                listener.name
+            );
+        }
+        tracing::info!("API listen on {}", listener.name);
+        tasks.push(tokio::spawn(listener.run(server.clone())));
+    }
+    Ok(tasks)
+}
+
+/// Tells whoever waits that requests are answered now.
+fn ready(fd: Option<u32>) -> Result<(), String> {
+    if let Some(fd) = fd {
+        // Opened by name, since a descriptor by number has no owner that could be trusted.
+        fs::OpenOptions::new()
+            .write(true)
+            .open(format!("/proc/self/fd/{fd}"))
+            .and_then(|mut file| file.write_all(b"\n"))
+            .map_err(|e| format!("--ready-fd {fd}: {e}"))?;
+    }
+    notify("READY=1");
+    Ok(())
+}
+
+/// sd_notify(3).
+fn notify(state: &str) {
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    let address = match name.as_encoded_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(&name),
+    };
+    let sent = address
+        .and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
+    if let Err(error) = sent {
+        tracing::warn!("telling the service manager {state}: {error}");
+    }
+}
+
+/// Ends when nothing has been going on for as long as was asked for.
+async fn idle(server: &Server, limit: Option<u64>) {
+    let Some(limit) = limit.map(Duration::from_secs) else {
+        return std::future::pending().await;
+    };
+    loop {
+        let quiet = server.idle();
+        if quiet >= limit && server.engine().containers.alive() == 0 {
+            return;
+        }
+        let wait = limit.saturating_sub(quiet).max(Duration::from_millis(200));
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// What can change while the daemon runs: the amount of output.
+fn reload(args: &[OsString], set_level: &SetLevel) {
+    match config_file::load(args).and_then(|o| o.check().map(|()| o).map_err(Stop::File)) {
+        Ok(options) => {
+            set_level(level(&options));
+            tracing::info!(
+                "configuration reloaded: the log level is in force, other changes need a restart"
+            );
+        }
+        Err(Stop::Usage(error)) => tracing::error!("configuration not reloaded: {error}"),
+        Err(Stop::File(text)) => tracing::error!("configuration not reloaded: {text}"),
+    }
+}
+
+/// The signals that mean something to the daemon.
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, String> {
+        let take = |kind| signal(kind).map_err(|e| format!("handling signals: {e}"));
+        Ok(Self {
+            interrupt: take(SignalKind::interrupt())?,
+            terminate: take(SignalKind::terminate())?,
+            hangup: take(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.interrupt.recv() => Told::Stop("interrupt"),
+            _ = self.terminate.recv() => Told::Stop("terminated"),
+            _ = self.hangup.recv() => Told::Reload,
+        }
+    }
+}
+
+/// What a signal asks for.
+enum Told {
+    Stop(&'static str),
+    Reload,
+}
+
+/// The file with the daemon's process id.
+struct PidFile(PathBuf);
+
+impl PidFile {
+    fn write(path: &Path) -> Result<Self, String> {
+        let name = path.display();
+        if let Ok(text) = fs::read_to_string(path)
+            && let Ok(pid) = text.trim().parse::<u32>()
+            && pid != std::process::id()
+            && Path::new(&format!("/proc/{pid}")).exists()
+        {
+            return Err(format!(
+                "process with PID {pid} is still running, as {name} says: stop it or remove the file"
+            ));
+        }
+        fs::write(path, std::process::id().to_string())
+            .map_err(|e| format!("writing the pid file {name}: {e}"))?;
+        Ok(Self(path.to_owned()))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.0) {
+            tracing::debug!("removing {}: {error}", self.0.display());
+        }
+    }
+}
