@@ -216,7 +216,10 @@ async fn a_token_server_in_a_forbidden_place_gets_nothing() {
     let (registry, image) = (Registry::new().await, Image::small());
     registry.push("app", "v1", &image);
     for (realm, part) in [
-        ("http://169.254.169.254/token", "169.254.169.254"),
+        (
+            "http://169.254.169.254/token",
+            "(169.254.169.254): it leads into a network",
+        ),
         ("file:///etc/passwd", "refusing the token server"),
         ("http://a@127.0.0.1/", "refusing the token server"),
     ] {

@@ -548,7 +548,11 @@ async fn layers_kept_elsewhere() {
         &foreign("https://169.254.169.254/latest".into()),
     );
     let error = TestBox::new().refused(&registry.name("app:meta")).await;
-    says(&error, ErrorKind::Invalid, &["169.254.169.254", "refusing"]);
+    says(
+        &error,
+        ErrorKind::Invalid,
+        &["(169.254.169.254): it leads into a network"],
+    );
     assert!(evil.log().is_empty());
 }
 
@@ -569,7 +573,7 @@ async fn redirects_of_the_bad_kind() {
         ("file:///etc/passwd".into(), "scheme"),
         (
             "http://169.254.169.254/latest/meta-data".into(),
-            "169.254.169.254",
+            "(169.254.169.254): it leads into a network",
         ),
         ("http://user:pw@127.0.0.1:1/".into(), "user information"),
         (String::new(), "redirect"),
@@ -646,4 +650,52 @@ async fn a_shared_failure_is_everyones_and_bounded() {
         );
     }
     host.assert_clean().await;
+}
+
+/// Runs the test below in a mount namespace of its own, where a small file system can be mounted.
+#[test]
+fn a_full_disk() {
+    let program = std::env::current_exe().unwrap();
+    let test = [
+        "--exact",
+        "faults::inside_a_full_disk",
+        "--ignored",
+        "--nocapture",
+    ];
+    // The mount goes with the namespace; the directory under it is this test's to remove.
+    let dir = tempfile::tempdir().unwrap();
+    let unshare = std::process::Command::new("unshare")
+        .env("TMPDIR", dir.path())
+        .args(["--mount", "--propagation", "private"])
+        .arg(program)
+        .args(test)
+        .output();
+    let Ok(output) = unshare else {
+        eprintln!("SKIPPED: no unshare program");
+        return;
+    };
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "mounts a file system: run by a_full_disk in a namespace of its own"]
+async fn inside_a_full_disk() {
+    let registry = Registry::new().await;
+    let image = Image::new(vec![
+        Layer::file("small", 1_000, Packing::Gzip),
+        Layer::file("large", 16_000_000, Packing::Gzip),
+    ]);
+    registry.push("app", "v1", &image);
+    let host = TestBox::new_on_small_disk("8m");
+    let error = host.pull(&registry.name("app:v1")).await.unwrap_err();
+    says(&error, ErrorKind::Storage, &["no space left"]);
+    host.assert_no_ingest().await;
+    assert!(host.store.image(&image.id()).is_none());
+    let small = Image::new(vec![Layer::file("fits", 1_000_000, Packing::Gzip)]);
+    registry.push("app", "small", &small);
+    host.pull(&registry.name("app:small")).await.unwrap();
 }

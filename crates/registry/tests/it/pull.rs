@@ -393,7 +393,8 @@ async fn mirrors_come_first_and_the_next_one_stands_in() {
     for registry in [&lying, &good] {
         registry.push("library/app", "latest", &image);
     }
-    // The first mirror knows nothing, the second serves one wrong layer, the third everything.
+    // The first mirror asks for a password that is not for it, the second serves one wrong layer, the third everything.
+    absent.hook(|_| Reply::With(401, vec![("www-authenticate", "Basic".into())], Vec::new()));
     lying.hook_blob(&image.layers[1].digest(), |_| Reply::Content {
         bytes: vec![1; 5000],
         chunked: true,
@@ -409,7 +410,7 @@ async fn mirrors_come_first_and_the_next_one_stands_in() {
     };
     let pulled = host.pull_as("app", Some(&auth), None).await.unwrap();
     assert_eq!(pulled.image_id, image.id());
-    assert!(absent.count("GET", "/v2/library/app/manifests/latest") > 0);
+    assert!(absent.count("HEAD", "/v2/library/app/manifests/latest") > 0);
     assert_eq!(
         good.count("GET", "/blobs/"),
         1,

@@ -50,6 +50,24 @@ impl TestBox {
         }
     }
 
+    /// One whose store is on a file system of this size. Only in a mount namespace of one's own.
+    pub fn new_on_small_disk(size: &str) -> TestBox {
+        let dir = tempfile::tempdir().unwrap();
+        let options = format!("size={size},mode=700");
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "brig-test"])
+            .arg(dir.path())
+            .status();
+        assert!(mounted.unwrap().success());
+        let store = Store::open(&dir.path().join("v1")).unwrap();
+        TestBox {
+            dir,
+            store,
+            client: Client::new(quick()).unwrap(),
+            events: Arc::default(),
+        }
+    }
+
     pub async fn pull(&self, name: &str) -> Result<Pulled, Error> {
         self.pull_as(name, None, None).await
     }
