@@ -17,6 +17,7 @@ mod reserve;
 mod store;
 pub mod tar;
 mod trash;
+mod view;
 
 pub use active::Layers;
 pub use catalog::{ImageRecord, LayerInfo, TagRecord};
@@ -26,3 +27,4 @@ pub use error::{Error, ErrorKind, Result};
 pub use images::{Pin, Reclaimed};
 pub use layer::{LayerIngest, Unpacked};
 pub use store::{MAX_BLOB_SIZE, Store};
+pub use view::View;
