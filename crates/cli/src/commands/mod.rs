@@ -1,0 +1,76 @@
+//! The verbs, one file each, and the list of them.
+//! Owns the list and the few things that several verbs print alike.
+
+mod container_config;
+mod container_flags;
+mod creating;
+mod waiting;
+
+use crate::command::{Command, Context};
+use crate::host;
+use serde_json::Value;
+
+macro_rules! verbs {
+    ($($module:ident),* $(,)?) => {
+        $(mod $module;)*
+        /// Every command.
+        pub const ALL: &[&Command] = &[$(&$module::COMMAND),*];
+    };
+}
+
+verbs! {
+    run, create, ps, images, logs, version, completion,
+}
+
+/// Shown first in the help.
+pub const COMMON: &[&str] = &["run", "exec", "ps", "logs", "pull", "images", "stop", "rm", "login", "version", "info"];
+
+/// Management groups.
+pub const GROUPS: &[(&str, &str)] = &[
+    ("container", "Manage containers"),
+    ("image", "Manage images"),
+    ("network", "Manage networks"),
+    ("system", "Manage brig"),
+    ("volume", "Manage volumes"),
+];
+
+/// What Docker has under this name and brig not yet, in a few words with what to do instead.
+pub fn later(said: &str) -> Option<&'static str> {
+    let group = said.split(' ').next().unwrap_or("");
+    Some(match said {
+        "build" | "image build" | "bake" => "build the image with another builder and bring it here with 'load'",
+        "cp" | "container cp" => "stream files with 'exec', as in: exec -i CONTAINER tar -x < files.tar",
+        "commit" | "container commit" => "use 'import' with a tar of the root file system",
+        "diff" | "container diff" | "export" | "container export" => "look inside with 'exec'",
+        "push" | "image push" => "write the image with 'save' and push it with another tool",
+        "search" => "search the registry's website",
+        "network create" | "network rm" | "network connect" | "network disconnect" | "network prune" => {
+            "containers join the default bridge, 'host' or 'none'"
+        }
+        "volume update" => "it is for cluster volumes, which brig does not have",
+        _ => match group {
+            "builder" | "buildx" => "build the image with another builder and bring it here with 'load'",
+            "compose" => "point docker compose at brig's socket with DOCKER_HOST=unix:///run/brig.sock",
+            "swarm" | "node" | "service" | "stack" | "secret" | "config" => "brig runs containers on one machine",
+            "checkpoint" => "stop and start the container",
+            "plugin" | "trust" | "manifest" | "scout" | "model" | "init" | "debug" => "there is no replacement",
+            "context" => "name the daemon with --host, DOCKER_HOST or --context",
+            _ => return None,
+        },
+    })
+}
+
+/// One field of each row, a line each.
+fn lines(rows: &[Value], field: &str) -> String {
+    rows.iter().filter_map(|row| row[field].as_str()).map(|text| format!("{text}\n")).collect()
+}
+
+/// `--format`, or what the client's configuration file says for this list.
+fn configured(context: &Context, format: &str, key: &str) -> String {
+    if !format.is_empty() {
+        return format.to_owned();
+    }
+    let file = host::config_dir(&context.options).join("config.json");
+    let config = std::fs::read(file).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+    config.and_then(|config| config.get(key).and_then(Value::as_str).map(str::to_owned)).unwrap_or_default()
+}
