@@ -1,1 +1,231 @@
-//! placeholder
+//! What was asked for, and what is true: the engine behind the Docker API. Owns containers, images, networks, volumes
+//! and events as nouns, each a type of its own; must not know HTTP (the daemon's) or words for people beyond its errors
+//! (the command line's).
+
+mod config;
+mod container;
+mod error;
+mod events;
+mod id;
+mod idrange;
+mod images;
+mod logs;
+mod names;
+mod network;
+mod system;
+mod volumes;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use brig_api::filters::Filters;
+use brig_store::Store;
+use jiff::Timestamp;
+
+pub use config::Config;
+pub use container::{AttachOptions, Attachment, Containers, ListOptions, RemoveOptions, Status, View, WaitCondition};
+pub use error::{Error, ErrorKind, Result};
+pub use events::Events;
+pub use images::{Images, Progress};
+pub use logs::{LogOptions, LogStream};
+pub use network::Networks;
+pub use system::{System, VERSION};
+pub use volumes::Volumes;
+
+use container::{Index, Launcher, Records, Shared};
+
+/// The engine: a struct of nouns, cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    /// Containers.
+    pub containers: Containers,
+    /// Images.
+    pub images: Images,
+    /// Volumes.
+    pub volumes: Arc<Volumes>,
+    /// Events.
+    pub events: Arc<Events>,
+    shared: Arc<Shared>,
+    config: Arc<Config>,
+    store: Store,
+    index: Arc<Index>,
+    id: String,
+}
+
+impl Engine {
+    /// Opens the state below the data root, alone, and carries on with the containers of an earlier daemon.
+    pub async fn open(config: Config) -> Result<Self> {
+        let opened = tokio::task::spawn_blocking(move || open_parts(config)).await;
+        let (engine, records) =
+            opened.unwrap_or_else(|e| Err(Error::system(format!("opening the engine was cut short: {e}"))))?;
+        engine.restore(records).await?;
+        Ok(engine)
+    }
+
+    async fn restore(&self, mut records: Vec<container::Record>) -> Result<()> {
+        // Those that others join first, so that a restart of both finds the joined one running.
+        records.sort_by(|a, b| a.created.cmp(&b.created));
+        for record in records {
+            self.shared.restore(record).await;
+        }
+        let views = self.index.views();
+        let living: Vec<_> = views
+            .iter()
+            .filter(|view| view.status.is_alive())
+            .filter_map(|view| view.record.run.as_ref()?.attachment.clone())
+            .collect();
+        let shared = Arc::clone(&self.shared);
+        let restored = tokio::task::spawn_blocking(move || shared.networks.restore(&living)).await;
+        // Containers that run matter more than their rules: the daemon starts and says what is wrong.
+        if let Ok(Err(e)) = restored {
+            tracing::error!("the networks of running containers could not be put back: {e}");
+        }
+        Ok(())
+    }
+
+    /// The networks.
+    pub fn networks(&self) -> NetworksOf<'_> {
+        NetworksOf { engine: self }
+    }
+
+    /// The engine about itself.
+    pub fn system(&self) -> System<'_> {
+        System { engine: self }
+    }
+}
+
+/// The networks, seen with the containers on them.
+pub struct NetworksOf<'a> {
+    engine: &'a Engine,
+}
+
+impl NetworksOf<'_> {
+    /// The networks that pass the filters.
+    pub fn list(&self, filters: &Filters) -> Result<Vec<brig_api::network::Network>> {
+        self.engine.shared.networks.list(filters, &self.engine.index.views())
+    }
+
+    /// One network.
+    pub fn inspect(&self, wanted: &str) -> Result<brig_api::network::Network> {
+        self.engine.shared.networks.inspect(wanted, &self.engine.index.views())
+    }
+}
+
+fn open_parts(config: Config) -> Result<(Engine, Vec<container::Record>)> {
+    let data = |what: &Path| volumes::make_directory(what, 0o711);
+    make_parents(&config.data_root)?;
+    data(&config.data_root)?;
+    let root = config.data_root.join("v1");
+    let store = Store::open(&root).map_err(error::from_store)?;
+    make_parents(&config.exec_root)?;
+    volumes::make_directory(&config.exec_root, 0o700)?;
+    volumes::make_directory(&root.join("containers"), 0o700)?;
+    let launcher = Launcher::open(config.shim_binary.as_deref())?;
+    let events = Arc::new(Events::default());
+    let index = Arc::new(Index::default());
+    let records = Records::open(&store)?;
+    let all = records.all()?;
+    let volumes = Arc::new(Volumes::open(&root, &store, Arc::clone(&events))?);
+    let client = brig_registry::Client::new(brig_registry::Config {
+        mirrors: config.registry_mirrors.clone(),
+        insecure: config.insecure_registries.clone(),
+        max_concurrent_downloads: config.max_concurrent_downloads,
+        user_agent: format!("docker/28.0.0 brig/{VERSION}"),
+        ..brig_registry::Config::default()
+    })
+    .map_err(|e| Error::system(e.message))?;
+    let images = Images::new(store.clone(), client, Arc::clone(&events), Arc::clone(&index));
+    let networks = Networks::open(&config)?;
+    let id = engine_id(&store)?;
+    let shared = Arc::new(Shared::new(
+        config.clone(),
+        store.clone(),
+        records,
+        images.clone(),
+        networks,
+        Arc::clone(&volumes),
+        Arc::clone(&events),
+        launcher,
+        Arc::clone(&index),
+    ));
+    let containers = Containers::new(Arc::clone(&shared));
+    let config = Arc::new(config);
+    Ok((Engine { containers, images, volumes, events, shared, config, store, index, id }, all))
+}
+
+fn make_parents(path: &Path) -> Result<()> {
+    match path.parent() {
+        Some(parent) => std::fs::create_dir_all(parent)
+            .map_err(|e| Error::system(format!("make directory {}: {e}", parent.display()))),
+        None => Ok(()),
+    }
+}
+
+/// An id for this engine, made once and kept with its state.
+fn engine_id(store: &Store) -> Result<String> {
+    let schema = ["CREATE TABLE engine (id TEXT NOT NULL)"];
+    store.database().migrate("engine", &schema).map_err(error::from_store)?;
+    let known = store
+        .database()
+        .read(|db| match db.query_row("SELECT id FROM engine", [], |row| row.get::<_, String>(0)) {
+            Ok(id) => Ok(Some(id)),
+            Err(rusqlite::Error::QueryReturnedNoRows) => Ok(None),
+            Err(e) => Err(e),
+        })
+        .map_err(error::from_store)?;
+    if let Some(id) = known {
+        return Ok(id);
+    }
+    let hex = id::random_hex(16)?;
+    let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
+    let id = parts.join("-");
+    store
+        .database()
+        .write(|db| db.execute("INSERT INTO engine (id) VALUES (?1)", (&id,)).map(drop))
+        .map_err(error::from_store)?;
+    Ok(id)
+}
+
+/// The instant of an `until` filter: RFC 3339, seconds since the epoch, or a Go duration back from now.
+pub(crate) fn until_limit(filters: &Filters) -> Result<Option<Timestamp>> {
+    let Some(text) = filters.get("until").next() else { return Ok(None) };
+    let bad = || {
+        Error::invalid(format!(
+            "invalid filter 'until={text}': give an RFC 3339 time, seconds or a duration such as 24h"
+        ))
+    };
+    if let Ok(at) = text.parse::<Timestamp>() {
+        return Ok(Some(at));
+    }
+    if let Ok(seconds) = text.parse::<i64>() {
+        return Timestamp::from_second(seconds).map(Some).map_err(|_| bad());
+    }
+    let mut total = 0.0f64;
+    let mut number = String::new();
+    let mut unit = String::new();
+    let add = |number: &str, unit: &str| -> Option<f64> {
+        let factor = match unit {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 0.001,
+            _ => return None,
+        };
+        number.parse::<f64>().ok().map(|n| n * factor)
+    };
+    for c in text.chars() {
+        if c.is_ascii_digit() || c == '.' {
+            if !unit.is_empty() {
+                total += add(&number, &unit).ok_or_else(bad)?;
+                number.clear();
+                unit.clear();
+            }
+            number.push(c);
+        } else {
+            unit.push(c);
+        }
+    }
+    total += add(&number, &unit).ok_or_else(bad)?;
+    let back = std::time::Duration::try_from_secs_f64(total).map_err(|_| bad())?;
+    Timestamp::now().checked_sub(back).map(Some).map_err(|_| bad())
+}

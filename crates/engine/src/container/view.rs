@@ -1,0 +1,63 @@
+//! What is true of a container right now: an immutable picture that its task publishes after each change. `ps`,
+//! `inspect`, `logs` and waiters read pictures and never wait for the task. Must not change anything.
+
+use std::sync::Arc;
+
+use super::policy::Status;
+use super::record::Record;
+use crate::id::ZERO_TIME;
+
+/// One published picture.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// What was asked for.
+    pub record: Arc<Record>,
+    /// The derived status.
+    pub status: Status,
+    /// Process id of init on the host, 0 without one.
+    pub pid: i32,
+    /// Exit code of the last run.
+    pub exit_code: i64,
+    /// Whether the kernel killed a process of the last run for lack of memory.
+    pub oom_killed: bool,
+    /// Why the last start failed; empty when it did not.
+    pub error: String,
+    /// When the last run began, RFC 3339 or Docker's zero time.
+    pub started_at: String,
+    /// When the last run ended, RFC 3339 or Docker's zero time.
+    pub finished_at: String,
+    /// How many runs have ended since this daemon began: what waiters for the next exit compare.
+    pub exits: u64,
+    /// How many starts have failed since this daemon began: waiters and attached clients go home on it.
+    pub failed_starts: u64,
+    /// Whether the container is gone.
+    pub removed: bool,
+    /// Why removing it failed, for those who wait for its removal.
+    pub removal_error: Option<String>,
+}
+
+impl View {
+    /// The picture of a container that was never started.
+    pub fn created(record: Arc<Record>) -> Self {
+        let (exit_code, error) = record.start_error.clone().unwrap_or_default();
+        Self {
+            record,
+            status: Status::Created,
+            pid: 0,
+            exit_code,
+            oom_killed: false,
+            error,
+            started_at: ZERO_TIME.into(),
+            finished_at: ZERO_TIME.into(),
+            exits: 0,
+            failed_starts: 0,
+            removed: false,
+            removal_error: None,
+        }
+    }
+
+    /// Whether more may come into its log.
+    pub fn will_write_more(&self) -> bool {
+        !self.removed && (self.status.is_alive() || self.status == Status::Restarting)
+    }
+}

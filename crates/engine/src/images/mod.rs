@@ -1,0 +1,213 @@
+//! Images: names, ids and what they resolve to. Owns Docker's rules about naming, listing and removing them; blobs and
+//! layers are the store's, the wire is the registry's.
+
+//mod archive;
+mod changes;
+mod remove;
+mod show;
+mod transfer;
+
+use std::sync::Arc;
+
+use brig_api::filters::Filters;
+use brig_api::image as api;
+use brig_oci::{Digest, ImageConfig, Platform, Reference};
+use brig_registry::Client;
+use brig_store::{ImageRecord, Store, TagRecord};
+
+use crate::container::{Index, Record};
+use crate::error::{Error, Result, from_store};
+use crate::events::Events;
+//pub use archive::Import;
+pub use transfer::Progress;
+
+/// The images of this host.
+#[derive(Clone)]
+pub struct Images {
+    store: Store,
+    client: Client,
+    events: Arc<Events>,
+    containers: Arc<Index>,
+}
+
+/// An image to run.
+pub struct Resolved {
+    /// Digest of its configuration.
+    pub id: Digest,
+    /// Its configuration.
+    pub config: ImageConfig,
+    /// Chain id of its topmost layer; `None` for an image without layers.
+    pub chain: Option<Digest>,
+}
+
+impl Resolved {
+    /// `os/architecture`.
+    pub fn platform(&self) -> String {
+        format!("{}/{}", self.config.os, self.config.architecture)
+    }
+}
+
+impl Images {
+    pub(crate) fn new(store: Store, client: Client, events: Arc<Events>, containers: Arc<Index>) -> Self {
+        Self { store, client, events, containers }
+    }
+
+    /// Finds an image by name, digest, id or unambiguous beginning of an id.
+    fn find(&self, wanted: &str) -> Result<ImageRecord> {
+        let missing = || no_such(wanted);
+        let by_id = |id: &Digest| self.store.image(id);
+        if let Some(record) = Digest::parse(wanted).ok().as_ref().and_then(by_id) {
+            return Ok(record);
+        }
+        if let Ok(reference) = Reference::parse(wanted) {
+            if let Some(tag) = self.store.resolve(&reference.canonical()) {
+                return by_id(&tag.image).ok_or_else(missing);
+            }
+            if let Some(found) = reference.digest().and_then(|digest| self.find_by_digest(&reference, digest)) {
+                return by_id(&found).ok_or_else(missing);
+            }
+        }
+        let prefix = wanted.strip_prefix("sha256:").unwrap_or(wanted);
+        if prefix.is_empty() || !prefix.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+            return Err(missing());
+        }
+        let mut matching = self.store.images().into_iter().filter(|image| image.id.hex().starts_with(prefix));
+        match (matching.next(), matching.next()) {
+            (Some(record), None) => Ok(record),
+            (None, _) => Err(missing()),
+            (Some(_), Some(_)) => Err(Error::invalid(format!("multiple IDs found with provided prefix: {prefix}"))),
+        }
+    }
+
+    /// `name@digest`: the manifest that a tag of that name was pulled with, or the image itself.
+    fn find_by_digest(&self, reference: &Reference, digest: &Digest) -> Option<Digest> {
+        let name = reference.name();
+        self.store
+            .tags()
+            .into_iter()
+            .find(|tag| {
+                let same = Reference::parse(&tag.name).is_ok_and(|tagged| tagged.name() == name);
+                same && (tag.manifest.as_ref() == Some(digest) || tag.image == *digest)
+            })
+            .map(|tag| tag.image)
+    }
+
+    /// What a container is made from; an image of another platform than the one asked for is not found.
+    pub fn resolve_for_run(&self, wanted: &str, platform: Option<&str>) -> Result<Resolved> {
+        if Reference::parse(wanted).is_err() && self.find(wanted).is_err() {
+            return Err(Error::invalid("invalid reference format"));
+        }
+        let record = self.find(wanted)?;
+        let config = self.store.image_config(&record.id).map_err(from_store)?;
+        if let Some(platform) = platform.filter(|text| !text.is_empty()) {
+            let platform = Platform::parse(platform).map_err(|e| Error::invalid(e.to_string()))?;
+            if platform.rank(&config.platform()).is_none() {
+                return Err(Error::not_found(format!(
+                    "image with reference {wanted} was found but does not provide the specified platform ({platform})"
+                )));
+            }
+        }
+        Ok(Resolved { chain: record.chain_id.clone(), id: record.id, config })
+    }
+
+    /// Whether the container's image is the named one or was made from it.
+    pub fn is_ancestor(&self, wanted: &str, container: &Record) -> bool {
+        let Ok(record) = self.find(wanted) else { return false };
+        if container.image_id == record.id.as_str() {
+            return true;
+        }
+        let mut chain = container.chain.as_deref().and_then(|text| Digest::parse(text).ok());
+        while let Some(current) = chain {
+            if Some(&current) == record.chain_id.as_ref() {
+                return true;
+            }
+            chain = self.store.layer(&current).and_then(|layer| layer.parent);
+        }
+        false
+    }
+
+    fn tags_of(&self, id: &Digest) -> Vec<TagRecord> {
+        self.store.tags().into_iter().filter(|tag| tag.image == *id).collect()
+    }
+
+    /// Gives an image another name.
+    pub fn tag(&self, source: &str, repository: &str, tag: &str) -> Result<()> {
+        let record = self.find(source)?;
+        let target = Reference::parse_bare(repository).map_err(|e| Error::invalid(e.to_string()))?;
+        if target.digest().is_some() {
+            return Err(Error::invalid("refusing to create a tag with a digest reference"));
+        }
+        let tag = if tag.is_empty() { target.tag().unwrap_or("latest").to_owned() } else { tag.to_owned() };
+        let target = target.with_tag(&tag).map_err(|e| Error::invalid(e.to_string()))?;
+        self.store.tag(&target.canonical(), &record.id, None).map_err(from_store)?;
+        self.emit("tag", record.id.as_str(), &target.familiar());
+        Ok(())
+    }
+
+    fn emit(&self, action: &str, id: &str, name: &str) {
+        self.events.emit("image", action, id, [("name".to_owned(), name.to_owned())].into());
+    }
+
+    /// The containers made from an image: id and whether each has a live process.
+    fn users_of(&self, id: &Digest) -> Vec<(String, bool)> {
+        let views = self.containers.views();
+        let users = views.iter().filter(|view| view.record.image_id == id.as_str());
+        users.map(|view| (view.record.id.clone(), view.status.is_alive())).collect()
+    }
+
+    /// The list.
+    pub fn list(&self, all: bool, filters: &Filters) -> Result<Vec<api::Summary>> {
+        show::list(self, all, filters)
+    }
+
+    /// One in full.
+    pub fn inspect(&self, name: &str) -> Result<api::InspectResponse> {
+        show::inspect(self, name)
+    }
+
+    /// Its layers and what made them, newest first.
+    pub fn history(&self, name: &str) -> Result<Vec<api::HistoryItem>> {
+        show::history(self, name)
+    }
+
+    /// Removes a name, or the image with its last name.
+    pub fn remove(&self, name: &str, force: bool) -> Result<Vec<api::DeleteItem>> {
+        remove::remove(self, name, force)
+    }
+
+    /// Removes images that nothing names (all unused ones with `dangling=false`).
+    pub fn prune(&self, filters: &Filters) -> Result<api::PruneReport> {
+        remove::prune(self, filters)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.store.images().len()
+    }
+
+    /// Bytes of all layers that images use, each counted once.
+    pub fn layers_size(&self) -> u64 {
+        let mut seen = std::collections::BTreeSet::new();
+        let mut total = 0;
+        for image in self.store.images() {
+            let mut chain = image.chain_id;
+            while let Some(layer) = chain.as_ref().and_then(|chain| self.store.layer(chain)) {
+                if !seen.insert(layer.chain_id) {
+                    break;
+                }
+                total += layer.size_bytes;
+                chain = layer.parent;
+            }
+        }
+        total
+    }
+}
+
+/// The words that the command line matches on before it pulls.
+fn no_such(wanted: &str) -> Error {
+    let shown = match Reference::parse(wanted) {
+        Ok(reference) if !brig_oci::is_identifier(wanted) => reference.familiar(),
+        Ok(_) | Err(_) => wanted.to_owned(),
+    };
+    Error::not_found(format!("No such image: {shown}"))
+}
