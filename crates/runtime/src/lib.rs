@@ -1,6 +1,29 @@
 //! From an OCI specification to a running process.
 //!
-//! Owns: what a container is to the kernel. Must not: know images, networks or Docker.
+//! Owns: what a container is to the kernel. Must not: know images, networks or Docker, nor use threads: everything here is
+//! for a process with one thread, as its children go on with its memory.
 
+mod binds;
 pub mod cgroup;
+mod container;
+mod copy;
+mod devices;
+mod error;
+mod exec;
+mod identity;
+mod init;
+mod launch;
+mod mounts;
+mod namespaces;
+mod options;
+mod overlay_by_path;
+mod plan;
+mod rootfs;
 pub mod seccomp;
+mod sysctl;
+mod wire;
+
+pub use container::{Container, CreateRequest, Stdio, create};
+pub use error::{Error, ErrorKind, Result};
+pub use exec::{ExecProcess, ExecRequest};
+pub use rootfs::Rootfs;

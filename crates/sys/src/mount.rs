@@ -141,33 +141,48 @@ fn set_attributes(fd: BorrowedFd<'_>, recursive: bool, attr: &MountAttr, call: i
     if done == 0 { Ok(()) } else { Err(Error::new(call(), last_errno())) }
 }
 
-/// Sets and clears attributes of the mount at `fd`, or of it and all beneath (`mount_setattr(2)`).
-/// A change of the access time mode needs [`Attr::MOUNT_ATTR__ATIME`] in `clear`.
-pub fn set_attr(fd: BorrowedFd<'_>, recursive: bool, set: Attr, clear: Attr) -> Result<()> {
-    let attr = MountAttr { attr_set: set.bits().into(), attr_clr: clear.bits().into(), ..MountAttr::default() };
-    set_attributes(fd, recursive, &attr, || {
-        format!("mount_setattr({}, set {:#x}, clear {:#x}{})", fd.as_raw_fd(), set.bits(), clear.bits(), recursive_name(recursive))
-    })
+/// What [`configure`] changes about a mount; the default changes nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Change<'a> {
+    /// Attributes to set.
+    pub set: Attr,
+    /// Attributes to clear. A change of the access time mode needs [`Attr::MOUNT_ATTR__ATIME`] here.
+    pub clear: Attr,
+    /// New propagation.
+    pub propagation: Option<Propagation>,
+    /// Map the owners as this user namespace maps ids; only for a detached mount that is not mapped yet.
+    pub idmap: Option<BorrowedFd<'a>>,
 }
 
-/// Sets the propagation of the mount at `fd`, or of it and all beneath.
-pub fn set_propagation(fd: BorrowedFd<'_>, recursive: bool, propagation: Propagation) -> Result<()> {
-    let attr = MountAttr { propagation: propagation.bits(), ..MountAttr::default() };
-    set_attributes(fd, recursive, &attr, || {
-        format!("mount_setattr({}, {propagation:?}{})", fd.as_raw_fd(), recursive_name(recursive))
-    })
+impl Default for Change<'_> {
+    fn default() -> Self {
+        Change { set: Attr::empty(), clear: Attr::empty(), propagation: None, idmap: None }
+    }
 }
 
-/// Maps the owners of the detached mount at `fd` (and of all beneath) as `user_namespace` maps ids.
-/// Fails with EINVAL if a file system in it cannot be idmapped, or is already.
-pub fn set_idmap(fd: BorrowedFd<'_>, recursive: bool, user_namespace: BorrowedFd<'_>) -> Result<()> {
-    let attr = MountAttr {
-        attr_set: MountAttrFlags::MOUNT_ATTR_IDMAP.bits().into(),
-        userns_fd: user_namespace.as_raw_fd() as u64,
-        ..MountAttr::default()
-    };
+/// Changes the mount at `fd`, or it and all beneath, in one `mount_setattr(2)`.
+///
+/// # Errors
+/// The kernel's; EINVAL for an id map if a file system in it cannot be idmapped, or is already.
+pub fn configure(fd: BorrowedFd<'_>, recursive: bool, change: Change<'_>) -> Result<()> {
+    let mut attr = MountAttr { attr_set: change.set.bits().into(), attr_clr: change.clear.bits().into(), ..MountAttr::default() };
+    attr.propagation = change.propagation.map_or(0, Propagation::bits);
+    if let Some(user_namespace) = change.idmap {
+        attr.attr_set |= u64::from(MountAttrFlags::MOUNT_ATTR_IDMAP.bits());
+        attr.userns_fd = user_namespace.as_raw_fd() as u64;
+    }
     set_attributes(fd, recursive, &attr, || {
-        format!("mount_setattr({}, MOUNT_ATTR_IDMAP, userns {}{})", fd.as_raw_fd(), user_namespace.as_raw_fd(), recursive_name(recursive))
+        let mut what = Vec::new();
+        if change.idmap.is_some() {
+            what.push("MOUNT_ATTR_IDMAP".to_owned());
+        }
+        if !change.set.is_empty() || !change.clear.is_empty() {
+            what.push(format!("set {:#x}, clear {:#x}", change.set.bits(), change.clear.bits()));
+        }
+        if let Some(propagation) = change.propagation {
+            what.push(format!("{propagation:?}"));
+        }
+        format!("mount_setattr({}, {}{})", fd.as_raw_fd(), what.join(", "), recursive_name(recursive))
     })
 }
 

@@ -97,15 +97,21 @@ pub fn close_on_exec_from(first: u32) -> Result<()> {
     check(done, || format!("close_range({first}, ~0, CLOSE_RANGE_CLOEXEC)")).map(drop)
 }
 
-/// Closes all descriptors from 3 on except `keep`, which must be 3 or above and stays usable.
-pub fn close_all_but(keep: BorrowedFd<'_>) -> Result<()> {
-    let keep = keep.as_raw_fd() as u32;
-    if keep > 3 {
-        // SAFETY: as in close_from.
-        let done = unsafe { libc::syscall(libc::SYS_close_range, 3u32, keep - 1, 0u32) };
-        check(done, || format!("close_range(3, {})", keep - 1))?;
+/// Closes all descriptors from 3 on except `keep`; really, as [`close_from`]. For a process that will never drop the
+/// owners of the closed ones: a fresh child that ends in execve or `_exit`.
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd() as u32).filter(|fd| *fd > 2).collect();
+    keep.sort_unstable();
+    let mut first = 3;
+    for fd in keep {
+        if fd > first {
+            // SAFETY: as in close_from.
+            let done = unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0u32) };
+            check(done, || format!("close_range({first}, {})", fd - 1))?;
+        }
+        first = fd + 1;
     }
-    close_from(keep + 1)
+    close_from(first)
 }
 
 /// Makes `fd` the descriptor `number` (0 to 2), without close-on-exec.

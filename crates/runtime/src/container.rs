@@ -1,0 +1,467 @@
+//! A container as its parent holds it: made, started, signalled, deleted.
+//! Owns the parent's half of the conversation with init and the clean-up of what failed. Must not be used by a process with threads.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use brig_oci::runtime::{Resources, Spec};
+use brig_sys::clone::{self, Spawned, flags};
+use brig_sys::fdpass::{self, Channel};
+use brig_sys::pidfd;
+use rustix::fs::FileType;
+
+use crate::binds;
+use crate::cgroup::{Cgroup, Layout};
+use crate::devices;
+use crate::error::{Error, Result, Step};
+use crate::identity::{self, Identity};
+use crate::init::{self, Init};
+use crate::launch::{self, Launch};
+use crate::mounts::Kind;
+use crate::plan::Plan;
+use crate::rootfs::{self, Rootfs};
+use crate::wire::{self, Order, Report};
+
+pub(crate) const SIGKILL: i32 = 9;
+
+/// The program's streams.
+#[derive(Debug)]
+pub enum Stdio {
+    /// Three descriptors that become 0, 1 and 2. Pipes are given to the program's user.
+    Pipes {
+        /// Becomes 0.
+        stdin: OwnedFd,
+        /// Becomes 1.
+        stdout: OwnedFd,
+        /// Becomes 2.
+        stderr: OwnedFd,
+    },
+    /// A terminal of this size in characters (0 leaves the kernel's), exactly if `process.terminal` is set.
+    Terminal {
+        /// Columns.
+        width: u16,
+        /// Rows.
+        height: u16,
+    },
+}
+
+/// What [`create`] needs.
+#[derive(Debug)]
+pub struct CreateRequest<'a> {
+    /// One path component; names the cgroup.
+    pub id: &'a str,
+    /// The specification. `root.path` is not used, `root.readonly` is.
+    pub spec: &'a Spec,
+    /// What the root is made of.
+    pub rootfs: Rootfs,
+    /// The program's streams.
+    pub stdio: Stdio,
+    /// Where the cgroup goes if `linux.cgroupsPath` is empty.
+    pub cgroup_parent: &'a str,
+    /// Show every bind mount's files with the container's owners if it has a user namespace.
+    pub idmap_binds: bool,
+    /// The first process is a small init of ours that runs the program as its child (`--init`).
+    pub init: bool,
+}
+
+/// How far a container has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Init is preparing the root.
+    Preparing,
+    /// Init waits at the gate.
+    Ready,
+    /// The program runs, or has ended.
+    Started,
+    /// A step failed; nothing is left.
+    Failed,
+    /// Made by another process: it can be joined and deleted only.
+    Adopted,
+}
+
+/// A container whose init is a child of this process (or was made by another: [`Container::adopt`]).
+/// Dropping it changes nothing once it runs; one that was never started ends, as its gate closes.
+#[derive(Debug)]
+pub struct Container {
+    pid: i32,
+    pub(crate) pidfd: OwnedFd,
+    channel: Option<Channel>,
+    pub(crate) cgroup: Cgroup,
+    /// `CLONE_NEW…` bits of what an exec joins.
+    pub(crate) namespaces: u64,
+    /// The bounding set of the first process: what an exec may have at most.
+    pub(crate) bounding: u64,
+    limits: Vec<(String, u32, brig_sys::process::Limits)>,
+    terminal: Option<OwnedFd>,
+    warnings: Vec<String>,
+    phase: Phase,
+}
+
+/// Makes the cgroup, the namespaces and init, hands the mounts over and returns while init still prepares the root.
+///
+/// # Errors
+/// The specification is refused, or a step failed; then nothing is left behind. Only for processes with one thread.
+pub fn create(request: CreateRequest<'_>) -> Result<Container> {
+    let CreateRequest { id, spec, rootfs, stdio, cgroup_parent, idmap_binds, init } = request;
+    let plan = Plan::new(spec, init)?;
+    check_terminal(spec.process.as_ref().is_some_and(|process| process.terminal), &stdio)?;
+    check_root(&rootfs)?;
+    let stdio = lift(stdio)?;
+    let (parent, name) = cgroup_name(&plan.linux.cgroups_path, cgroup_parent, id)?;
+    let none = Resources::default();
+    let resources = plan.linux.resources.as_ref().unwrap_or(&none);
+    let cgroup = Cgroup::create(&plan.layout, parent, name, resources).step(|| "cgroup".to_owned())?;
+    match Creation::start(&plan, &stdio, &cgroup).and_then(|creation| creation.finish(&plan, &rootfs, &stdio, idmap_binds)) {
+        Ok((spawned, channel)) => {
+            let launch = plan.launch.as_ref();
+            Ok(Container {
+                pid: spawned.pid,
+                pidfd: spawned.pidfd,
+                channel: Some(channel),
+                warnings: cgroup.warnings().to_vec(),
+                cgroup,
+                namespaces: plan.namespaces.all(),
+                bounding: launch.map_or(0, |launch| launch.caps.bounding),
+                limits: launch.map(|launch| launch.limits.clone()).unwrap_or_default(),
+                terminal: None,
+                phase: Phase::Preparing,
+            })
+        }
+        Err(error) => {
+            // The first error is what the caller must read.
+            cgroup.remove().unwrap_or_default();
+            Err(error)
+        }
+    }
+}
+
+pub(crate) fn check_terminal(wanted: bool, stdio: &Stdio) -> Result<()> {
+    match (wanted, stdio) {
+        (true, Stdio::Terminal { .. }) | (false, Stdio::Pipes { .. }) => Ok(()),
+        (true, Stdio::Pipes { .. }) => Err(Error::invalid("process.terminal: is set, but streams were given")),
+        (false, Stdio::Terminal { .. }) => Err(Error::invalid("process.terminal: is not set, but a terminal was asked for")),
+    }
+}
+
+fn check_root(rootfs: &Rootfs) -> Result<()> {
+    let Rootfs::Directory(path) = rootfs else { return Ok(()) };
+    let bad = |why: &str| Error::invalid(format!("root.path: {}: {why}", path.display()));
+    if path.parent().is_none() {
+        return Err(bad("is the host's own root; give it to a throw-away overlay instead"));
+    }
+    let stat = rustix::fs::lstat(path).map_err(|errno| bad(&brig_sys::Error::new("lstat()", errno).to_string()))?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Ok(()),
+        FileType::Symlink => Err(bad("is a symbolic link")),
+        _ => Err(bad("is not a directory")),
+    }
+}
+
+/// Parent and name of the cgroup: those of `linux.cgroupsPath` if it is set.
+fn cgroup_name<'a>(path: &'a str, parent: &'a str, id: &'a str) -> Result<(&'a str, &'a str)> {
+    if path.is_empty() {
+        return Ok((parent, id));
+    }
+    if path.contains(':') {
+        return Err(Error::unsupported(format!("linux.cgroupsPath: {path:?}: systemd's slices are not supported; give a path")));
+    }
+    let path = path.trim_end_matches('/');
+    Ok(path.rsplit_once('/').unwrap_or(("", path)))
+}
+
+/// Streams as descriptors above 2, so that none is overwritten while they are put into place.
+pub(crate) fn lift(stdio: Stdio) -> Result<Stdio> {
+    Ok(match stdio {
+        Stdio::Pipes { stdin, stdout, stderr } => {
+            Stdio::Pipes { stdin: clone::above_stdio(stdin)?, stdout: clone::above_stdio(stdout)?, stderr: clone::above_stdio(stderr)? }
+        }
+        terminal @ Stdio::Terminal { .. } => terminal,
+    })
+}
+
+impl Stdio {
+    pub(crate) fn borrow(&self) -> init::Stdio<'_> {
+        match self {
+            Stdio::Pipes { stdin, stdout, stderr } => init::Stdio::Pipes { fds: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()] },
+            Stdio::Terminal { width, height } => init::Stdio::Terminal { rows: *height, columns: *width },
+        }
+    }
+
+    /// Gives pipes to the program's user, who may want to open `/dev/stdout` again. Other files stay whose they are.
+    pub(crate) fn give_to(&self, launch: &Launch, identity: &Identity) -> Result<()> {
+        let Stdio::Pipes { stdin, stdout, stderr } = self else { return Ok(()) };
+        let (uid, gid) = identity.outside(launch.uid, launch.gid).step(|| "process.user".to_owned())?;
+        for fd in [stdin, stdout, stderr] {
+            let stat = rustix::fs::fstat(fd).map_err(|errno| brig_sys::Error::new(format!("fstat({})", fd.as_raw_fd()), errno))?;
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo && (stat.st_uid, stat.st_gid) != (uid, gid) {
+                rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid)))
+                    .map_err(|errno| brig_sys::Error::new(format!("fchown({}, {uid}, {gid})", fd.as_raw_fd()), errno))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A child that exists but does not have its mounts yet; killed and reaped if dropped.
+struct Creation {
+    child: Option<Spawned>,
+    channel: Channel,
+}
+
+impl Drop for Creation {
+    fn drop(&mut self) {
+        if let Some(child) = self.child.take() {
+            end(child.pidfd.as_fd());
+        }
+    }
+}
+
+/// Kills a child and reaps it; it may have ended before.
+pub(crate) fn end(child: BorrowedFd<'_>) {
+    // Both fail only if it has been reaped before, which is as good.
+    pidfd::send_signal(child, SIGKILL).unwrap_or_default();
+    pidfd::reap(child).map(drop).unwrap_or_default();
+}
+
+impl Creation {
+    /// Clones init, through a stage if it has namespaces to join first.
+    fn start(plan: &Plan<'_>, stdio: &Stdio, cgroup: &Cgroup) -> Result<Creation> {
+        let (ours, theirs) = fdpass::pair()?;
+        let directory = cgroup.fd_for_clone();
+        let files = cgroup.join_files().step(|| "cgroup".to_owned())?;
+        // The cgroup namespace is made later, when the child is in its cgroup on every hierarchy.
+        let new = plan.namespaces.new & !flags::NEWCGROUP;
+        let streams = stdio.borrow();
+        let child = || init::run(Init { plan, channel: &theirs, stdio: streams, cgroups: files });
+        if plan.namespaces.join.is_empty() {
+            let child = clone::spawn(new, directory.as_ref().map(AsFd::as_fd), child)?;
+            return Ok(Creation { child: Some(child), channel: ours });
+        }
+        let stage = clone::spawn(0, directory.as_ref().map(AsFd::as_fd), || {
+            init::finish(&theirs, join(plan, &theirs, new, child))
+        })?;
+        drop(theirs);
+        let answer = wire::next(&ours);
+        pidfd::reap(stage.pidfd.as_fd())?;
+        match answer? {
+            Some((Report::Child { pid }, Some(pidfd))) => Ok(Creation { child: Some(Spawned { pid, pidfd }), channel: ours }),
+            Some((Report::Failed(error), _)) => Err(error),
+            _ => Err(Error::system("the process that joins namespaces died")),
+        }
+    }
+
+    /// Maps ids, makes the mounts and hands them over.
+    fn finish(mut self, plan: &Plan<'_>, rootfs: &Rootfs, stdio: &Stdio, idmap_binds: bool) -> Result<(Spawned, Channel)> {
+        let pid = self.child.as_ref().map_or(0, |child| child.pid);
+        if plan.namespaces.new & flags::NEWUSER != 0 {
+            identity::write(pid, &identity::ranges(&plan.linux.uid_mappings), &identity::ranges(&plan.linux.gid_mappings))?;
+        }
+        wire::order(&self.channel, Order::Mapped).or_else(|error| Err(self.why(error)))?;
+        let identity = Identity::of(pid, plan.namespaces.has(flags::NEWUSER))?;
+        if let Some(launch) = &plan.launch {
+            launch::check_mapped(launch, &identity.uids, &identity.gids)?;
+            stdio.give_to(launch, &identity)?;
+            if let Some(value) = launch.oom_score_adj {
+                brig_sys::process::set_oom_score_adj(pid, value).step(|| "process.oomScoreAdj".to_owned())?;
+            }
+        }
+        let root = rootfs::make(rootfs, &identity)?;
+        let console = matches!(stdio, Stdio::Terminal { .. });
+        let mut made = Vec::new();
+        for mount in &plan.mounts {
+            match mount.kind {
+                Kind::Dev => made.push(devices::make(mount, &plan.nodes, console, &identity)?),
+                Kind::Bind => made.push(binds::make(mount, &identity, idmap_binds)?),
+                Kind::Cgroup | Kind::FileSystem => {}
+            }
+        }
+        let fds: Vec<BorrowedFd<'_>> = [root.root.as_fd()].into_iter().chain(made.iter().map(AsFd::as_fd)).collect();
+        wire::send_fds(&self.channel, &fds).or_else(|error| Err(self.why(error)))?;
+        let child = self.child.take().ok_or_else(|| Error::system("there is no child"))?;
+        let channel = self.channel.as_fd().try_clone_to_owned().map_err(|error| Error::system(format!("dup(channel): {error}")))?;
+        Ok((child, Channel::from_fd(channel)))
+    }
+
+    /// If a message could not be sent because the child ended, what it said before it did.
+    fn why(&self, error: Error) -> Error {
+        match wire::next(&self.channel) {
+            Ok(Some((Report::Failed(said), _))) => said,
+            _ => error,
+        }
+    }
+}
+
+/// In the stage: joins namespaces, then makes init as a child of the stage's parent.
+fn join(plan: &Plan<'_>, channel: &Channel, new: u64, child: impl FnOnce() -> i32) -> Result<i32> {
+    brig_sys::process::set_dumpable(false)?;
+    for (flag, namespace) in &plan.namespaces.join {
+        brig_sys::namespace::join(namespace.as_fd(), *flag).step(|| "linux.namespaces".to_owned())?;
+    }
+    let child = clone::spawn(new | flags::PARENT, None, child)?;
+    wire::report_with(channel, &Report::Child { pid: child.pid }, child.pidfd.as_fd())?;
+    Ok(0)
+}
+
+impl Container {
+    /// A container that another process made: it can be joined, signalled and deleted.
+    ///
+    /// # Errors
+    /// `pid` does not exist, or the specification makes no sense.
+    pub fn adopt(pid: i32, spec: &Spec, cgroup_parent: &str, id: &str) -> Result<Container> {
+        let linux = spec.linux.as_ref().ok_or_else(|| Error::invalid("linux: is missing"))?;
+        let (parent, name) = cgroup_name(&linux.cgroups_path, cgroup_parent, id)?;
+        let cgroup = Cgroup::open(&Layout::detect().step(|| "cgroup".to_owned())?, parent, name).step(|| "cgroup".to_owned())?;
+        let capabilities = spec.process.as_ref().and_then(|process| process.capabilities.as_ref());
+        let bounding = capabilities.map(launch::capabilities).transpose()?.map_or(0, |sets| sets.bounding);
+        Ok(Container {
+            pid,
+            pidfd: pidfd::open(pid)?,
+            channel: None,
+            cgroup,
+            namespaces: crate::namespaces::kinds(&linux.namespaces)?,
+            bounding,
+            limits: Vec::new(),
+            terminal: None,
+            warnings: Vec::new(),
+            phase: Phase::Adopted,
+        })
+    }
+
+    /// Init, as this process sees it.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Init. Readable once it has ended.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// The limits.
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    /// What the kernel granted differently from the specification, for people.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The network namespace.
+    pub fn open_netns(&self) -> Result<OwnedFd> {
+        Ok(brig_sys::namespace::of_process(self.pid, "net")?)
+    }
+
+    /// A descriptor that becomes readable when [`Container::wait_ready`] would not wait.
+    pub fn ready_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.channel.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Waits until init stands at the gate; returns the terminal's master, if there is one.
+    ///
+    /// # Errors
+    /// What init says; then nothing is left of the container. `NotFound` and `NotExecutable` are about the program.
+    pub fn wait_ready(&mut self) -> Result<Option<OwnedFd>> {
+        match self.phase {
+            Phase::Preparing => {}
+            Phase::Ready => return Ok(None),
+            phase => return Err(Error::invalid(format!("the container is not being created but {phase:?}"))),
+        }
+        let ready = self.hear_ready().and_then(|()| {
+            self.warnings.extend(launch::apply_limits(self.pid, &self.limits)?);
+            Ok(())
+        });
+        match ready {
+            Ok(()) => {
+                self.phase = Phase::Ready;
+                Ok(self.terminal.take())
+            }
+            Err(error) => Err(self.fail(error)),
+        }
+    }
+
+    fn hear_ready(&mut self) -> Result<()> {
+        let channel = self.channel.as_ref().ok_or_else(|| Error::system("there is no channel to init"))?;
+        loop {
+            match wire::next(channel)? {
+                Some((Report::Terminal, Some(master))) => self.terminal = Some(master),
+                Some((Report::Ready, _)) => return Ok(()),
+                Some((Report::Failed(error), _)) => return Err(error),
+                Some(_) => return Err(Error::system("init sent an unexpected report")),
+                None => return Err(Error::system("init died before it was ready (killed, or out of memory)")),
+            }
+        }
+    }
+
+    /// Opens the gate; returns when the program has replaced init (or, with `init`, has been started by it).
+    ///
+    /// # Errors
+    /// What execve said; then nothing is left of the container.
+    pub fn start(&mut self) -> Result<()> {
+        if self.phase == Phase::Preparing {
+            self.wait_ready()?;
+        }
+        if self.phase != Phase::Ready {
+            return Err(Error::invalid(format!("the container cannot be started: it is {:?}", self.phase)));
+        }
+        let Some(channel) = self.channel.take() else { return Err(Error::system("there is no channel to init")) };
+        match go(&channel) {
+            Ok(()) => {
+                self.phase = Phase::Started;
+                Ok(())
+            }
+            Err(error) => Err(self.fail(error)),
+        }
+    }
+
+    /// Sends a signal to init.
+    pub fn kill(&self, signal: i32) -> Result<()> {
+        Ok(pidfd::send_signal(self.pidfd.as_fd(), signal)?)
+    }
+
+    /// Kills every process of the container.
+    pub fn kill_all(&self) -> Result<()> {
+        Ok(self.cgroup.kill()?)
+    }
+
+    /// Kills what is left and removes the cgroup. May be called for a container whose init has ended and was reaped.
+    pub fn delete(self) -> Result<()> {
+        if self.phase == Phase::Failed {
+            return Ok(());
+        }
+        // Readable means ended; then the cgroup holds at most processes that escaped its pid namespace's end.
+        if !pidfd::wait_end(self.pidfd.as_fd(), Some(std::time::Duration::ZERO))? {
+            self.kill(SIGKILL).or_else(|error| if error.message.contains("ESRCH") { Ok(()) } else { Err(error) })?;
+            pidfd::wait_end(self.pidfd.as_fd(), None)?;
+        }
+        // ECHILD: reaped before, or never a child of this process.
+        pidfd::try_reap(self.pidfd.as_fd()).map(drop).unwrap_or_default();
+        self.remove_cgroup()
+    }
+
+    fn remove_cgroup(&self) -> Result<()> {
+        if !self.cgroup.processes().is_ok_and(|pids| pids.is_empty()) && self.cgroup.exists() {
+            self.cgroup.kill()?;
+        }
+        Ok(self.cgroup.remove()?)
+    }
+
+    /// After a failed step: nothing is left, and the first error is what counts.
+    fn fail(&mut self, error: Error) -> Error {
+        end(self.pidfd.as_fd());
+        self.channel = None;
+        self.terminal = None;
+        self.remove_cgroup().unwrap_or_default();
+        self.phase = Phase::Failed;
+        error
+    }
+}
+
+/// Lets a process that waits at its gate go, and hears what execve says.
+pub(crate) fn go(channel: &Channel) -> Result<()> {
+    wire::order(channel, Order::Go)?;
+    match wire::next(channel)? {
+        None => Ok(()),
+        Some((Report::Failed(error), _)) => Err(error),
+        Some(_) => Err(Error::system("init sent an unexpected report")),
+    }
+}

@@ -1,0 +1,174 @@
+//! The container's `/dev`: a tmpfs that the parent makes and fills before anything of the image can act.
+//! Owns which nodes and links it holds. Must not open any device.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use brig_oci::runtime::LinuxDevice;
+use brig_sys::mount::Context;
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+
+use crate::error::{Error, Result, Step};
+use crate::identity::Identity;
+use crate::mounts::{self, Planned};
+
+/// What every container has (runtime-spec, config-linux.md, default devices): name, major, minor.
+const DEFAULT: [(&str, u32, u32); 6] = [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+const LINKS: [(&str, &str); 5] =
+    [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx")];
+
+/// A node to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Node {
+    kind: FileType,
+    number: u64,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+}
+
+/// Nodes by their path in `/dev`.
+pub(crate) type Nodes = BTreeMap<PathBuf, Node>;
+
+/// The default nodes and those of the specification.
+pub(crate) fn plan(devices: &[LinuxDevice]) -> Result<Nodes> {
+    let mut nodes: Nodes = DEFAULT
+        .iter()
+        .map(|(name, major, minor)| {
+            let number = rustix::fs::makedev(*major, *minor);
+            (PathBuf::from(name), Node { kind: FileType::CharacterDevice, number, mode: 0o666, uid: 0, gid: 0 })
+        })
+        .collect();
+    for device in devices {
+        let bad = |why: &str| Error::invalid(format!("linux.devices: {}: {why}", device.path.display()));
+        let path = mounts::inside(&device.path, "linux.devices")?;
+        let Ok(path) = path.strip_prefix("dev") else {
+            return Err(Error::unsupported(format!("linux.devices: {}: nodes outside of /dev are not supported", device.path.display())));
+        };
+        if path.as_os_str().is_empty() {
+            return Err(bad("is not the name of a node"));
+        }
+        // Every container has its own of these.
+        if path.starts_with("pts") || ["ptmx", "console"].iter().any(|own| path == Path::new(own)) {
+            continue;
+        }
+        if LINKS.iter().any(|(name, _)| path == Path::new(name)) {
+            return Err(bad("is a link in every container"));
+        }
+        let node = node(device, &bad)?;
+        if let Some(known) = nodes.get(path)
+            && (known.kind, known.number) != (node.kind, node.number)
+        {
+            return Err(bad("is already another device"));
+        }
+        nodes.insert(path.to_owned(), node);
+    }
+    Ok(nodes)
+}
+
+fn node(device: &LinuxDevice, bad: &dyn Fn(&str) -> Error) -> Result<Node> {
+    let kind = match device.type_.as_str() {
+        "c" | "u" => FileType::CharacterDevice,
+        "b" => FileType::BlockDevice,
+        "p" => FileType::Fifo,
+        other => return Err(bad(&format!("unknown type {other:?}"))),
+    };
+    // 12 and 20 bits: what dev_t has in the kernel.
+    let number = |value: i64, bits: u32| u32::try_from(value).ok().filter(|value| *value < 1 << bits);
+    let number = match kind {
+        FileType::Fifo => 0,
+        _ => match (number(device.major, 12), number(device.minor, 20)) {
+            (Some(major), Some(minor)) => rustix::fs::makedev(major, minor),
+            _ => return Err(bad(&format!("{}:{} is no device number", device.major, device.minor))),
+        },
+    };
+    let mode = device.file_mode.unwrap_or(0o666) & 0o7777;
+    if mode > 0o777 {
+        return Err(bad("its fileMode has more than permission bits"));
+    }
+    Ok(Node { kind, number, mode, uid: device.uid.unwrap_or(0), gid: device.gid.unwrap_or(0) })
+}
+
+/// Makes `/dev` as a detached mount. Owners are written as this machine sees them, so that it needs no idmap.
+/// With `console` there is an empty file for the terminal to be bound on.
+pub(crate) fn make(mount: &Planned, nodes: &Nodes, console: bool, identity: &Identity) -> Result<OwnedFd> {
+    let (root_uid, root_gid) = identity.root()?;
+    let tmpfs = Context::open("tmpfs")?;
+    tmpfs.set("source", "tmpfs")?;
+    tmpfs.set("uid", root_uid.to_string().as_str())?;
+    tmpfs.set("gid", root_gid.to_string().as_str())?;
+    for (key, value) in &mount.options.data {
+        let step = || "mounts: /dev".to_owned();
+        match value {
+            Some(value) => tmpfs.set(key, value.as_str()).step(step)?,
+            None => tmpfs.set_flag(key).step(step)?,
+        }
+    }
+    let dev = tmpfs.mount(mount.options.top.set).step(|| "mounts: /dev".to_owned())?;
+    let old = rustix::process::umask(Mode::empty());
+    let filled = fill(&dev, nodes, console, identity);
+    rustix::process::umask(old);
+    filled.map(|()| dev)
+}
+
+fn fill(dev: &OwnedFd, nodes: &Nodes, console: bool, identity: &Identity) -> Result<()> {
+    let failed = |call: &str, path: &Path, errno| Error::from(brig_sys::Error::new(format!("{call}(\"/dev/{}\")", path.display()), errno));
+    let own = |path: &Path, uid: u32, gid: u32| -> Result<()> {
+        let (uid, gid) = identity.outside(uid, gid).step(|| format!("linux.devices: /dev/{}", path.display()))?;
+        if (uid, gid) == (0, 0) {
+            return Ok(());
+        }
+        rustix::fs::chownat(dev, path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|errno| failed("fchownat", path, errno))
+    };
+    for (path, node) in nodes {
+        for above in path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()).collect::<Vec<_>>().into_iter().rev() {
+            match rustix::fs::mkdirat(dev, above, Mode::from_raw_mode(0o755)) {
+                Ok(()) => own(above, 0, 0)?,
+                Err(rustix::io::Errno::EXIST) => {}
+                Err(errno) => return Err(failed("mkdirat", above, errno)),
+            }
+        }
+        rustix::fs::mknodat(dev, path, node.kind, Mode::from_raw_mode(node.mode), node.number).map_err(|errno| failed("mknodat", path, errno))?;
+        own(path, node.uid, node.gid)?;
+    }
+    for (name, target) in LINKS {
+        rustix::fs::symlinkat(target, dev, name).map_err(|errno| failed("symlinkat", Path::new(name), errno))?;
+        own(Path::new(name), 0, 0)?;
+    }
+    if console {
+        let path = Path::new("console");
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        rustix::fs::openat(dev, path, flags, Mode::from_raw_mode(0o600)).map_err(|errno| failed("openat", path, errno))?;
+        own(path, 0, 0)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(path: &str, type_: &str, major: i64, minor: i64) -> LinuxDevice {
+        LinuxDevice { path: path.into(), type_: type_.into(), major, minor, ..LinuxDevice::default() }
+    }
+
+    #[test]
+    fn defaults_and_extras() {
+        let nodes = plan(&[device("/dev/net/tun", "c", 10, 200), device("/dev/null", "c", 1, 3), device("/dev/ptmx", "c", 5, 2)]).unwrap();
+        assert_eq!(nodes.len(), 7);
+        assert!(nodes.contains_key(Path::new("net/tun")));
+    }
+
+    #[test]
+    fn refuses_contradictions() {
+        for bad in [
+            device("/dev/null", "c", 1, 5), device("/dev/x", "x", 1, 5), device("/dev/../x", "c", 1, 5), device("x", "c", 1, 5), device("/dev", "c", 1, 5),
+            device("/other/x", "c", 1, 5), device("/dev/x", "c", -1, 5), device("/dev/x", "b", 1, 1 << 32), device("/dev/fd", "c", 1, 3),
+        ] {
+            assert!(plan(std::slice::from_ref(&bad)).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Another process in a running container.
+//! Owns joining of its namespaces and cgroup. Must not give more rights than the container has, unless told so.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use brig_oci::runtime::{Linux, Process};
+use brig_sys::beneath::Root;
+use brig_sys::clone::{self, flags};
+use brig_sys::fdpass::{self, Channel};
+use brig_sys::pidfd;
+use rustix::fs::{Mode, OFlags};
+
+use crate::container::{Container, Stdio, check_terminal, end, go, lift};
+use crate::error::{Error, Result, Step};
+use crate::identity::Identity;
+use crate::init;
+use crate::launch::{self, Launch};
+use crate::wire::{self, Report};
+
+/// What [`Container::exec`] needs.
+#[derive(Debug)]
+pub struct ExecRequest<'a> {
+    /// What to run.
+    pub process: &'a Process,
+    /// Whose filter and execution domain it gets: the container's.
+    pub linux: Option<&'a Linux>,
+    /// Its streams.
+    pub stdio: Stdio,
+    /// Let it have capabilities that the container's bounding set has not (`exec --privileged`).
+    pub privileged: bool,
+}
+
+/// A process that [`Container::exec`] started: a child of the caller, who reaps it.
+#[derive(Debug)]
+pub struct ExecProcess {
+    /// As the caller sees it.
+    pub pid: i32,
+    /// Readable once it has ended.
+    pub pidfd: OwnedFd,
+    /// The terminal's master, if it has one.
+    pub master: Option<OwnedFd>,
+    /// What the kernel granted differently, for people.
+    pub warnings: Vec<String>,
+}
+
+impl Container {
+    /// Runs a process in the container; returns when it has been started.
+    ///
+    /// # Errors
+    /// `NotFound` and `NotExecutable` are about the program; `Invalid` if the container is paused or has ended. Then
+    /// nothing is left of the process. Only for processes with one thread.
+    pub fn exec(&self, request: ExecRequest<'_>) -> Result<ExecProcess> {
+        let ExecRequest { process, linux, stdio, privileged } = request;
+        let launch = Launch::compile(process, linux)?;
+        check_terminal(process.terminal, &stdio)?;
+        let beyond = launch.caps.bounding | launch.caps.permitted | launch.caps.inheritable;
+        if !privileged && beyond & !self.bounding != 0 {
+            return Err(Error::invalid("process.capabilities: more than the container has; only a privileged exec may have them"));
+        }
+        self.check_running()?;
+        let identity = Identity::of(self.pid(), self.namespaces & flags::NEWUSER != 0)?;
+        launch::check_mapped(&launch, &identity.uids, &identity.gids)?;
+        let stdio = lift(stdio)?;
+        stdio.give_to(&launch, &identity)?;
+        let (ours, theirs) = fdpass::pair()?;
+        let mut started = Started { child: None, channel: ours, master: None };
+        self.spawn(&launch, &stdio, theirs, &mut started)?;
+        started.hear_ready()?;
+        let pid = started.child.as_ref().map_or(0, |(pid, _)| *pid);
+        let warnings = launch::apply_limits(pid, &launch.limits)?;
+        if let Some(value) = launch.oom_score_adj {
+            brig_sys::process::set_oom_score_adj(pid, value).step(|| "process.oomScoreAdj".to_owned())?;
+        }
+        go(&started.channel)?;
+        let (pid, pidfd) = started.child.take().ok_or_else(|| Error::system("there is no child"))?;
+        Ok(ExecProcess { pid, pidfd, master: started.master.take(), warnings })
+    }
+
+    fn check_running(&self) -> Result<()> {
+        if pidfd::wait_end(self.pidfd.as_fd(), Some(Duration::ZERO))? {
+            return Err(Error::invalid("the container is not running"));
+        }
+        if self.cgroup.frozen().step(|| "cgroup".to_owned())? {
+            return Err(Error::invalid("the container is paused; unpause it before exec"));
+        }
+        Ok(())
+    }
+
+    /// Makes the process: a stage joins, and its child, a sibling of the stage, is inside of the pid namespace.
+    fn spawn(&self, launch: &Launch, stdio: &Stdio, theirs: Channel, started: &mut Started) -> Result<()> {
+        let directory = self.cgroup.fd_for_clone();
+        let files = self.cgroup.join_files().step(|| "cgroup".to_owned())?;
+        let stage = clone::spawn(0, directory.as_ref().map(AsFd::as_fd), || {
+            let stage = Stage { container: self, launch, stdio: stdio.borrow(), channel: &theirs, files };
+            init::finish(&theirs, stage.run())
+        })?;
+        drop(theirs);
+        let answer = wire::next(&started.channel);
+        pidfd::reap(stage.pidfd.as_fd())?;
+        match answer? {
+            Some((Report::Child { pid }, Some(pidfd))) => started.child = Some((pid, pidfd)),
+            Some((Report::Failed(error), _)) => return Err(error),
+            _ => return Err(Error::system("the process that joins the container died")),
+        }
+        Ok(())
+    }
+}
+
+/// A process on its way; killed and reaped if dropped.
+struct Started {
+    child: Option<(i32, OwnedFd)>,
+    channel: Channel,
+    master: Option<OwnedFd>,
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if let Some((_, child)) = self.child.take() {
+            end(child.as_fd());
+        }
+    }
+}
+
+impl Started {
+    fn hear_ready(&mut self) -> Result<()> {
+        loop {
+            match wire::next(&self.channel)? {
+                Some((Report::Terminal, Some(master))) => self.master = Some(master),
+                Some((Report::Ready, _)) => return Ok(()),
+                Some((Report::Failed(error), _)) => return Err(error),
+                Some(_) => return Err(Error::system("the process sent an unexpected report")),
+                None => return Err(Error::system("the process died before it was ready (killed, or the container ended)")),
+            }
+        }
+    }
+}
+
+/// The process that joins; everything from here on runs in it or in its child.
+struct Stage<'a> {
+    container: &'a Container,
+    launch: &'a Launch,
+    stdio: init::Stdio<'a>,
+    channel: &'a Channel,
+    files: Vec<OwnedFd>,
+}
+
+impl Stage<'_> {
+    fn run(self) -> Result<i32> {
+        // Before anything of the container can see this process (CVE-2016-9962).
+        brig_sys::process::set_dumpable(false)?;
+        brig_sys::signal::reset()?;
+        let mut keep = vec![self.channel.as_fd(), self.container.pidfd.as_fd()];
+        keep.extend(self.stdio.fds());
+        keep.extend(self.files.iter().map(AsFd::as_fd));
+        brig_sys::process::close_all_but(&keep)?;
+        // While this still is the process that the host's procfs knows as its own.
+        init::set_labels(self.launch)?;
+        for file in &self.files {
+            rustix::io::write(file, b"0").map_err(|errno| brig_sys::Error::new("write(cgroup tasks, \"0\")", errno))?;
+        }
+        brig_sys::namespace::join_process(self.container.pidfd.as_fd(), self.container.namespaces)?;
+        // What the child must not hold: it is visible inside.
+        let mut keep = vec![self.channel.as_fd()];
+        keep.extend(self.stdio.fds());
+        brig_sys::process::close_all_but(&keep)?;
+        let child = clone::spawn(flags::PARENT, None, || init::finish(self.channel, self.inside()))?;
+        wire::report_with(self.channel, &Report::Child { pid: child.pid }, child.pidfd.as_fd())?;
+        Ok(0)
+    }
+
+    fn inside(&self) -> Result<i32> {
+        brig_sys::process::new_session()?;
+        if self.container.namespaces & flags::NEWUSER != 0 {
+            brig_sys::idmap::become_user(0, 0, Some(&[]))?;
+        }
+        brig_sys::process::new_session_keyring()?;
+        let terminal = match self.stdio {
+            init::Stdio::Terminal { rows, columns } => Some(self.terminal((rows, columns)).step(|| "process.terminal".to_owned())?),
+            init::Stdio::Pipes { .. } => None,
+        };
+        init::Process { launch: self.launch, channel: self.channel, stdio: self.stdio, terminal, reaper: false }.run()
+    }
+
+    fn terminal(&self, size: (u16, u16)) -> Result<OwnedFd> {
+        let root = Root::open(Path::new("/"))?;
+        let devpts = root.open_in(Path::new("dev/pts"), OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
+        init::open_terminal(&devpts, self.channel, size, self.launch.uid)
+    }
+}

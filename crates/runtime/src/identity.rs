@@ -1,0 +1,80 @@
+//! Who a container's ids are on this machine: its user namespace and its maps.
+//! Owns making of user namespaces that only serve as maps. Must not choose ranges.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use brig_oci::runtime::IdMapping;
+use brig_sys::clone::flags;
+use brig_sys::idmap::{self, Kind, Range};
+
+use crate::error::{Error, Result, Step};
+
+/// The user namespace and maps of one container.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    /// `None` if the container lives in the caller's user namespace.
+    pub user_namespace: Option<OwnedFd>,
+    pub uids: Vec<Range>,
+    pub gids: Vec<Range>,
+}
+
+impl Identity {
+    /// That of a child: its own namespace if `own`, else the caller's.
+    pub fn of(pid: i32, own: bool) -> Result<Identity> {
+        let everything = || vec![Range { inside: 0, outside: 0, count: u32::MAX }];
+        if !own {
+            return Ok(Identity { user_namespace: None, uids: everything(), gids: everything() });
+        }
+        let user_namespace = brig_sys::namespace::of_process(pid, "user")?;
+        let uids = idmap::read(pid, Kind::User)?;
+        let gids = idmap::read(pid, Kind::Group)?;
+        Ok(Identity { user_namespace: Some(user_namespace), uids, gids })
+    }
+
+    /// The namespace to map mounts with.
+    pub fn map(&self) -> Option<BorrowedFd<'_>> {
+        self.user_namespace.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The container's root on this machine.
+    pub fn root(&self) -> Result<(u32, u32)> {
+        self.outside(0, 0)
+    }
+
+    /// A user and a group of the container on this machine.
+    pub fn outside(&self, uid: u32, gid: u32) -> Result<(u32, u32)> {
+        let uid = idmap::to_outside(&self.uids, uid).ok_or_else(|| Error::invalid(format!("uid {uid} is outside of the container's id range")))?;
+        let gid = idmap::to_outside(&self.gids, gid).ok_or_else(|| Error::invalid(format!("gid {gid} is outside of the container's id range")))?;
+        Ok((uid, gid))
+    }
+}
+
+/// The specification's ranges as the kernel's.
+pub(crate) fn ranges(list: &[IdMapping]) -> Vec<Range> {
+    list.iter().map(|range| Range { inside: range.container_id, outside: range.host_id, count: range.size }).collect()
+}
+
+/// Writes both maps of a child in a new user namespace.
+pub(crate) fn write(pid: i32, uids: &[Range], gids: &[Range]) -> Result<()> {
+    idmap::write(pid, Kind::User, uids).step(|| "linux.uidMappings".to_owned())?;
+    idmap::write(pid, Kind::Group, gids).step(|| "linux.gidMappings".to_owned())
+}
+
+/// A user namespace without processes, only for its maps.
+pub(crate) fn mapping_only(uids: &[Range], gids: &[Range]) -> Result<OwnedFd> {
+    // The child only exists until its namespace is open; it waits for a message that never comes.
+    let (ours, theirs) = brig_sys::fdpass::pair()?;
+    let child = brig_sys::clone::spawn(flags::NEWUSER, None, || {
+        let closed = brig_sys::process::close_all_but(&[theirs.as_fd()]);
+        i32::from(closed.is_err() || theirs.receive().is_err())
+    })?;
+    let namespace = write(child.pid, uids, gids).and_then(|()| Ok(brig_sys::namespace::of_process(child.pid, "user")?));
+    drop(ours);
+    brig_sys::pidfd::send_signal(child.pidfd.as_fd(), libc_sigkill())?;
+    brig_sys::pidfd::reap(child.pidfd.as_fd())?;
+    namespace
+}
+
+fn libc_sigkill() -> i32 {
+    rustix::process::Signal::KILL.as_raw()
+}

@@ -1,0 +1,184 @@
+//! The last steps before the program: streams, priorities, credentials, filter, gate, execve. The same for the first
+//! process and for an exec. Owns their order (runc's `standard_init_linux.go`). Must not touch mounts.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use brig_sys::fdpass::Channel;
+use brig_sys::process::StringArray;
+use brig_sys::seccomp::Instruction;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::{lookup, reaper};
+use crate::error::{Error, Result, Step};
+use crate::launch::Launch;
+use crate::seccomp::Program;
+use crate::wire::{self, Order, Report};
+
+/// The program's streams.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Stdio<'a> {
+    /// stdin, stdout, stderr; each above 2.
+    Pipes { fds: [BorrowedFd<'a>; 3] },
+    /// A terminal of this size.
+    Terminal { rows: u16, columns: u16 },
+}
+
+impl<'a> Stdio<'a> {
+    pub fn fds(&self) -> &[BorrowedFd<'a>] {
+        match self {
+            Stdio::Pipes { fds } => fds,
+            Stdio::Terminal { .. } => &[],
+        }
+    }
+}
+
+/// A process inside the container that is about to become the program.
+pub(crate) struct Process<'a> {
+    pub launch: &'a Launch,
+    pub channel: &'a Channel,
+    pub stdio: Stdio<'a>,
+    /// The terminal's slave.
+    pub terminal: Option<OwnedFd>,
+    /// Stay as a small init and run the program as a child.
+    pub reaper: bool,
+}
+
+impl Process<'_> {
+    /// Returns only if the parent is gone, or in a reaper, with the exit code.
+    pub fn run(self) -> Result<i32> {
+        let launch = self.launch;
+        self.streams()?;
+        // From here on nothing but the streams and the channel is open, so no path can lead to anything of the host.
+        brig_sys::process::close_all_but(&[self.channel.as_fd()])?;
+        priorities(launch)?;
+        if launch.no_new_privileges {
+            brig_sys::process::set_no_new_privileges()?;
+        } else if let Some(filter) = &launch.filter {
+            load(filter)?;
+        }
+        let entered = enter_directory(&launch.cwd);
+        credentials(launch)?;
+        if let Err(error) = entered {
+            // Some file systems (FUSE, NFS) let only the user in.
+            enter_directory(&launch.cwd).map_err(|_| error)?;
+        }
+        verify_directory(&launch.cwd)?;
+        let first = launch.args.first().ok_or_else(|| Error::invalid("process.args: there is no program to run"))?;
+        let program = lookup::program(first, launch.variable("PATH"))?;
+        let arguments = StringArray::new(launch.args.clone());
+        let environment = StringArray::new(environment(launch));
+        wire::report(self.channel, &Report::Ready)?;
+        if wire::wait_order(self.channel, Order::Go)?.is_none() {
+            return Ok(0);
+        }
+        let finish = || -> Error {
+            if let Err(error) = brig_sys::process::close_all_but(&[self.channel.as_fd()]) {
+                return error.into();
+            }
+            if let Err(error) = launch.filter.as_ref().filter(|_| launch.no_new_privileges).map_or(Ok(()), load) {
+                return error;
+            }
+            execute(&program, &arguments, &environment)
+        };
+        if self.reaper {
+            return reaper::run(self.channel, launch.filter.as_ref().filter(|_| launch.no_new_privileges), finish);
+        }
+        Err(finish())
+    }
+
+    fn streams(&self) -> Result<()> {
+        match (&self.terminal, &self.stdio) {
+            (Some(slave), _) => {
+                brig_sys::pty::set_controlling(slave.as_fd()).step(|| "process.terminal".to_owned())?;
+                for number in 0..3 {
+                    brig_sys::process::duplicate_to(slave.as_fd(), number)?;
+                }
+            }
+            (None, Stdio::Pipes { fds }) => {
+                for (number, fd) in (0..).zip(fds) {
+                    brig_sys::process::duplicate_to(*fd, number)?;
+                }
+            }
+            (None, Stdio::Terminal { .. }) => return Err(Error::system("process.terminal: there is none")),
+        }
+        Ok(())
+    }
+}
+
+fn execute(program: &CStr, arguments: &StringArray, environment: &StringArray) -> Error {
+    lookup::exec_error(&brig_sys::process::execute(program, arguments, environment), program)
+}
+
+/// Loads a filter.
+pub(super) fn load(filter: &Program) -> Result<()> {
+    let instructions: Vec<Instruction> = filter
+        .instructions
+        .iter()
+        .map(|instruction| Instruction { code: instruction.code, jt: instruction.jt, jf: instruction.jf, k: instruction.k })
+        .collect();
+    brig_sys::seccomp::load(&instructions, filter.flags).map(drop).step(|| "linux.seccomp".to_owned())
+}
+
+fn priorities(launch: &Launch) -> Result<()> {
+    if let Some(scheduling) = launch.scheduling {
+        brig_sys::process::set_scheduling(scheduling).step(|| "process.scheduler".to_owned())?;
+    }
+    if let Some((class, priority)) = launch.io_priority {
+        brig_sys::process::set_io_priority(class, priority).step(|| "process.ioPriority".to_owned())?;
+    }
+    if let Some(domain) = launch.personality {
+        brig_sys::process::set_personality(domain).step(|| "linux.personality".to_owned())?;
+    }
+    if let Some(cpus) = &launch.affinity {
+        brig_sys::process::set_affinity(cpus.iter().copied()).step(|| "process.execCPUAffinity".to_owned())?;
+    }
+    rustix::process::umask(Mode::from_raw_mode(launch.umask.unwrap_or(0o022)));
+    Ok(())
+}
+
+fn credentials(launch: &Launch) -> Result<()> {
+    let step = || "process.capabilities".to_owned();
+    brig_sys::caps::limit_bounding(launch.caps.bounding).step(step)?;
+    brig_sys::caps::keep_over_setuid(true)?;
+    brig_sys::idmap::become_user(launch.uid, launch.gid, Some(&launch.groups)).step(|| "process.user".to_owned())?;
+    brig_sys::caps::keep_over_setuid(false)?;
+    brig_sys::caps::apply(&launch.caps).step(step)
+}
+
+/// Enters the working directory through the root, no link of procfs being followed (CVE-2024-21626).
+fn enter_directory(cwd: &str) -> Result<()> {
+    let step = || format!("process.cwd: chdir to cwd ({cwd:?}) failed");
+    let root = brig_sys::beneath::Root::open(Path::new("/")).step(step)?;
+    let directory = root.open_in(Path::new(cwd), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).map_err(|error| {
+        let why = match error.errno {
+            Errno::NOENT => "no such file or directory",
+            Errno::NOTDIR => "not a directory",
+            Errno::ACCESS | Errno::PERM => "permission denied",
+            Errno::LOOP => "it leads through a link of /proc or too many links",
+            _ => return Error::from(error),
+        };
+        Error::invalid(why)
+    }).step(step)?;
+    rustix::process::fchdir(&directory).map_err(|errno| brig_sys::Error::new("fchdir()", errno)).step(step)
+}
+
+/// The kernel says where we are: it must be inside.
+fn verify_directory(cwd: &str) -> Result<()> {
+    let inside = rustix::process::getcwd(Vec::new()).is_ok_and(|path| path.to_bytes().starts_with(b"/"));
+    if inside { Ok(()) } else { Err(Error::invalid(format!("process.cwd: {cwd:?} is outside of the container"))) }
+}
+
+/// The environment, with `HOME` if it lacks one.
+fn environment(launch: &Launch) -> Vec<CString> {
+    let mut environment = launch.env.clone();
+    if launch.variable("HOME").is_none_or(<[u8]>::is_empty) {
+        environment.retain(|entry| !entry.as_bytes().starts_with(b"HOME="));
+        let mut entry = b"HOME=".to_vec();
+        entry.extend_from_slice(lookup::home(launch.uid).as_bytes());
+        environment.extend(CString::new(entry));
+    }
+    environment
+}

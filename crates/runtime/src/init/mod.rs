@@ -1,0 +1,211 @@
+//! The first process of a container, from clone to the gate: everything here runs in the child.
+//! Owns the order of the steps. Must not use a path of the container except through its root's descriptor.
+
+mod cgroups;
+mod dev;
+mod finish;
+mod lookup;
+mod mounts;
+mod reaper;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use brig_sys::beneath::Root;
+use brig_sys::clone::flags;
+use brig_sys::fdpass::Channel;
+use brig_sys::mount::{Attr, Change, Propagation};
+use rustix::fs::{Mode, OFlags};
+
+use crate::error::{Error, ErrorKind, Result, Step};
+use crate::launch::Launch;
+use crate::plan::Plan;
+use crate::wire::{self, Order, Report};
+
+pub(crate) use dev::open as open_terminal;
+pub(crate) use finish::{Process, Stdio};
+
+/// What the child needs besides the plan.
+pub(crate) struct Init<'a> {
+    pub plan: &'a Plan<'a>,
+    pub channel: &'a Channel,
+    pub stdio: Stdio<'a>,
+    /// Files of cgroup v1 to write `0` to.
+    pub cgroups: Vec<OwnedFd>,
+}
+
+/// Runs in the child; returns its exit code if the program could not be run (or the parent is gone).
+pub(crate) fn run(init: Init<'_>) -> i32 {
+    let channel = init.channel;
+    finish(channel, init.run())
+}
+
+/// The exit code of a child that comes back, its error reported.
+pub(crate) fn finish(channel: &Channel, done: Result<i32>) -> i32 {
+    done.unwrap_or_else(|error| {
+        let code = exit_code(&error);
+        // If the parent is gone too there is nobody left to tell.
+        wire::report(channel, &Report::Failed(error)).unwrap_or_default();
+        code
+    })
+}
+
+/// What a shell would exit with.
+pub(crate) fn exit_code(error: &Error) -> i32 {
+    match error.kind {
+        ErrorKind::NotFound => 127,
+        ErrorKind::NotExecutable => 126,
+        _ => 125,
+    }
+}
+
+impl Init<'_> {
+    fn run(self) -> Result<i32> {
+        let plan = self.plan;
+        brig_sys::process::set_dumpable(false)?;
+        brig_sys::signal::reset()?;
+        brig_sys::process::new_session()?;
+        let mut keep = vec![self.channel.as_fd()];
+        keep.extend(self.stdio.fds());
+        keep.extend(self.cgroups.iter().map(AsFd::as_fd));
+        // Copies of the parent's connections would keep them from ever ending.
+        brig_sys::process::close_all_but(&keep)?;
+        if let Some(launch) = &plan.launch {
+            set_labels(launch)?;
+        }
+        for file in &self.cgroups {
+            rustix::io::write(file, b"0").map_err(|errno| brig_sys::Error::new("write(cgroup tasks, \"0\")", errno))?;
+        }
+        if wire::wait_order(self.channel, Order::Mapped)?.is_none() {
+            return Ok(0);
+        }
+        self.enter()?;
+        let Some(terminal) = self.build()? else { return Ok(0) };
+        let Some(launch) = &plan.launch else {
+            return Err(Error::invalid("process: there is nothing to start"));
+        };
+        let process = Process { launch, channel: self.channel, stdio: self.stdio, terminal, reaper: plan.reaper };
+        process.run()
+    }
+
+    /// Namespaces that only exist from here on, and who we are in them.
+    fn enter(&self) -> Result<()> {
+        let plan = self.plan;
+        if plan.namespaces.new & flags::NEWCGROUP != 0 {
+            // Its root is the cgroup that this process is in now.
+            brig_sys::namespace::unshare(flags::NEWCGROUP)?;
+        }
+        if plan.namespaces.has(flags::NEWUSER) {
+            brig_sys::idmap::become_user(0, 0, Some(&[]))?;
+        }
+        brig_sys::process::new_session_keyring()?;
+        if !plan.spec.hostname.is_empty() {
+            brig_sys::process::set_host_name(&plan.spec.hostname)?;
+        }
+        if !plan.spec.domainname.is_empty() {
+            brig_sys::process::set_domain_name(&plan.spec.domainname)?;
+        }
+        Ok(())
+    }
+
+    /// The file system. Returns the terminal's slave, if there is to be one; `None` means that the parent is gone.
+    fn build(&self) -> Result<Option<Option<OwnedFd>>> {
+        let plan = self.plan;
+        let host_root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| brig_sys::Error::new("open(\"/\", O_PATH)", errno))?;
+        if !plan.namespaces.has(flags::NEWUSER) {
+            // Without a user namespace our mounts still are peers of the host's.
+            let slave = Change { propagation: Some(Propagation::Slave), ..Change::default() };
+            brig_sys::mount::configure(host_root.as_fd(), true, slave)?;
+        }
+        // All of this is done while the parent makes the root.
+        let prepared = mounts::prepare(plan)?;
+        let Some(fds) = wire::receive_fds(self.channel)? else { return Ok(None) };
+        let mut fds = fds.into_iter();
+        let root_mount = fds.next().ok_or_else(|| Error::system("the parent sent no root"))?;
+        brig_sys::mount::attach(root_mount.as_fd(), host_root.as_fd()).step(|| "rootfs".to_owned())?;
+        let root = Root::from_fd(root_mount);
+        let places = mounts::attach(plan, &root, prepared, &mut fds)?;
+        let terminal = match &self.stdio {
+            Stdio::Terminal { rows, columns } => Some(dev::terminal(&root, &places, self.channel, (*rows, *columns), plan)?),
+            Stdio::Pipes { .. } => None,
+        };
+        mounts::hide(plan, &root, &places)?;
+        if let Some(launch) = &plan.launch {
+            make_working_directory(&root, &launch.cwd);
+        }
+        self.pivot(&root)?;
+        Ok(Some(terminal))
+    }
+
+    fn pivot(&self, root: &Root) -> Result<()> {
+        let plan = self.plan;
+        brig_sys::mount::pivot_into(root.as_fd()).map_err(|error| {
+            if error.call.starts_with("pivot_root") && error.errno == rustix::io::Errno::INVAL {
+                Error::unsupported(format!("{error}: the host's root is its initial ramfs, which cannot be left this way: run from a real root file system"))
+            } else {
+                Error::from(error)
+            }
+        })?;
+        let read_only = plan.spec.root.as_ref().is_some_and(|root| root.readonly);
+        let set = if read_only { Attr::MOUNT_ATTR_RDONLY } else { Attr::empty() };
+        let (propagation, recursive) = plan.root_propagation;
+        if recursive && propagation != Propagation::Private {
+            brig_sys::mount::configure(root.as_fd(), true, Change { propagation: Some(propagation), ..Change::default() })?;
+        }
+        let top = Change { set, propagation: Some(propagation).filter(|_| !recursive), ..Change::default() };
+        if !set.is_empty() || top.propagation.is_some() {
+            brig_sys::mount::configure(root.as_fd(), false, top).step(|| "root.readonly, linux.rootfsPropagation".to_owned())?;
+        }
+        Ok(())
+    }
+}
+
+/// The labels of the program, written while this process is still who it was when it was cloned: only then it owns the files.
+/// Goes through the host's procfs, which nothing of a container is mounted on.
+pub(crate) fn set_labels(launch: &Launch) -> Result<()> {
+    let write = |path: &str, label: &str, field: &str, module: &str| -> Result<()> {
+        let absent = || Error::unsupported(format!("{field}: {label:?}: {module} is not in force on this machine"));
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|_| absent())?;
+        let magic = rustix::fs::fstatfs(&file).map_err(|errno| brig_sys::Error::new(format!("fstatfs({path:?})"), errno))?.f_type;
+        if magic as i64 != PROC_MAGIC {
+            return Err(Error::system(format!("{field}: {path} is not on a procfs")));
+        }
+        let call = |errno| Error::from(brig_sys::Error::new(format!("write({path:?}, {label:?})"), errno));
+        rustix::io::write(&file, label.as_bytes()).map(drop).map_err(|errno| match errno {
+            rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP => absent(),
+            errno => call(errno),
+        }).step(|| field.to_owned())
+    };
+    if let Some(profile) = launch.apparmor.as_deref().filter(|profile| *profile != "unconfined") {
+        if !Path::new("/sys/module/apparmor/parameters/enabled").exists() {
+            return Err(Error::unsupported(format!("process.apparmorProfile: {profile:?}: AppArmor is not in force on this machine")));
+        }
+        let path = if Path::new("/proc/self/attr/apparmor").exists() { "/proc/self/attr/apparmor/exec" } else { "/proc/self/attr/exec" };
+        write(path, &format!("exec {profile}"), "process.apparmorProfile", "AppArmor")?;
+    }
+    if let Some(label) = launch.selinux.as_deref() {
+        if !Path::new("/sys/fs/selinux/enforce").exists() {
+            return Err(Error::unsupported(format!("process.selinuxLabel: {label:?}: SELinux is not in force on this machine")));
+        }
+        write("/proc/self/attr/exec", label, "process.selinuxLabel", "SELinux")?;
+    }
+    Ok(())
+}
+
+/// `PROC_SUPER_MAGIC`.
+pub(crate) const PROC_MAGIC: i64 = 0x9fa0;
+
+/// What cannot be made is reported when the directory is entered, by its errno there.
+fn make_working_directory(root: &Root, cwd: &str) {
+    if cwd != "/" {
+        root.mkdir_all(Path::new(cwd), Mode::from_raw_mode(0o755)).map(drop).unwrap_or_default();
+    }
+}
+
+/// The file system type of an open file.
+pub(crate) fn magic(fd: BorrowedFd<'_>) -> Result<i64> {
+    let stat = rustix::fs::fstatfs(fd).map_err(|errno| brig_sys::Error::new("fstatfs()", errno))?;
+    Ok(stat.f_type as i64)
+}

@@ -1,0 +1,322 @@
+//! The process of a specification, checked and compiled in the parent, so that the child only has to make calls.
+//! Owns the meaning of `process` and `linux.seccomp`. Must not make calls that change anything.
+
+use std::ffi::CString;
+
+use brig_oci::runtime::{Capabilities, IoPriority, Linux, Process, Rlimit, Scheduler};
+use brig_sys::caps::Sets;
+use brig_sys::process::{Limits, Scheduling};
+
+use crate::error::{Error, Result, Step};
+use crate::seccomp::{self, Program};
+
+/// A process ready to be started.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    /// `argv`, never empty.
+    pub args: Vec<CString>,
+    /// The environment.
+    pub env: Vec<CString>,
+    /// Absolute.
+    pub cwd: String,
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+    pub umask: Option<u32>,
+    pub caps: Sets,
+    pub no_new_privileges: bool,
+    pub filter: Option<Program>,
+    pub apparmor: Option<String>,
+    pub selinux: Option<String>,
+    pub scheduling: Option<Scheduling>,
+    pub io_priority: Option<(u8, u8)>,
+    pub personality: Option<u64>,
+    pub limits: Vec<(String, u32, Limits)>,
+    pub oom_score_adj: Option<i32>,
+    pub affinity: Option<Vec<usize>>,
+}
+
+impl Launch {
+    /// Checks a process and compiles its filter.
+    pub fn compile(process: &Process, linux: Option<&Linux>) -> Result<Launch> {
+        check(process)?;
+        let filter = match linux.and_then(|linux| linux.seccomp.as_ref()) {
+            Some(profile) if profile.listener_path.is_some() => {
+                return Err(Error::unsupported("linux.seccomp.listenerPath: filters that ask a listener are not supported"));
+            }
+            Some(profile) => Some(seccomp::compile(profile).map_err(|error| Error::invalid(format!("linux.seccomp: {error}")))?),
+            None => None,
+        };
+        if filter.as_ref().is_some_and(|filter| filter.notifies) {
+            return Err(Error::unsupported("linux.seccomp: SCMP_ACT_NOTIFY needs a listener, which is not supported"));
+        }
+        Ok(Launch {
+            args: strings("process.args", &process.args)?,
+            env: strings("process.env", &process.env)?,
+            cwd: process.cwd.clone(),
+            uid: process.user.uid,
+            gid: process.user.gid,
+            groups: process.user.additional_gids.clone(),
+            umask: process.user.umask,
+            caps: process.capabilities.as_ref().map_or(Ok(Sets::default()), capabilities)?,
+            no_new_privileges: process.no_new_privileges,
+            filter,
+            apparmor: label("process.apparmorProfile", &process.apparmor_profile)?,
+            selinux: label("process.selinuxLabel", &process.selinux_label)?,
+            scheduling: process.scheduler.as_ref().map(scheduling).transpose()?,
+            io_priority: process.io_priority.as_ref().map(io_priority).transpose()?,
+            personality: linux.and_then(|linux| linux.personality.as_ref()).map(personality).transpose()?,
+            limits: limits(&process.rlimits)?,
+            oom_score_adj: process.oom_score_adj,
+            affinity: process.exec_cpu_affinity.as_ref().and_then(|cpus| cpus.final_.as_deref()).map(cpu_list).transpose()?,
+        })
+    }
+
+    /// The value of an environment variable.
+    pub fn variable(&self, name: &str) -> Option<&[u8]> {
+        let value = |entry: &CString| -> Option<usize> {
+            let bytes = entry.as_bytes();
+            (bytes.starts_with(name.as_bytes()) && bytes.get(name.len()) == Some(&b'=')).then_some(name.len() + 1)
+        };
+        self.env.iter().rev().find_map(|entry| value(entry).map(|start| &entry.as_bytes()[start..]))
+    }
+}
+
+fn check(process: &Process) -> Result<()> {
+    if process.args.first().is_none_or(String::is_empty) {
+        return Err(Error::invalid("process.args: there is no program to run"));
+    }
+    if !process.cwd.starts_with('/') {
+        return Err(Error::invalid(format!("process.cwd: {:?} is not an absolute path", process.cwd)));
+    }
+    let user = &process.user;
+    if [user.uid, user.gid].iter().chain(&user.additional_gids).any(|id| *id == u32::MAX) {
+        return Err(Error::invalid("process.user: 4294967295 is no user or group id"));
+    }
+    if user.additional_gids.len() > 65536 {
+        return Err(Error::invalid(format!("process.user.additionalGids: {} groups; the kernel takes 65536", user.additional_gids.len())));
+    }
+    if user.umask.is_some_and(|umask| umask > 0o777) {
+        return Err(Error::invalid("process.user.umask: more than 0777"));
+    }
+    if !user.username.is_empty() {
+        return Err(Error::invalid("process.user.username: is for Windows; give uid and gid"));
+    }
+    if process.oom_score_adj.is_some_and(|value| !(-1000..=1000).contains(&value)) {
+        return Err(Error::invalid("process.oomScoreAdj: not between -1000 and 1000"));
+    }
+    Ok(())
+}
+
+fn strings(field: &str, list: &[String]) -> Result<Vec<CString>> {
+    list.iter()
+        .map(|text| CString::new(text.as_str()).map_err(|_| Error::invalid(format!("{field}: {text:?} contains a NUL byte"))))
+        .collect()
+}
+
+fn label(field: &str, text: &str) -> Result<Option<String>> {
+    if text.contains(['\n', '\0']) {
+        return Err(Error::invalid(format!("{field}: {text:?} contains a line break or NUL")));
+    }
+    Ok((!text.is_empty()).then(|| text.to_owned()))
+}
+
+/// The sets as masks. Refused: unknown names and sets that the kernel's rules exclude. Left out: capabilities that this kernel
+/// does not know yet, which nobody can have.
+pub(crate) fn capabilities(capabilities: &Capabilities) -> Result<Sets> {
+    let last = brig_sys::caps::last();
+    let mask = |field: &str, names: &[String]| {
+        names.iter().try_fold(0u64, |mask, name| {
+            let number = brig_oci::capabilities::ALL.iter().position(|known| known == name);
+            let number = number.ok_or_else(|| Error::invalid(format!("process.capabilities.{field}: unknown capability {name:?}")))?;
+            Ok::<u64, Error>(if number as u32 <= last { mask | 1 << number } else { mask })
+        })
+    };
+    let sets = Sets {
+        bounding: mask("bounding", &capabilities.bounding)?,
+        effective: mask("effective", &capabilities.effective)?,
+        permitted: mask("permitted", &capabilities.permitted)?,
+        inheritable: mask("inheritable", &capabilities.inheritable)?,
+        ambient: mask("ambient", &capabilities.ambient)?,
+    };
+    if sets.effective & !sets.permitted != 0 {
+        return Err(Error::invalid("process.capabilities: effective has what permitted has not"));
+    }
+    if sets.ambient & !(sets.permitted & sets.inheritable) != 0 {
+        return Err(Error::invalid("process.capabilities: ambient has what permitted or inheritable has not"));
+    }
+    Ok(sets)
+}
+
+fn limits(list: &[Rlimit]) -> Result<Vec<(String, u32, Limits)>> {
+    let mut limits: Vec<(String, u32, Limits)> = Vec::with_capacity(list.len());
+    for entry in list {
+        let resource = brig_sys::process::resource(&entry.type_)
+            .ok_or_else(|| Error::invalid(format!("process.rlimits: unknown limit {:?}", entry.type_)))?;
+        if entry.soft > entry.hard {
+            return Err(Error::invalid(format!("process.rlimits: {}: soft {} is above hard {}", entry.type_, entry.soft, entry.hard)));
+        }
+        if limits.iter().any(|(_, known, _)| *known == resource) {
+            return Err(Error::invalid(format!("process.rlimits: {} is listed twice", entry.type_)));
+        }
+        limits.push((entry.type_.clone(), resource, Limits { soft: entry.soft, hard: entry.hard }));
+    }
+    Ok(limits)
+}
+
+fn scheduling(scheduler: &Scheduler) -> Result<Scheduling> {
+    let policy = match scheduler.policy.as_str() {
+        "SCHED_OTHER" => 0,
+        "SCHED_FIFO" => 1,
+        "SCHED_RR" => 2,
+        "SCHED_BATCH" => 3,
+        "SCHED_IDLE" => 5,
+        "SCHED_DEADLINE" => 6,
+        other => return Err(Error::invalid(format!("process.scheduler.policy: {other:?} is not one that Linux has"))),
+    };
+    let mut flags = 0;
+    for flag in &scheduler.flags {
+        flags |= match flag.as_str() {
+            "SCHED_FLAG_RESET_ON_FORK" => 1,
+            "SCHED_FLAG_RECLAIM" => 2,
+            "SCHED_FLAG_DL_OVERRUN" => 4,
+            "SCHED_FLAG_KEEP_POLICY" => 8,
+            "SCHED_FLAG_KEEP_PARAMS" => 16,
+            "SCHED_FLAG_UTIL_CLAMP_MIN" => 32,
+            "SCHED_FLAG_UTIL_CLAMP_MAX" => 64,
+            other => return Err(Error::invalid(format!("process.scheduler.flags: unknown flag {other:?}"))),
+        };
+    }
+    let priority = u32::try_from(scheduler.priority).map_err(|_| Error::invalid("process.scheduler.priority: is negative"))?;
+    let deadline = scheduler.runtime != 0 || scheduler.deadline != 0 || scheduler.period != 0;
+    if deadline && policy != 6 {
+        return Err(Error::invalid("process.scheduler: runtime, deadline and period are for SCHED_DEADLINE"));
+    }
+    if !(-20..=19).contains(&scheduler.nice) {
+        return Err(Error::invalid("process.scheduler.nice: not between -20 and 19"));
+    }
+    Ok(Scheduling {
+        policy,
+        flags,
+        nice: scheduler.nice,
+        priority,
+        runtime: scheduler.runtime,
+        deadline: scheduler.deadline,
+        period: scheduler.period,
+        ..Scheduling::default()
+    })
+}
+
+fn io_priority(priority: &IoPriority) -> Result<(u8, u8)> {
+    let class = match priority.class.as_str() {
+        "IOPRIO_CLASS_RT" => 1,
+        "IOPRIO_CLASS_BE" => 2,
+        "IOPRIO_CLASS_IDLE" => 3,
+        other => return Err(Error::invalid(format!("process.ioPriority.class: unknown class {other:?}"))),
+    };
+    match u8::try_from(priority.priority) {
+        Ok(level @ 0..=7) => Ok((class, level)),
+        _ => Err(Error::invalid("process.ioPriority.priority: not between 0 and 7")),
+    }
+}
+
+fn personality(personality: &brig_oci::runtime::Personality) -> Result<u64> {
+    if let Some(flag) = personality.flags.first() {
+        return Err(Error::invalid(format!("linux.personality.flags: {flag:?}: no flag is defined")));
+    }
+    match personality.domain.as_str() {
+        "LINUX" => Ok(0),
+        "LINUX32" => Ok(8),
+        other => Err(Error::invalid(format!("linux.personality.domain: unknown domain {other:?}"))),
+    }
+}
+
+/// `0-3,7` as numbers.
+fn cpu_list(text: &str) -> Result<Vec<usize>> {
+    let bad = || Error::invalid(format!("process.execCPUAffinity: {text:?} is no CPU list"));
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let first: usize = first.trim().parse().map_err(|_| bad())?;
+        let last: usize = last.trim().parse().map_err(|_| bad())?;
+        if first > last || last >= 1024 {
+            return Err(bad());
+        }
+        cpus.extend(first..=last);
+    }
+    Ok(cpus)
+}
+
+/// Checks that ids are mapped in the container's user namespace.
+pub(crate) fn check_mapped(launch: &Launch, uids: &[brig_sys::idmap::Range], gids: &[brig_sys::idmap::Range]) -> Result<()> {
+    let missing = |what: &str, id: u32| Error::invalid(format!("process.user: {what} {id} is outside of the container's id range"));
+    brig_sys::idmap::to_outside(uids, launch.uid).ok_or_else(|| missing("uid", launch.uid))?;
+    for gid in launch.groups.iter().chain([&launch.gid]) {
+        brig_sys::idmap::to_outside(gids, *gid).ok_or_else(|| missing("gid", *gid))?;
+    }
+    Ok(())
+}
+
+/// Sets the limits of a child; returns what had to be granted differently.
+pub(crate) fn apply_limits(pid: i32, limits: &[(String, u32, Limits)]) -> Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    for (name, resource, wanted) in limits {
+        let Err(error) = brig_sys::process::set_limit(pid, *resource, Some(*wanted)) else { continue };
+        if error.errno != rustix::io::Errno::PERM {
+            return Err(error).step(|| format!("process.rlimits: {name}"));
+        }
+        // The kernel does not let the hard limit rise: the most that it grants is the hard limit in force.
+        let current = brig_sys::process::set_limit(pid, *resource, None).step(|| format!("process.rlimits: {name}"))?;
+        let granted = Limits { soft: wanted.soft.min(current.hard), hard: wanted.hard.min(current.hard) };
+        brig_sys::process::set_limit(pid, *resource, Some(granted)).step(|| format!("process.rlimits: {name}"))?;
+        warnings.push(format!("{name}: asked for {}:{}, the kernel grants {}:{}", wanted.soft, wanted.hard, granted.soft, granted.hard));
+    }
+    Ok(warnings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use brig_oci::runtime::User;
+
+    fn process() -> Process {
+        Process { args: vec!["sh".into()], cwd: "/".into(), env: vec!["A=1".into(), "AB=2".into(), "A=3".into()], ..Process::default() }
+    }
+
+    #[test]
+    fn last_variable_counts() {
+        let launch = Launch::compile(&process(), None).unwrap();
+        assert_eq!(launch.variable("A"), Some(b"3".as_slice()));
+        assert_eq!(launch.variable("B"), None);
+    }
+
+    #[test]
+    fn refuses_by_field() {
+        let cases: [(&str, fn(&mut Process)); 12] = [
+            ("process.args", |p| p.args.clear()),
+            ("process.args", |p| p.args = vec![String::new()]),
+            ("process.args", |p| p.args.push("a\0b".into())),
+            ("process.cwd", |p| p.cwd = "x".into()),
+            ("process.user", |p| p.user = User { uid: u32::MAX, ..User::default() }),
+            ("process.user.umask", |p| p.user.umask = Some(0o7777)),
+            ("process.oomScoreAdj", |p| p.oom_score_adj = Some(5000)),
+            ("process.rlimits", |p| p.rlimits = vec![Rlimit { type_: "RLIMIT_X".into(), soft: 1, hard: 1 }]),
+            ("process.rlimits", |p| p.rlimits = vec![Rlimit { type_: "RLIMIT_CORE".into(), soft: 2, hard: 1 }]),
+            ("process.rlimits", |p| p.rlimits = vec![Rlimit { type_: "RLIMIT_CORE".into(), soft: 1, hard: 1 }; 2]),
+            ("process.capabilities.bounding", |p| p.capabilities = Some(Capabilities { bounding: vec!["CAP_X".into()], ..Capabilities::default() })),
+            ("process.capabilities", |p| p.capabilities = Some(Capabilities { effective: vec!["CAP_KILL".into()], ..Capabilities::default() })),
+        ];
+        for (field, change) in cases {
+            let mut process = process();
+            change(&mut process);
+            let error = Launch::compile(&process, None).unwrap_err();
+            assert!(error.message.starts_with(field), "{field}: {error}");
+        }
+    }
+
+    #[test]
+    fn cpu_lists() {
+        assert_eq!(cpu_list("0-2,5").unwrap(), [0, 1, 2, 5]);
+        assert!(cpu_list("3-1").is_err() && cpu_list("").is_err() && cpu_list("0-").is_err() && cpu_list("0-99999").is_err());
+    }
+}

@@ -1,0 +1,181 @@
+//! The mounts of a specification, checked and sorted by what has to be done for them.
+//! Owns the rules about destinations. Must not mount.
+
+use std::path::{Component, Path, PathBuf};
+
+use brig_oci::runtime::{Mount, Spec};
+
+use crate::error::{Error, Result};
+use crate::options::{self, Options};
+
+/// How a mount comes about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The parent clones a tree of the host's and hands it over.
+    Bind,
+    /// `/dev`: the parent makes and fills it.
+    Dev,
+    /// The cgroup hierarchies.
+    Cgroup,
+    /// Init makes the file system in its own namespaces.
+    FileSystem,
+}
+
+/// One mount.
+#[derive(Debug, Clone)]
+pub(crate) struct Planned {
+    /// Without a leading `/`, without `.` and `..`.
+    pub destination: PathBuf,
+    pub kind: Kind,
+    pub fs: String,
+    pub source: Option<PathBuf>,
+    pub options: Options,
+    pub mappings: Option<(Vec<brig_sys::idmap::Range>, Vec<brig_sys::idmap::Range>)>,
+}
+
+/// Files in `/proc` that may be replaced by a bind mount (lxcfs makes such); nothing else there may be hidden.
+const PROC_FILES: [&str; 10] = [
+    "proc/cpuinfo", "proc/diskstats", "proc/meminfo", "proc/stat", "proc/swaps", "proc/uptime", "proc/loadavg", "proc/slabinfo",
+    "proc/sys/kernel/ns_last_pid", "proc/sys/crypto/fips_enabled",
+];
+
+/// The mounts of a specification in their order. A container always gets a `/dev` of ours: if none is listed, one is added.
+pub(crate) fn plan(spec: &Spec) -> Result<Vec<Planned>> {
+    if spec.mounts.len() > 4096 {
+        return Err(Error::invalid(format!("mounts: {} of them; 4096 are supported", spec.mounts.len())));
+    }
+    let mut planned = spec.mounts.iter().map(plan_one).collect::<Result<Vec<_>>>()?;
+    if !planned.iter().any(|mount| mount.destination == Path::new("dev")) {
+        planned.insert(0, plan_one(&default_dev())?);
+    }
+    Ok(planned)
+}
+
+fn default_dev() -> Mount {
+    let options = ["nosuid", "strictatime", "mode=755", "size=65536k"];
+    Mount {
+        destination: "/dev".into(),
+        type_: "tmpfs".into(),
+        source: Some("tmpfs".into()),
+        options: options.map(str::to_owned).to_vec(),
+        ..Mount::default()
+    }
+}
+
+fn plan_one(mount: &Mount) -> Result<Planned> {
+    let destination = inside(&mount.destination, "mounts.destination")?;
+    let place = mount.destination.display();
+    if destination.as_os_str().is_empty() {
+        return Err(Error::invalid(format!("mounts: {place}: the root itself cannot be a mount of its own; use root")));
+    }
+    let options = options::parse(mount)?;
+    let kind = match (options.bind, mount.type_.as_str()) {
+        (Some(_), _) => Kind::Bind,
+        (None, "tmpfs") if destination == Path::new("dev") => Kind::Dev,
+        (None, "cgroup" | "cgroup2") => Kind::Cgroup,
+        (None, _) => Kind::FileSystem,
+    };
+    if destination == Path::new("dev") && kind == Kind::FileSystem {
+        return Err(Error::unsupported(format!("mounts: {place}: must be a tmpfs or a bind mount, not {:?}", mount.type_)));
+    }
+    if kind == Kind::Bind && mount.source.as_deref().is_none_or(|source| !source.is_absolute()) {
+        return Err(Error::invalid(format!("mounts: {place}: a bind mount needs an absolute source path")));
+    }
+    check_special(mount, &destination, kind)?;
+    Ok(Planned {
+        destination,
+        kind,
+        fs: mount.type_.clone(),
+        source: mount.source.clone(),
+        options,
+        mappings: mappings(mount)?,
+    })
+}
+
+fn mappings(mount: &Mount) -> Result<Option<(Vec<brig_sys::idmap::Range>, Vec<brig_sys::idmap::Range>)>> {
+    match (mount.uid_mappings.is_empty(), mount.gid_mappings.is_empty()) {
+        (true, true) => Ok(None),
+        (false, false) => Ok(Some((crate::identity::ranges(&mount.uid_mappings), crate::identity::ranges(&mount.gid_mappings)))),
+        _ => Err(Error::invalid(format!("mounts: {}: needs uidMappings and gidMappings, not one of them", mount.destination.display()))),
+    }
+}
+
+/// A path inside the container without its leading `/`.
+pub(crate) fn inside(path: &Path, field: &str) -> Result<PathBuf> {
+    let bad = |why: &str| Error::invalid(format!("{field}: {}: {why}", path.display()));
+    if !path.is_absolute() {
+        return Err(bad("is not absolute"));
+    }
+    let mut clean = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::RootDir | Component::CurDir => {}
+            Component::ParentDir => return Err(bad("contains \"..\"")),
+            Component::Prefix(_) => return Err(bad("has a prefix")),
+        }
+    }
+    Ok(clean)
+}
+
+/// `/proc` and `/sys` must be what they are called: security settings are written through them (CVE-2019-16884 and kin).
+fn check_special(mount: &Mount, destination: &Path, kind: Kind) -> Result<()> {
+    let bad = |why: &str| Err(Error::invalid(format!("mounts: {}: {why}", mount.destination.display())));
+    let fs = mount.type_.as_str();
+    if destination == Path::new("proc") {
+        return if kind != Kind::Bind && fs == "proc" { Ok(()) } else { bad("only a proc file system may be mounted there") };
+    }
+    if destination == Path::new("sys") {
+        return if kind != Kind::Bind && matches!(fs, "sysfs" | "tmpfs") { Ok(()) } else { bad("only a sysfs file system may be mounted there") };
+    }
+    if destination.starts_with("proc") && !may_hide_in_proc(destination) {
+        return bad("nothing may be mounted inside of /proc except over cpuinfo, meminfo, stat, uptime and such");
+    }
+    Ok(())
+}
+
+/// Whether a mount on this file in `/proc` is harmless.
+pub(crate) fn may_hide_in_proc(destination: &Path) -> bool {
+    PROC_FILES.iter().any(|file| destination == Path::new(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(destination: &str, type_: &str, source: &str, options: &[&str]) -> Result<Planned> {
+        plan_one(&Mount {
+            destination: destination.into(),
+            type_: type_.into(),
+            source: Some(source.into()),
+            options: options.iter().map(|word| (*word).to_owned()).collect(),
+            ..Mount::default()
+        })
+    }
+
+    #[test]
+    fn sorts_by_kind() {
+        assert_eq!(one("/dev", "tmpfs", "tmpfs", &[]).unwrap().kind, Kind::Dev);
+        assert_eq!(one("/dev/shm", "tmpfs", "shm", &[]).unwrap().kind, Kind::FileSystem);
+        assert_eq!(one("/x", "none", "/y", &["rbind"]).unwrap().kind, Kind::Bind);
+        assert_eq!(one("/x/./y/", "bind", "/y", &[]).unwrap().destination, Path::new("x/y"));
+        assert_eq!(one("/sys/fs/cgroup", "cgroup", "cgroup", &["ro"]).unwrap().kind, Kind::Cgroup);
+        assert_eq!(one("/proc/meminfo", "bind", "/y", &[]).unwrap().kind, Kind::Bind);
+    }
+
+    #[test]
+    fn refuses_dangerous_places() {
+        for (destination, type_, source) in [
+            ("/", "tmpfs", "tmpfs"), ("x", "tmpfs", "tmpfs"), ("/a/../b", "tmpfs", "tmpfs"), ("/proc", "bind", "/fake"), ("/proc", "tmpfs", "x"),
+            ("/proc/self", "bind", "/fake"), ("/proc/sys/net", "tmpfs", "x"), ("/sys", "bind", "/fake"), ("/x", "bind", "relative"), ("/dev", "ramfs", "x"),
+        ] {
+            assert!(one(destination, type_, source, &[]).is_err(), "{destination} {type_}");
+        }
+    }
+
+    #[test]
+    fn adds_dev() {
+        let planned = plan(&Spec::default()).unwrap();
+        assert_eq!((planned.len(), planned[0].kind), (1, Kind::Dev));
+    }
+}

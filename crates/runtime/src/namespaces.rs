@@ -1,0 +1,168 @@
+//! Which namespaces a container makes and which it joins.
+//! Owns reading `linux.namespaces`. Must not enter any.
+
+use std::os::fd::OwnedFd;
+
+use brig_oci::runtime::{Linux, LinuxNamespace};
+use brig_sys::clone::flags;
+
+use crate::error::{Error, Result, Step};
+
+/// The namespaces of a container.
+#[derive(Debug, Default)]
+pub(crate) struct Namespaces {
+    /// `CLONE_NEW…` bits of those to make.
+    pub new: u64,
+    /// Those to join, in the order of joining: the user namespace last, as the caller's rights end there.
+    pub join: Vec<(u64, OwnedFd)>,
+}
+
+impl Namespaces {
+    /// Reads the list and opens what is joined.
+    pub fn read(list: &[LinuxNamespace]) -> Result<Namespaces> {
+        let mut namespaces = Namespaces::default();
+        for entry in list {
+            let flag = flag(&entry.type_)?;
+            if namespaces.has(flag) {
+                return Err(Error::invalid(format!("linux.namespaces: {:?} is listed twice", entry.type_)));
+            }
+            match entry.path.as_deref().filter(|path| !path.as_os_str().is_empty()) {
+                None => namespaces.new |= flag,
+                Some(path) if flag == flags::NEWNS => {
+                    return Err(Error::unsupported(format!(
+                        "linux.namespaces: joining the mount namespace {} is not supported: exec in its container instead",
+                        path.display()
+                    )));
+                }
+                Some(path) => {
+                    let fd = brig_sys::namespace::open(path, flag).step(|| format!("linux.namespaces: {:?}", entry.type_))?;
+                    namespaces.join.push((flag, fd));
+                }
+            }
+        }
+        if namespaces.new & flags::NEWNS == 0 {
+            return Err(Error::invalid("linux.namespaces: a container needs a mount namespace of its own; add {\"type\":\"mount\"}"));
+        }
+        namespaces.join.sort_by_key(|(flag, _)| *flag == flags::NEWUSER);
+        Ok(namespaces)
+    }
+
+    /// All of them, made or joined: what an exec has to join.
+    pub fn all(&self) -> u64 {
+        self.join.iter().fold(self.new, |all, (flag, _)| all | flag)
+    }
+
+    /// Whether the container has its own or a joined one of this kind.
+    pub fn has(&self, flag: u64) -> bool {
+        self.all() & flag != 0
+    }
+
+    /// The contradictions between namespaces and the rest of the specification.
+    pub fn check(&self, linux: &Linux) -> Result<()> {
+        let mapped = !linux.uid_mappings.is_empty() || !linux.gid_mappings.is_empty();
+        let complete = !linux.uid_mappings.is_empty() && !linux.gid_mappings.is_empty();
+        if self.new & flags::NEWUSER != 0 && !complete {
+            return Err(Error::invalid("linux.namespaces: a new user namespace needs linux.uidMappings and linux.gidMappings"));
+        }
+        if mapped && !self.has(flags::NEWUSER) {
+            return Err(Error::invalid("linux.uidMappings: id mappings need a user namespace in linux.namespaces"));
+        }
+        if !linux.time_offsets.is_empty() && self.new & flags::NEWTIME == 0 {
+            return Err(Error::invalid("linux.timeOffsets: offsets need a new time namespace in linux.namespaces"));
+        }
+        for (field, list) in [("linux.uidMappings", &linux.uid_mappings), ("linux.gidMappings", &linux.gid_mappings)] {
+            check_mappings(field, list)?;
+        }
+        Ok(())
+    }
+}
+
+/// The kernel would say only EINVAL to any of these.
+fn check_mappings(field: &str, list: &[brig_oci::runtime::IdMapping]) -> Result<()> {
+    if list.len() > 340 {
+        return Err(Error::invalid(format!("{field}: {} ranges; the kernel takes 340", list.len())));
+    }
+    for (index, range) in list.iter().enumerate() {
+        if range.size == 0 || range.container_id.checked_add(range.size).is_none() || range.host_id.checked_add(range.size).is_none() {
+            return Err(Error::invalid(format!("{field}[{index}]: size {} is empty or goes beyond the last id", range.size)));
+        }
+        let overlaps = |left: u32, left_size: u32, right: u32, right_size: u32| left < right + right_size && right < left + left_size;
+        for other in &list[..index] {
+            if overlaps(range.container_id, range.size, other.container_id, other.size) || overlaps(range.host_id, range.size, other.host_id, other.size) {
+                return Err(Error::invalid(format!("{field}[{index}]: overlaps another range")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The kinds that are listed, as `CLONE_NEW…` bits, without opening any.
+pub(crate) fn kinds(list: &[LinuxNamespace]) -> Result<u64> {
+    list.iter().try_fold(0, |all, entry| Ok(all | flag(&entry.type_)?))
+}
+
+/// The `CLONE_NEW…` bit of a namespace by its name in the specification.
+fn flag(name: &str) -> Result<u64> {
+    Ok(match name {
+        "pid" => flags::NEWPID,
+        "network" => flags::NEWNET,
+        "mount" => flags::NEWNS,
+        "ipc" => flags::NEWIPC,
+        "uts" => flags::NEWUTS,
+        "user" => flags::NEWUSER,
+        "cgroup" => flags::NEWCGROUP,
+        "time" => flags::NEWTIME,
+        _ => return Err(Error::invalid(format!("linux.namespaces: unknown type {name:?}"))),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use brig_oci::runtime::IdMapping;
+
+    fn entry(type_: &str, path: Option<&str>) -> LinuxNamespace {
+        LinuxNamespace { type_: type_.into(), path: path.map(Into::into) }
+    }
+
+    #[test]
+    fn reads_and_orders() {
+        let list = [entry("user", Some("/proc/self/ns/user")), entry("mount", None), entry("uts", Some("/proc/self/ns/uts")), entry("pid", Some(""))];
+        let namespaces = Namespaces::read(&list).unwrap();
+        assert_eq!(namespaces.new, flags::NEWNS | flags::NEWPID);
+        let joined: Vec<u64> = namespaces.join.iter().map(|(flag, _)| *flag).collect();
+        assert_eq!(joined, [flags::NEWUTS, flags::NEWUSER]);
+    }
+
+    #[test]
+    fn refuses_what_cannot_be() {
+        for list in [
+            vec![entry("mount", None), entry("bogus", None)],
+            vec![entry("mount", None), entry("mount", None)],
+            vec![entry("pid", None)],
+            vec![entry("mount", Some("/proc/self/ns/mnt"))],
+            vec![entry("mount", None), entry("uts", Some("/proc/self/ns/net"))],
+            vec![entry("mount", None), entry("uts", Some("/etc/passwd"))],
+            vec![entry("mount", None), entry("uts", Some("/absent"))],
+        ] {
+            assert!(Namespaces::read(&list).is_err(), "{list:?}");
+        }
+    }
+
+    #[test]
+    fn refuses_contradicting_mappings() {
+        let range = |container_id, host_id, size| IdMapping { container_id, host_id, size };
+        let check = |uids: Vec<IdMapping>, types: &[&str]| {
+            let list: Vec<_> = types.iter().map(|type_| entry(type_, None)).collect();
+            let linux = Linux { gid_mappings: uids.clone(), uid_mappings: uids, ..Linux::default() };
+            Namespaces::read(&list).unwrap().check(&linux)
+        };
+        assert!(check(vec![range(0, 1000, 10)], &["mount", "user"]).is_ok());
+        assert!(check(vec![], &["mount", "user"]).is_err());
+        assert!(check(vec![range(0, 1000, 10)], &["mount"]).is_err());
+        assert!(check(vec![range(0, 1000, 0)], &["mount", "user"]).is_err());
+        assert!(check(vec![range(u32::MAX, 0, 10)], &["mount", "user"]).is_err());
+        assert!(check(vec![range(0, 1000, 10), range(5, 2000, 10)], &["mount", "user"]).is_err());
+        assert!(check(vec![range(0, 1000, 1); 341], &["mount", "user"]).is_err());
+    }
+}

@@ -1,0 +1,136 @@
+//! A specification, checked as a whole and taken apart before anything is made.
+//! Owns the refusal of what is contradictory or not supported. Must not change anything.
+
+use brig_oci::runtime::{Linux, Spec};
+use brig_sys::clone::flags;
+use brig_sys::mount::Propagation;
+
+use crate::cgroup::Layout;
+use crate::devices::{self, Nodes};
+use crate::error::{Error, Result, Step};
+use crate::launch::Launch;
+use crate::mounts::{self, Planned};
+use crate::namespaces::Namespaces;
+use crate::options;
+use crate::sysctl::{self, Parameter};
+
+/// What [`crate::create`] works from.
+#[derive(Debug)]
+pub(crate) struct Plan<'a> {
+    pub spec: &'a Spec,
+    pub linux: &'a Linux,
+    pub namespaces: Namespaces,
+    pub mounts: Vec<Planned>,
+    pub nodes: Nodes,
+    pub sysctl: Vec<Parameter>,
+    pub launch: Option<Launch>,
+    pub layout: Layout,
+    pub root_propagation: (Propagation, bool),
+    pub reaper: bool,
+}
+
+impl<'a> Plan<'a> {
+    /// Checks everything that can be checked without making anything.
+    pub fn new(spec: &'a Spec, reaper: bool) -> Result<Plan<'a>> {
+        check_version(&spec.oci_version)?;
+        let linux = spec.linux.as_ref().ok_or_else(|| Error::invalid("linux: is missing; only Linux containers are supported"))?;
+        let namespaces = Namespaces::read(&linux.namespaces)?;
+        namespaces.check(linux)?;
+        check_supported(spec, linux, &namespaces)?;
+        let process = spec.process.as_ref().ok_or_else(|| Error::invalid("process: is missing; there is nothing to run"))?;
+        let mounts = mounts::plan(spec)?;
+        let nodes = devices::plan(&linux.devices)?;
+        if !linux.devices.is_empty() && !mounts.iter().any(|mount| mount.kind == mounts::Kind::Dev) {
+            return Err(Error::unsupported("linux.devices: /dev is a bind mount, in which no nodes are made"));
+        }
+        for (field, paths) in [("linux.maskedPaths", &linux.masked_paths), ("linux.readonlyPaths", &linux.readonly_paths)] {
+            for path in paths {
+                if mounts::inside(path.as_ref(), field)?.as_os_str().is_empty() {
+                    return Err(Error::invalid(format!("{field}: {path:?} is the whole root; use root.readonly")));
+                }
+            }
+        }
+        Ok(Plan {
+            spec,
+            linux,
+            sysctl: sysctl::check(&linux.sysctl, namespaces.all())?,
+            namespaces,
+            mounts,
+            nodes,
+            launch: Some(Launch::compile(process, Some(linux))?),
+            layout: Layout::detect().step(|| "cgroup".to_owned())?,
+            root_propagation: root_propagation(&linux.rootfs_propagation)?,
+            reaper,
+        })
+    }
+}
+
+fn check_version(version: &str) -> Result<()> {
+    let mut parts = version.split(['.', '-', '+']);
+    match (parts.next(), parts.next().map(str::parse::<u32>)) {
+        (Some("1"), Some(Ok(_))) => Ok(()),
+        _ => Err(Error::invalid(format!("ociVersion: {version:?} is not 1.x"))),
+    }
+}
+
+fn check_supported(spec: &Spec, linux: &Linux, namespaces: &Namespaces) -> Result<()> {
+    if (!spec.hostname.is_empty() || !spec.domainname.is_empty()) && namespaces.new & flags::NEWUTS == 0 {
+        return Err(Error::invalid("hostname, domainname: need a new uts namespace in linux.namespaces"));
+    }
+    if let Some(hooks) = &spec.hooks
+        && (!hooks.create_container.is_empty() || !hooks.start_container.is_empty())
+    {
+        return Err(Error::unsupported("hooks: createContainer and startContainer are not supported"));
+    }
+    if !linux.mount_label.is_empty() {
+        return Err(Error::unsupported("linux.mountLabel: SELinux labels of mounts are not supported"));
+    }
+    if linux.intel_rdt.is_some() {
+        return Err(Error::unsupported("linux.intelRdt: is not supported"));
+    }
+    if !linux.net_devices.is_empty() {
+        return Err(Error::unsupported("linux.netDevices: is not supported"));
+    }
+    if linux.memory_policy.is_some() {
+        return Err(Error::unsupported("linux.memoryPolicy: is not supported"));
+    }
+    if !linux.time_offsets.is_empty() {
+        return Err(Error::unsupported("linux.timeOffsets: is not supported"));
+    }
+    Ok(())
+}
+
+/// The default is what makes neither side see the other's later mounts.
+fn root_propagation(word: &str) -> Result<(Propagation, bool)> {
+    if word.is_empty() {
+        return Ok((Propagation::Private, true));
+    }
+    let (name, recursive) = match word.strip_prefix('r') {
+        Some(name) => (name, true),
+        None => (word, false),
+    };
+    let propagation = options::parse_propagation(name).ok_or_else(|| Error::invalid(format!("linux.rootfsPropagation: unknown propagation {word:?}")))?;
+    Ok((propagation, recursive))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        for good in ["1.0.0", "1.2.1", "1.99", "1.0.2-dev"] {
+            assert!(check_version(good).is_ok(), "{good}");
+        }
+        for bad in ["", "0.1", "2.0.0", "1", "10.0", "x"] {
+            assert!(check_version(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn propagation_words() {
+        assert_eq!(root_propagation("rslave").unwrap(), (Propagation::Slave, true));
+        assert_eq!(root_propagation("shared").unwrap(), (Propagation::Shared, false));
+        assert!(root_propagation("rx").is_err());
+    }
+}
