@@ -44,50 +44,30 @@ struct Item {
 
 /// Reads the rest of an unsuccessful response and says what it means.
 pub(crate) async fn refusal(mut response: Response<'_>, asked: Asked<'_>) -> Failure {
-    let wait = response
-        .header(&RETRY_AFTER)
-        .and_then(|v| retry_after(v.trim(), SystemTime::now()));
+    let wait = response.header(&RETRY_AFTER).and_then(|v| retry_after(v.trim(), SystemTime::now()));
     let retry = retry_advice(response.status, wait);
     let context = response.context().to_owned();
     // RFC 6750 section 3.1: a token was understood and does not suffice.
-    let scope_missing = response
-        .header(&WWW_AUTHENTICATE)
-        .is_some_and(|v| v.contains("error=\"insufficient_scope\""));
+    let scope_missing = response.header(&WWW_AUTHENTICATE).is_some_and(|v| v.contains("error=\"insufficient_scope\""));
     let status = response.status;
     // An unreadable body is no news: the status alone must do then.
     let body = response.collect(LARGEST_BODY).await.unwrap_or_default();
-    let mut item = serde_json::from_slice::<Body>(&body)
-        .ok()
-        .and_then(|b| b.errors.into_iter().next())
-        .unwrap_or_default();
+    let mut item =
+        serde_json::from_slice::<Body>(&body).ok().and_then(|b| b.errors.into_iter().next()).unwrap_or_default();
     if scope_missing {
-        item = Item {
-            code: "DENIED".into(),
-            message: "requested access to the resource is denied".into(),
-        };
+        item = Item { code: "DENIED".into(), message: "requested access to the resource is denied".into() };
     }
     let mut error = classify(status, &item, asked, &context);
     if let (ErrorKind::RateLimited, Some(wait)) = (error.kind, wait) {
-        error.message.push_str(&format!(
-            " (the registry asks to wait {} seconds)",
-            wait.as_secs()
-        ));
+        error.message.push_str(&format!(" (the registry asks to wait {} seconds)", wait.as_secs()));
     }
     Failure { error, retry }
 }
 
 /// The code and message as Go's errcode package prints them.
 fn text(item: &Item, code: &str, message: &str) -> String {
-    let code = if item.code.is_empty() {
-        code.to_owned()
-    } else {
-        item.code.to_lowercase().replace('_', " ")
-    };
-    let message = if item.message.is_empty() {
-        message
-    } else {
-        &item.message
-    };
+    let code = if item.code.is_empty() { code.to_owned() } else { item.code.to_lowercase().replace('_', " ") };
+    let message = if item.message.is_empty() { message } else { &item.message };
     printable(&format!("{code}: {message}"))
 }
 
@@ -95,20 +75,12 @@ fn classify(status: StatusCode, item: &Item, asked: Asked<'_>, context: &str) ->
     let denied = |name: &str| {
         let why = text(item, "denied", "requested access to the resource is denied");
         let hint = "repository does not exist or may require 'docker login'";
-        Error::new(
-            ErrorKind::Denied,
-            format!("pull access denied for {name}, {hint}: {why}"),
-        )
+        Error::new(ErrorKind::Denied, format!("pull access denied for {name}, {hint}: {why}"))
     };
     match (status.as_u16(), asked) {
-        (429, _) => Error::new(
-            ErrorKind::RateLimited,
-            text(
-                item,
-                "toomanyrequests",
-                "too many requests, try again later",
-            ),
-        ),
+        (429, _) => {
+            Error::new(ErrorKind::RateLimited, text(item, "toomanyrequests", "too many requests, try again later"))
+        }
         (403, Asked::Manifest(image) | Asked::Content(image, _)) => denied(&image.familiar_name()),
         (401, Asked::Manifest(image) | Asked::Content(image, _)) if item.code == "DENIED" => {
             denied(&image.familiar_name())
@@ -119,40 +91,24 @@ fn classify(status: StatusCode, item: &Item, asked: Asked<'_>, context: &str) ->
         }
         (404, Asked::Manifest(image)) if item.code == "NAME_UNKNOWN" => {
             let why = text(item, "", "");
-            Error::new(
-                ErrorKind::NotFound,
-                format!("repository {} not found: {why}", image.familiar_name()),
-            )
+            Error::new(ErrorKind::NotFound, format!("repository {} not found: {why}", image.familiar_name()))
         }
         (404, Asked::Manifest(image)) => {
             let why = text(item, "manifest unknown", "manifest unknown");
-            Error::new(
-                ErrorKind::NotFound,
-                format!("manifest for {} not found: {why}", image.familiar()),
-            )
+            Error::new(ErrorKind::NotFound, format!("manifest for {} not found: {why}", image.familiar()))
         }
         (404, Asked::Content(image, what)) => {
             let why = text(item, "blob unknown", "blob unknown to registry");
-            Error::new(
-                ErrorKind::NotFound,
-                format!("{what} of {} not found: {why}", image.familiar()),
-            )
+            Error::new(ErrorKind::NotFound, format!("{what} of {} not found: {why}", image.familiar()))
         }
         (code, _) => {
-            let kind = if code >= 500 {
-                ErrorKind::Network
-            } else {
-                ErrorKind::Invalid
-            };
+            let kind = if code >= 500 { ErrorKind::Network } else { ErrorKind::Invalid };
             let detail = if item.code.is_empty() && item.message.is_empty() {
                 String::new()
             } else {
                 format!(": {}", text(item, "unknown", ""))
             };
-            Error::new(
-                kind,
-                format!("{context}: unexpected status: {status}{detail}"),
-            )
+            Error::new(kind, format!("{context}: unexpected status: {status}{detail}"))
         }
     }
 }
@@ -179,15 +135,9 @@ fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT` as seconds since 1970.
 fn http_date(text: &str) -> Option<u64> {
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let mut words = text.split_once(", ")?.1.split([' ', ':']);
-    let day: u64 = words
-        .next()?
-        .parse()
-        .ok()
-        .filter(|d| (1..=31).contains(d))?;
+    let day: u64 = words.next()?.parse().ok().filter(|d| (1..=31).contains(d))?;
     let name = words.next()?;
     let month = MONTHS.iter().zip(1u64..).find(|(m, _)| **m == name)?.1;
     let mut number = |most: u64| words.next()?.parse::<u64>().ok().filter(|n| *n <= most);
@@ -209,30 +159,12 @@ mod tests {
     #[test]
     fn waiting_times() {
         let now = UNIX_EPOCH + Duration::from_secs(784_111_770);
-        assert_eq!(
-            http_date("Sun, 06 Nov 1994 08:49:37 GMT"),
-            Some(784_111_777)
-        );
-        assert_eq!(
-            http_date("Thu, 29 Feb 2024 00:00:00 GMT"),
-            Some(1_709_164_800)
-        );
-        assert_eq!(
-            retry_after("Sun, 06 Nov 1994 08:49:37 GMT", now),
-            Some(Duration::from_secs(7))
-        );
+        assert_eq!(http_date("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
+        assert_eq!(http_date("Thu, 29 Feb 2024 00:00:00 GMT"), Some(1_709_164_800));
+        assert_eq!(retry_after("Sun, 06 Nov 1994 08:49:37 GMT", now), Some(Duration::from_secs(7)));
         assert_eq!(retry_after("3", now), Some(Duration::from_secs(3)));
-        assert_eq!(
-            retry_after("1000000000", now),
-            Some(Duration::from_secs(1_000_000_000))
-        );
-        for nonsense in [
-            "-1",
-            "",
-            "soon",
-            "Sun, 99 Nov 1994 08:49:37 GMT",
-            "Sun, 06 Nov 1994",
-        ] {
+        assert_eq!(retry_after("1000000000", now), Some(Duration::from_secs(1_000_000_000)));
+        for nonsense in ["-1", "", "soon", "Sun, 99 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994"] {
             assert_eq!(retry_after(nonsense, now), None, "{nonsense}");
         }
     }
@@ -241,33 +173,24 @@ mod tests {
     fn dockers_words() {
         let image = Reference::parse("localhost:5000/x:y").unwrap();
         let say = |status: u16, code: &str, message: &str| {
-            let item = Item {
-                code: code.into(),
-                message: message.into(),
-            };
-            let error = classify(
-                StatusCode::from_u16(status).unwrap(),
-                &item,
-                Asked::Manifest(&image),
-                "Get \"u\"",
-            );
+            let item = Item { code: code.into(), message: message.into() };
+            let error = classify(StatusCode::from_u16(status).unwrap(), &item, Asked::Manifest(&image), "Get \"u\"");
             (error.kind, error.message)
         };
         assert_eq!(
             say(404, "MANIFEST_UNKNOWN", "manifest unknown"),
             (
                 ErrorKind::NotFound,
-                "manifest for localhost:5000/x:y not found: manifest unknown: manifest unknown"
-                    .into()
+                "manifest for localhost:5000/x:y not found: manifest unknown: manifest unknown".into()
             )
         );
-        assert_eq!(
-            say(404, "", ""),
-            say(404, "MANIFEST_UNKNOWN", "manifest unknown")
-        );
+        assert_eq!(say(404, "", ""), say(404, "MANIFEST_UNKNOWN", "manifest unknown"));
         assert_eq!(
             say(404, "NAME_UNKNOWN", "repository name not known to registry"),
-            (ErrorKind::NotFound, "repository localhost:5000/x not found: name unknown: repository name not known to registry".into())
+            (
+                ErrorKind::NotFound,
+                "repository localhost:5000/x not found: name unknown: repository name not known to registry".into()
+            )
         );
         assert_eq!(
             say(403, "DENIED", "requested access to the resource is denied"),
@@ -278,18 +201,12 @@ mod tests {
         );
         assert_eq!(
             say(401, "UNAUTHORIZED", "authentication required"),
-            (
-                ErrorKind::Unauthorized,
-                "Get \"u\": unauthorized: authentication required".into()
-            )
+            (ErrorKind::Unauthorized, "Get \"u\": unauthorized: authentication required".into())
         );
         assert_eq!(
             say(429, "TOOMANYREQUESTS", "slow down"),
             (ErrorKind::RateLimited, "toomanyrequests: slow down".into())
         );
-        assert_eq!(
-            say(502, "", "").1,
-            "Get \"u\": unexpected status: 502 Bad Gateway"
-        );
+        assert_eq!(say(502, "", "").1, "Get \"u\": unexpected status: 502 Bad Gateway");
     }
 }

@@ -69,18 +69,12 @@ impl Tokens {
             return bearer(&auth.registry_token).ok();
         }
         let tokens = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        tokens
-            .get(grant)
-            .filter(|(_, end)| *end > Instant::now())
-            .map(|(value, _)| value.clone())
+        tokens.get(grant).filter(|(_, end)| *end > Instant::now()).map(|(value, _)| value.clone())
     }
 
     /// Drops the value for `grant`: it was refused.
     pub(crate) fn forget(&self, grant: &Grant) {
-        self.0
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
-            .remove(grant);
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).remove(grant);
     }
 
     fn remember(&self, grant: Grant, value: HeaderValue, lifetime: Duration) {
@@ -100,41 +94,22 @@ impl Tokens {
         grant: &Grant,
         response: &Response<'_>,
     ) -> Result<Fresh, Failure> {
-        let headers = response
-            .headers
-            .get_all(WWW_AUTHENTICATE)
-            .iter()
-            .filter_map(|v| v.to_str().ok());
+        let headers = response.headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|v| v.to_str().ok());
         let challenges: Vec<Challenge> = headers.flat_map(challenge::parse).collect();
         let context = response.context();
-        let unauthorized =
-            |why: &str| Failure::fatal(ErrorKind::Unauthorized, format!("{context}: {why}"));
-        if let Some(Challenge::Bearer { realm, service }) = challenges
-            .iter()
-            .find(|c| matches!(c, Challenge::Bearer { .. }))
+        let unauthorized = |why: &str| Failure::fatal(ErrorKind::Unauthorized, format!("{context}: {why}"));
+        if let Some(Challenge::Bearer { realm, service }) =
+            challenges.iter().find(|c| matches!(c, Challenge::Bearer { .. }))
         {
             let realm = check_realm(realm, &grant.origin).map_err(|why| unauthorized(&why))?;
             return self.fetch(transport, config, grant, &realm, service).await;
         }
         if challenges.contains(&Challenge::Basic) {
-            let value = grant
-                .auth
-                .as_ref()
-                .and_then(basic)
-                .ok_or_else(|| unauthorized("no basic auth credentials"))?;
-            self.remember(
-                grant.clone(),
-                value.clone(),
-                Duration::from_secs(LONGEST_LIFETIME),
-            );
-            return Ok(Fresh {
-                value,
-                identity_token: None,
-            });
+            let value = grant.auth.as_ref().and_then(basic).ok_or_else(|| unauthorized("no basic auth credentials"))?;
+            self.remember(grant.clone(), value.clone(), Duration::from_secs(LONGEST_LIFETIME));
+            return Ok(Fresh { value, identity_token: None });
         }
-        Err(unauthorized(
-            "unauthorized: the registry asks for an authentication scheme other than Basic and Bearer",
-        ))
+        Err(unauthorized("unauthorized: the registry asks for an authentication scheme other than Basic and Bearer"))
     }
 
     async fn fetch(
@@ -151,65 +126,39 @@ impl Tokens {
             transport.send(&request, trust).await?
         } else {
             let trust = config.trust(&realm.origin.authority());
-            transport
-                .send_elsewhere(&request, trust, &grant.origin)
-                .await?
+            transport.send_elsewhere(&request, trust, &grant.origin).await?
         };
         if response.status != StatusCode::OK {
-            let wrong_password =
-                response.status == StatusCode::UNAUTHORIZED && grant.auth.is_some();
+            let wrong_password = response.status == StatusCode::UNAUTHORIZED && grant.auth.is_some();
             let mut failure = refusal(response, Asked::Login).await;
             if wrong_password && failure.retry == Retry::Never {
-                failure.error.message = failure
-                    .error
-                    .message
-                    .replace("authentication required", "incorrect username or password");
+                failure.error.message =
+                    failure.error.message.replace("authentication required", "incorrect username or password");
             }
             return Err(failure);
         }
         let context = response.context().to_owned();
         let body = response.collect(LARGEST_TOKEN).await?;
         let bad = |why: &str| Failure::fatal(ErrorKind::Unauthorized, format!("{context}: {why}"));
-        let answer: TokenAnswer =
-            serde_json::from_slice(&body).map_err(|_| bad("the answer is not a token"))?;
-        let token = if answer.token.is_empty() {
-            &answer.access_token
-        } else {
-            &answer.token
-        };
+        let answer: TokenAnswer = serde_json::from_slice(&body).map_err(|_| bad("the answer is not a token"))?;
+        let token = if answer.token.is_empty() { &answer.access_token } else { &answer.token };
         if token.is_empty() {
-            return Err(bad(
-                "authorization server did not include a token in the response",
-            ));
+            return Err(bad("authorization server did not include a token in the response"));
         }
         let value = bearer(token).map_err(|()| bad("the token is not a header value"))?;
-        let lifetime = answer
-            .expires_in
-            .as_u64()
-            .unwrap_or(DEFAULT_LIFETIME)
-            .clamp(DEFAULT_LIFETIME, LONGEST_LIFETIME);
+        let lifetime = answer.expires_in.as_u64().unwrap_or(DEFAULT_LIFETIME).clamp(DEFAULT_LIFETIME, LONGEST_LIFETIME);
         // A tenth earlier, so that a token does not end between being chosen and being read.
-        self.remember(
-            grant.clone(),
-            value.clone(),
-            Duration::from_secs(lifetime * 9 / 10),
-        );
-        Ok(Fresh {
-            value,
-            identity_token: Some(answer.refresh_token).filter(|t| !t.is_empty()),
-        })
+        self.remember(grant.clone(), value.clone(), Duration::from_secs(lifetime * 9 / 10));
+        Ok(Fresh { value, identity_token: Some(answer.refresh_token).filter(|t| !t.is_empty()) })
     }
 }
 
 /// A token server is chosen by whoever answers as the registry: it gets a password only over a connection no worse than
 /// the registry's own. (Which networks it may be in is the transport's check.)
 fn check_realm(realm: &str, registry: &Origin) -> Result<Url, String> {
-    let url = Url::parse(realm)
-        .map_err(|why| format!("refusing the token server {:?}: {why}", printable(realm)))?;
+    let url = Url::parse(realm).map_err(|why| format!("refusing the token server {:?}: {why}", printable(realm)))?;
     if registry.scheme == Scheme::Https && url.origin.scheme == Scheme::Http {
-        return Err(format!(
-            "refusing the token server {url}: it is not encrypted, the registry is"
-        ));
+        return Err(format!("refusing the token server {url}: it is not encrypted, the registry is"));
     }
     Ok(url)
 }
@@ -227,28 +176,20 @@ fn token_request(grant: &Grant, realm: &Url, service: &str) -> Outgoing {
             ("client_id", CLIENT_ID),
             ("refresh_token", &auth.identity_token),
         ]);
-        let mut request = Outgoing::new(Method::POST, realm.clone()).header(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/x-www-form-urlencoded"),
-        );
+        let mut request = Outgoing::new(Method::POST, realm.clone())
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
         request.body = Bytes::from(form(&query));
         return request;
     }
     if let Some(auth) = auth.filter(|a| !a.username.is_empty()) {
-        query.extend([
-            ("account", auth.username.as_str()),
-            ("client_id", CLIENT_ID),
-        ]);
+        query.extend([("account", auth.username.as_str()), ("client_id", CLIENT_ID)]);
         if grant.scope.is_empty() {
             // Only a login wants a refresh token to keep.
             query.push(("offline_token", "true"));
         }
     }
     let separator = if realm.target.contains('?') { '&' } else { '?' };
-    let url = Url::new(
-        &realm.origin,
-        format!("{}{separator}{}", realm.target, form(&query)),
-    );
+    let url = Url::new(&realm.origin, format!("{}{separator}{}", realm.target, form(&query)));
     let request = Outgoing::new(Method::GET, url);
     match auth.and_then(basic) {
         Some(value) => request.header(AUTHORIZATION, value),
@@ -257,9 +198,7 @@ fn token_request(grant: &Grant, realm: &Url, service: &str) -> Outgoing {
 }
 
 fn form(pairs: &[(&str, &str)]) -> String {
-    let encoded = pairs
-        .iter()
-        .map(|(name, value)| format!("{name}={}", percent_encode(value)));
+    let encoded = pairs.iter().map(|(name, value)| format!("{name}={}", percent_encode(value)));
     encoded.collect::<Vec<_>>().join("&")
 }
 
@@ -280,11 +219,7 @@ fn basic(auth: &Auth) -> Option<HeaderValue> {
         return None;
     }
     let pair = format!("{}:{}", auth.username, auth.password);
-    secret(format!(
-        "Basic {}",
-        base64::engine::general_purpose::STANDARD.encode(pair)
-    ))
-    .ok()
+    secret(format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair))).ok()
 }
 
 fn bearer(token: &str) -> Result<HeaderValue, ()> {
@@ -331,11 +266,7 @@ mod tests {
     #[test]
     fn requests_for_tokens() {
         let realm = Url::parse("https://auth.example/token?x=1").unwrap();
-        let user = Auth {
-            username: "me".into(),
-            password: "pw".into(),
-            ..Auth::default()
-        };
+        let user = Auth { username: "me".into(), password: "pw".into(), ..Auth::default() };
         let request = token_request(&grant(user), &realm, "the reg");
         assert_eq!(request.method, Method::GET);
         assert_eq!(
@@ -343,16 +274,9 @@ mod tests {
             "/token?x=1&service=the%20reg&scope=repository%3Aa%2Fb%3Apull&account=me&client_id=brig"
         );
         assert_eq!(request.headers[AUTHORIZATION], "Basic bWU6cHc=");
-        let identity = Auth {
-            username: "<token>".into(),
-            identity_token: "secret/1".into(),
-            ..Auth::default()
-        };
+        let identity = Auth { username: "<token>".into(), identity_token: "secret/1".into(), ..Auth::default() };
         let request = token_request(&grant(identity), &realm, "s");
-        assert_eq!(
-            (request.method, request.url.target.as_str()),
-            (Method::POST, "/token?x=1")
-        );
+        assert_eq!((request.method, request.url.target.as_str()), (Method::POST, "/token?x=1"));
         assert!(!request.headers.contains_key(AUTHORIZATION));
         assert_eq!(
             request.body,
@@ -364,23 +288,14 @@ mod tests {
     fn tokens_belong_to_one_user_and_end() {
         let tokens = Tokens::default();
         let (a, b) = (
-            grant(Auth {
-                username: "a".into(),
-                ..Auth::default()
-            }),
-            grant(Auth {
-                username: "b".into(),
-                ..Auth::default()
-            }),
+            grant(Auth { username: "a".into(), ..Auth::default() }),
+            grant(Auth { username: "b".into(), ..Auth::default() }),
         );
         tokens.remember(a.clone(), bearer("t").unwrap(), Duration::from_secs(60));
         assert!(tokens.get(&a).is_some() && tokens.get(&b).is_none());
         tokens.remember(a.clone(), bearer("t").unwrap(), Duration::ZERO);
         assert!(tokens.get(&a).is_none());
-        let ready = grant(Auth {
-            registry_token: "r".into(),
-            ..Auth::default()
-        });
+        let ready = grant(Auth { registry_token: "r".into(), ..Auth::default() });
         assert_eq!(tokens.get(&ready).unwrap(), "Bearer r");
     }
 }

@@ -23,12 +23,7 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     pub(crate) fn new(first_delay: Duration) -> Backoff {
-        Backoff {
-            first_delay,
-            fruitless: 0,
-            progressed: false,
-            server_wait: Duration::ZERO,
-        }
+        Backoff { first_delay, fruitless: 0, progressed: false, server_wait: Duration::ZERO }
     }
 
     /// Something arrived before it failed: the count begins anew, after this failure.
@@ -38,21 +33,14 @@ impl Backoff {
 
     /// How long to wait before the next try; `None` to give up.
     pub(crate) fn next(&mut self, retry: Retry) -> Option<Duration> {
-        self.fruitless = if std::mem::take(&mut self.progressed) {
-            0
-        } else {
-            self.fruitless + 1
-        };
+        self.fruitless = if std::mem::take(&mut self.progressed) { 0 } else { self.fruitless + 1 };
         if self.fruitless >= MOST_TRIES {
             return None;
         }
         match retry {
             Retry::Never => None,
             Retry::Soon | Retry::Reconnect => {
-                let delay = self
-                    .first_delay
-                    .saturating_mul(1 << self.fruitless.saturating_sub(1))
-                    .min(LONGEST_DELAY);
+                let delay = self.first_delay.saturating_mul(1 << self.fruitless.saturating_sub(1)).min(LONGEST_DELAY);
                 // Between half and all of it, so that many clients do not come back at the same instant.
                 let half = delay / 2;
                 let random = RandomState::new().build_hasher().finish() % 1024;
@@ -83,15 +71,8 @@ mod tests {
         assert!(backoff.next(Retry::Soon).unwrap() <= Duration::from_secs(1));
         assert_eq!(backoff.next(Retry::Never), None);
         let mut patient = Backoff::new(Duration::from_secs(1));
-        assert_eq!(
-            patient.next(Retry::After(Duration::from_secs(60))),
-            Some(Duration::from_secs(60))
-        );
-        assert!(
-            patient
-                .next(Retry::After(Duration::from_secs(60)))
-                .is_some()
-        );
+        assert_eq!(patient.next(Retry::After(Duration::from_secs(60))), Some(Duration::from_secs(60)));
+        assert!(patient.next(Retry::After(Duration::from_secs(60))).is_some());
         assert_eq!(patient.next(Retry::After(Duration::from_secs(60))), None);
     }
 }

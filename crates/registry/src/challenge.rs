@@ -19,21 +19,13 @@ pub(crate) fn parse(header: &str) -> Vec<Challenge> {
             break;
         }
         let (parameters, after) = parameters(after);
-        let get = |name: &str| {
-            parameters
-                .iter()
-                .find(|(n, _)| n.eq_ignore_ascii_case(name))
-                .map(|(_, v)| v.clone())
-        };
+        let get = |name: &str| parameters.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.clone());
         if scheme.eq_ignore_ascii_case("basic") {
             found.push(Challenge::Basic);
         } else if scheme.eq_ignore_ascii_case("bearer")
             && let Some(realm) = get("realm")
         {
-            found.push(Challenge::Bearer {
-                realm,
-                service: get("service").unwrap_or_default(),
-            });
+            found.push(Challenge::Bearer { realm, service: get("service").unwrap_or_default() });
         }
         rest = after;
     }
@@ -89,14 +81,9 @@ mod tests {
 
     #[test]
     fn challenges() {
-        let bearer = |realm: &str, service: &str| Challenge::Bearer {
-            realm: realm.into(),
-            service: service.into(),
-        };
+        let bearer = |realm: &str, service: &str| Challenge::Bearer { realm: realm.into(), service: service.into() };
         assert_eq!(
-            parse(
-                r#"Bearer realm="https://auth.example/token",service="reg, the \"one\"",scope="a,b""#
-            ),
+            parse(r#"Bearer realm="https://auth.example/token",service="reg, the \"one\"",scope="a,b""#),
             [bearer("https://auth.example/token", "reg, the \"one\"")]
         );
         assert_eq!(parse(r#"basic realm="x""#), [Challenge::Basic]);

@@ -37,12 +37,8 @@ pub(crate) struct Inner {
 impl Client {
     /// A client with these settings. Fails if a setting cannot be used, naming it.
     pub fn new(config: Config) -> Result<Client> {
-        let user_agent = HeaderValue::try_from(config.user_agent.as_str()).map_err(|_| {
-            Error::invalid(format!(
-                "user agent {:?} is not a header value",
-                config.user_agent
-            ))
-        })?;
+        let user_agent = HeaderValue::try_from(config.user_agent.as_str())
+            .map_err(|_| Error::invalid(format!("user agent {:?} is not a header value", config.user_agent)))?;
         config.endpoints("docker.io").map_err(Error::invalid)?;
         let dialer = Dialer {
             resolver: Resolver::system(),
@@ -56,48 +52,26 @@ impl Client {
             downloads: Arc::new(Semaphore::new(config.max_concurrent_downloads.clamp(1, 64))),
             config,
         };
-        Ok(Client {
-            inner: Arc::new(inner),
-        })
+        Ok(Client { inner: Arc::new(inner) })
     }
 
     /// Verifies credentials for `login`. `host` is as in image references; Docker Hub's names are known. Returns the
     /// identity token to keep instead of the password, if the registry gave one.
     pub async fn check_auth(&self, host: &str, auth: &Auth) -> Result<Option<String>> {
         let domain = host.trim_end_matches('/');
-        let domain = if is_hub(host) || is_hub(domain) {
-            "docker.io"
-        } else {
-            strip_scheme(domain)
-        };
-        let endpoints = self
-            .inner
-            .config
-            .endpoints(domain)
-            .map_err(Error::invalid)?;
-        let endpoint = endpoints
-            .last()
-            .expect("the registry itself is always the last endpoint");
+        let domain = if is_hub(host) || is_hub(domain) { "docker.io" } else { strip_scheme(domain) };
+        let endpoints = self.inner.config.endpoints(domain).map_err(Error::invalid)?;
+        let endpoint = endpoints.last().expect("the registry itself is always the last endpoint");
         let origin = self.inner.choose_origin(endpoint).await?;
         let request = Outgoing::new(Method::GET, Url::new(&origin, "/v2/"));
-        let grant = Grant {
-            origin,
-            auth: Some(auth.clone()),
-            scope: String::new(),
-        };
+        let grant = Grant { origin, auth: Some(auth.clone()), scope: String::new() };
         // A login is a question, not a use: what an earlier one was told must not answer it.
         self.inner.tokens.forget(&grant);
-        let (response, fresh) = self
-            .inner
-            .send_authorized(&grant, endpoint.trust, request)
-            .await?;
+        let (response, fresh) = self.inner.send_authorized(&grant, endpoint.trust, request).await?;
         match response.status {
             StatusCode::OK => Ok(fresh.and_then(|f| f.identity_token)),
             StatusCode::UNAUTHORIZED => {
-                let text = format!(
-                    "{}: unauthorized: incorrect username or password",
-                    response.context()
-                );
+                let text = format!("{}: unauthorized: incorrect username or password", response.context());
                 Err(Error::new(ErrorKind::Unauthorized, text))
             }
             _ => Err(refusal(response, Asked::Login).await.into()),
@@ -117,26 +91,9 @@ mod tests {
 
     #[test]
     fn bad_settings_are_named() {
-        let refused = |config: Config| {
-            Client::new(config)
-                .err()
-                .map(|e| e.message)
-                .unwrap_or_default()
-        };
-        assert!(
-            refused(Config {
-                mirrors: vec!["ftp://m".into()],
-                ..Config::default()
-            })
-            .contains("ftp://m")
-        );
-        assert!(
-            refused(Config {
-                user_agent: "a\nb".into(),
-                ..Config::default()
-            })
-            .contains("user agent")
-        );
+        let refused = |config: Config| Client::new(config).err().map(|e| e.message).unwrap_or_default();
+        assert!(refused(Config { mirrors: vec!["ftp://m".into()], ..Config::default() }).contains("ftp://m"));
+        assert!(refused(Config { user_agent: "a\nb".into(), ..Config::default() }).contains("user agent"));
         assert_eq!(strip_scheme("https://h:1/v2/"), "h:1");
     }
 }

@@ -67,9 +67,7 @@ pub struct Auth {
 /// Secrets stay out of logs.
 impl fmt::Debug for Auth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Auth")
-            .field("username", &self.username)
-            .finish_non_exhaustive()
+        f.debug_struct("Auth").field("username", &self.username).finish_non_exhaustive()
     }
 }
 
@@ -107,12 +105,7 @@ impl Config {
         };
         let origins: Option<Vec<Origin>> = schemes.iter().map(|s| Origin::new(*s, host)).collect();
         let origins = origins.ok_or_else(|| format!("invalid registry host {host:?}"))?;
-        Ok(Endpoint {
-            origins,
-            trust,
-            prefix: String::new(),
-            is_mirror: false,
-        })
+        Ok(Endpoint { origins, trust, prefix: String::new(), is_mirror: false })
     }
 
     fn mirror(&self, mirror: &str) -> Result<Endpoint, String> {
@@ -120,12 +113,7 @@ impl Config {
         let trust = self.trust(&url.origin.authority());
         // Settings name the path up to the registry's root; "/v2" belongs to the protocol.
         let prefix = url.target.trim_end_matches('/').to_owned();
-        Ok(Endpoint {
-            origins: vec![url.origin],
-            trust,
-            prefix,
-            is_mirror: true,
-        })
+        Ok(Endpoint { origins: vec![url.origin], trust, prefix, is_mirror: true })
     }
 
     /// Whether connections to `host[:port]` must be verified.
@@ -136,25 +124,16 @@ impl Config {
         let ip: Option<IpAddr> = host.parse().ok();
         let listed = |entry: &String| match (ip, parse_cidr(entry)) {
             (Some(ip), Some((network, bits))) => in_network(ip, network, bits),
-            _ => {
-                split_host_port(entry).is_some_and(|(h, p)| h == host && (p.is_none() || p == port))
-            }
+            _ => split_host_port(entry).is_some_and(|(h, p)| h == host && (p.is_none() || p == port)),
         };
         let local = host == "localhost" || ip.is_some_and(|ip| ip.to_canonical().is_loopback());
-        if local || self.insecure.iter().any(listed) {
-            Trust::Unverified
-        } else {
-            Trust::Verified
-        }
+        if local || self.insecure.iter().any(listed) { Trust::Unverified } else { Trust::Verified }
     }
 }
 
 /// Is this one of the names by which Docker Hub goes in references and in `login`?
 pub(crate) fn is_hub(domain: &str) -> bool {
-    matches!(
-        domain,
-        "" | HUB_DOMAIN | "index.docker.io" | "https://index.docker.io/v1/" | HUB_HOST
-    )
+    matches!(domain, "" | HUB_DOMAIN | "index.docker.io" | "https://index.docker.io/v1/" | HUB_HOST)
 }
 
 #[cfg(test)]
@@ -163,28 +142,14 @@ mod tests {
 
     fn plan(config: &Config, domain: &str) -> Vec<String> {
         let endpoints = config.endpoints(domain).unwrap();
-        endpoints
-            .iter()
-            .flat_map(|e| {
-                e.origins
-                    .iter()
-                    .map(move |o| format!("{o}{} {:?}", e.prefix, e.trust))
-            })
-            .collect()
+        endpoints.iter().flat_map(|e| e.origins.iter().map(move |o| format!("{o}{} {:?}", e.prefix, e.trust))).collect()
     }
 
     #[test]
     fn where_images_come_from() {
         let config = Config {
-            mirrors: vec![
-                "https://mirror.example/hub/".into(),
-                "http://127.0.0.1:5001".into(),
-            ],
-            insecure: vec![
-                "10.0.0.0/8".into(),
-                "old.example:5000".into(),
-                "any.example".into(),
-            ],
+            mirrors: vec!["https://mirror.example/hub/".into(), "http://127.0.0.1:5001".into()],
+            insecure: vec!["10.0.0.0/8".into(), "old.example:5000".into(), "any.example".into()],
             ..Config::default()
         };
         assert_eq!(
@@ -195,43 +160,17 @@ mod tests {
                 "https://registry-1.docker.io Verified"
             ]
         );
-        assert_eq!(
-            plan(&config, "reg.example:8443"),
-            ["https://reg.example:8443 Verified"]
-        );
-        assert_eq!(
-            plan(&config, "localhost"),
-            [
-                "https://localhost Unverified",
-                "http://localhost Unverified"
-            ]
-        );
-        for insecure in [
-            "10.1.2.3:5000",
-            "old.example:5000",
-            "any.example:1",
-            "127.0.0.1:5000",
-            "[::1]:5000",
-        ] {
+        assert_eq!(plan(&config, "reg.example:8443"), ["https://reg.example:8443 Verified"]);
+        assert_eq!(plan(&config, "localhost"), ["https://localhost Unverified", "http://localhost Unverified"]);
+        for insecure in ["10.1.2.3:5000", "old.example:5000", "any.example:1", "127.0.0.1:5000", "[::1]:5000"] {
             assert_eq!(config.trust(insecure), Trust::Unverified, "{insecure}");
         }
-        for verified in [
-            "11.1.2.3:5000",
-            "old.example:5001",
-            "old.example",
-            "localhost.example",
-        ] {
+        for verified in ["11.1.2.3:5000", "old.example:5001", "old.example", "localhost.example"] {
             assert_eq!(config.trust(verified), Trust::Verified, "{verified}");
         }
         assert!(config.endpoints("bad host").is_err());
         assert!(
-            Config {
-                mirrors: vec!["mirror".into()],
-                ..config
-            }
-            .endpoints("docker.io")
-            .unwrap_err()
-            .contains("mirror")
+            Config { mirrors: vec!["mirror".into()], ..config }.endpoints("docker.io").unwrap_err().contains("mirror")
         );
     }
 

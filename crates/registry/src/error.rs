@@ -42,10 +42,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error of class `kind` saying `message`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
-        Error {
-            kind,
-            message: message.into(),
-        }
+        Error { kind, message: message.into() }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Error {
@@ -98,26 +95,17 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn fatal(kind: ErrorKind, message: impl Into<String>) -> Failure {
-        Failure {
-            error: Error::new(kind, message),
-            retry: Retry::Never,
-        }
+        Failure { error: Error::new(kind, message), retry: Retry::Never }
     }
 
     pub(crate) fn transient(kind: ErrorKind, message: impl Into<String>) -> Failure {
-        Failure {
-            error: Error::new(kind, message),
-            retry: Retry::Soon,
-        }
+        Failure { error: Error::new(kind, message), retry: Retry::Soon }
     }
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
-        Failure {
-            error,
-            retry: Retry::Never,
-        }
+        Failure { error, retry: Retry::Never }
     }
 }
 
@@ -138,11 +126,7 @@ pub(crate) fn printable(text: &str) -> String {
         }
         // Bidirectional overrides reorder what a terminal shows just as escapes do.
         let reorders = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if c.is_control() || reorders {
-            out.extend(c.escape_default())
-        } else {
-            out.push(c)
-        }
+        if c.is_control() || reorders { out.extend(c.escape_default()) } else { out.push(c) }
     }
     out
 }

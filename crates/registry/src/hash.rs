@@ -65,10 +65,7 @@ mod tests {
     fn chains_and_algorithms() {
         let a = sha256(b"a");
         let b = sha256(b"b");
-        assert_eq!(
-            a.to_string(),
-            "sha256:ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"
-        );
+        assert_eq!(a.to_string(), "sha256:ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb");
         let chains = chain_ids(&[a.clone(), b.clone()]);
         assert_eq!(chains, [a.clone(), sha256(format!("{a} {b}").as_bytes())]);
         let long = Digest::from_sha512([0; 64]);

@@ -30,38 +30,19 @@ pub(crate) struct Session {
 
 impl Session {
     /// `auth` is for the registry that the image names; a mirror never gets it.
-    pub(crate) fn new(
-        inner: Arc<Inner>,
-        endpoint: Endpoint,
-        reference: Reference,
-        auth: Option<&Auth>,
-    ) -> Session {
-        let auth = auth
-            .filter(|a| !endpoint.is_mirror && **a != Auth::default())
-            .cloned();
-        Session {
-            inner,
-            endpoint,
-            reference,
-            auth,
-            origin: OnceCell::new(),
-        }
+    pub(crate) fn new(inner: Arc<Inner>, endpoint: Endpoint, reference: Reference, auth: Option<&Auth>) -> Session {
+        let auth = auth.filter(|a| !endpoint.is_mirror && **a != Auth::default()).cloned();
+        Session { inner, endpoint, reference, auth, origin: OnceCell::new() }
     }
 
     /// The scheme and host in use. An insecure registry is tried with TLS first, as dockerd does.
     pub(crate) async fn origin(&self) -> Result<&Origin, Failure> {
-        self.origin
-            .get_or_try_init(|| self.inner.choose_origin(&self.endpoint))
-            .await
+        self.origin.get_or_try_init(|| self.inner.choose_origin(&self.endpoint)).await
     }
 
     /// `<prefix>/v2/<repository>/<rest>` on this endpoint.
     pub(crate) async fn url(&self, rest: &str) -> Result<Url, Failure> {
-        let target = format!(
-            "{}/v2/{}/{rest}",
-            self.endpoint.prefix,
-            self.reference.path()
-        );
+        let target = format!("{}/v2/{}/{rest}", self.endpoint.prefix, self.reference.path());
         Ok(Url::new(self.origin().await?, target))
     }
 
@@ -72,10 +53,7 @@ impl Session {
             auth: self.auth.clone(),
             scope: format!("repository:{}:pull", self.reference.path()),
         };
-        self.inner
-            .send_authorized(&grant, self.endpoint.trust, request)
-            .await
-            .map(|(response, _)| response)
+        self.inner.send_authorized(&grant, self.endpoint.trust, request).await.map(|(response, _)| response)
     }
 
     /// Fetches a blob that fits into memory and verifies it. `what` names it in errors.
@@ -103,12 +81,7 @@ impl Session {
         }
     }
 
-    async fn small_blob_once(
-        &self,
-        digest: &Digest,
-        limit: usize,
-        what: &str,
-    ) -> Result<Vec<u8>, Failure> {
+    async fn small_blob_once(&self, digest: &Digest, limit: usize, what: &str) -> Result<Vec<u8>, Failure> {
         let request = Outgoing::new(Method::GET, self.url(&format!("blobs/{digest}")).await?);
         let mut response = self.send(request).await?;
         if response.status != StatusCode::OK {
@@ -118,10 +91,8 @@ impl Session {
         let body = response.collect(limit).await?;
         let actual = digest_of(&body, digest);
         if actual != *digest {
-            let text = format!(
-                "{what} of {}: digest mismatch: expected {digest}, got {actual}",
-                self.reference.familiar()
-            );
+            let text =
+                format!("{what} of {}: digest mismatch: expected {digest}, got {actual}", self.reference.familiar());
             return Err(Failure::fatal(ErrorKind::Mismatch, text));
         }
         Ok(body)
@@ -133,11 +104,8 @@ pub(crate) fn check_encoding(response: &Response<'_>) -> Result<(), Failure> {
     match response.header(&CONTENT_ENCODING) {
         None | Some("" | "identity") => Ok(()),
         Some(other) => {
-            let text = format!(
-                "{}: unwanted content encoding {:?}",
-                response.context(),
-                crate::error::printable(other)
-            );
+            let text =
+                format!("{}: unwanted content encoding {:?}", response.context(), crate::error::printable(other));
             Err(Failure::fatal(ErrorKind::Invalid, text))
         }
     }
@@ -146,10 +114,7 @@ pub(crate) fn check_encoding(response: &Response<'_>) -> Result<(), Failure> {
 impl Inner {
     /// The first of the endpoint's origins that a connection can be made to.
     pub(crate) async fn choose_origin(&self, endpoint: &Endpoint) -> Result<Origin, Failure> {
-        let (last, others) = endpoint
-            .origins
-            .split_last()
-            .expect("an endpoint has an origin");
+        let (last, others) = endpoint.origins.split_last().expect("an endpoint has an origin");
         for origin in others {
             match self.transport.probe(origin, endpoint.trust).await {
                 Ok(()) => return Ok(origin.clone()),
@@ -171,21 +136,12 @@ impl Inner {
             request.headers.insert(AUTHORIZATION, value);
         }
         let response = self.transport.send(&request, trust).await?;
-        let ready_made = grant
-            .auth
-            .as_ref()
-            .is_some_and(|a| !a.registry_token.is_empty());
-        if response.status != StatusCode::UNAUTHORIZED
-            || !response.headers.contains_key(WWW_AUTHENTICATE)
-            || ready_made
+        let ready_made = grant.auth.as_ref().is_some_and(|a| !a.registry_token.is_empty());
+        if response.status != StatusCode::UNAUTHORIZED || !response.headers.contains_key(WWW_AUTHENTICATE) || ready_made
         {
             return Ok((response, None));
         }
-        let fresh = match self
-            .tokens
-            .answer(&self.transport, &self.config, grant, &response)
-            .await
-        {
+        let fresh = match self.tokens.answer(&self.transport, &self.config, grant, &response).await {
             Ok(fresh) => fresh,
             Err(failure) => {
                 self.tokens.forget(grant);
@@ -204,9 +160,5 @@ impl Inner {
 
 /// At the beginning of a pull nothing is lost by failing at once when there is no connection.
 pub(crate) fn unless_unreachable(retry: Retry) -> Retry {
-    if retry == Retry::Reconnect {
-        Retry::Never
-    } else {
-        retry
-    }
+    if retry == Retry::Reconnect { Retry::Never } else { retry }
 }

@@ -94,27 +94,13 @@ pub(crate) struct Dialled {
 
 impl Dialer {
     /// Connects to `origin`, only to addresses of class `limit` or less if a limit is given.
-    pub(crate) async fn dial(
-        &self,
-        origin: &Origin,
-        trust: Trust,
-        limit: Option<Reach>,
-    ) -> Result<Dialled, Failure> {
-        let proxy = self
-            .proxies
-            .for_origin(origin)
-            .map_err(|e| Failure::fatal(ErrorKind::Network, e))?;
+    pub(crate) async fn dial(&self, origin: &Origin, trust: Trust, limit: Option<Reach>) -> Result<Dialled, Failure> {
+        let proxy = self.proxies.for_origin(origin).map_err(|e| Failure::fatal(ErrorKind::Network, e))?;
         let Some(proxy) = proxy else {
             let stream: Box<dyn Stream> = Box::new(self.connect(origin, limit).await?);
-            let stream = if origin.scheme == Scheme::Https {
-                self.encrypt(stream, origin, trust).await?
-            } else {
-                stream
-            };
-            return Ok(Dialled {
-                stream,
-                via_plain_proxy: None,
-            });
+            let stream =
+                if origin.scheme == Scheme::Https { self.encrypt(stream, origin, trust).await? } else { stream };
+            return Ok(Dialled { stream, via_plain_proxy: None });
         };
         // The proxy resolves names, so only an address in the URL itself can be judged here.
         if let (Some(ip), Some(limit)) = (origin.ip(), limit) {
@@ -125,26 +111,15 @@ impl Dialer {
             stream = self.encrypt(stream, &proxy.origin, Trust::Verified).await?;
         }
         if origin.scheme == Scheme::Http {
-            return Ok(Dialled {
-                stream,
-                via_plain_proxy: Some(proxy),
-            });
+            return Ok(Dialled { stream, via_plain_proxy: Some(proxy) });
         }
-        timeout(CONNECT_TIMEOUT, tunnel(&mut stream, origin, &proxy))
-            .await
-            .map_err(|_| {
-                Failure::transient(
-                    ErrorKind::Timeout,
-                    format!(
-                        "proxyconnect tcp: {}: i/o timeout",
-                        proxy.origin.host_port()
-                    ),
-                )
-            })??;
-        Ok(Dialled {
-            stream: self.encrypt(stream, origin, trust).await?,
-            via_plain_proxy: None,
-        })
+        timeout(CONNECT_TIMEOUT, tunnel(&mut stream, origin, &proxy)).await.map_err(|_| {
+            Failure::transient(
+                ErrorKind::Timeout,
+                format!("proxyconnect tcp: {}: i/o timeout", proxy.origin.host_port()),
+            )
+        })??;
+        Ok(Dialled { stream: self.encrypt(stream, origin, trust).await?, via_plain_proxy: None })
     }
 
     /// The least reachable class among the addresses of `origin`, the most that it may redirect to.
@@ -153,11 +128,7 @@ impl Dialer {
             return Ok(Reach::Public);
         }
         let addresses = self.resolve(origin).await?;
-        Ok(addresses
-            .into_iter()
-            .map(Reach::of)
-            .max()
-            .unwrap_or(Reach::Public))
+        Ok(addresses.into_iter().map(Reach::of).max().unwrap_or(Reach::Public))
     }
 
     async fn resolve(&self, origin: &Origin) -> Result<Vec<IpAddr>, Failure> {
@@ -168,14 +139,12 @@ impl Dialer {
                 ErrorKind::Network,
                 format!("dial tcp: lookup {} on {server}: no such host", origin.host),
             ),
-            LookupError::NoSuchHost(None) => Failure::fatal(
-                ErrorKind::Network,
-                format!("dial tcp: lookup {}: no such host", origin.host),
-            ),
-            LookupError::Unavailable(why) => Failure::transient(
-                ErrorKind::Network,
-                format!("dial tcp: lookup {} {why}", origin.host),
-            ),
+            LookupError::NoSuchHost(None) => {
+                Failure::fatal(ErrorKind::Network, format!("dial tcp: lookup {}: no such host", origin.host))
+            }
+            LookupError::Unavailable(why) => {
+                Failure::transient(ErrorKind::Network, format!("dial tcp: lookup {} {why}", origin.host))
+            }
         })
     }
 
@@ -184,16 +153,10 @@ impl Dialer {
         if let Some(limit) = limit {
             check_reach(&addresses, limit, origin)?;
         }
-        let last = addresses
-            .last()
-            .map(|ip| SocketAddr::new(*ip, origin.port).to_string())
-            .unwrap_or_default();
+        let last = addresses.last().map(|ip| SocketAddr::new(*ip, origin.port).to_string()).unwrap_or_default();
         match timeout(CONNECT_TIMEOUT, race(&addresses, origin.port)).await {
             Ok(result) => result,
-            Err(_) => Err(Failure::transient(
-                ErrorKind::Timeout,
-                format!("dial tcp {last}: i/o timeout"),
-            )),
+            Err(_) => Err(Failure::transient(ErrorKind::Timeout, format!("dial tcp {last}: i/o timeout"))),
         }
     }
 
@@ -209,28 +172,19 @@ impl Dialer {
         let config = config.map_err(|e| Failure::fatal(ErrorKind::Network, format!("tls: {e}")))?;
         let config = config.map_err(|e| Failure::fatal(ErrorKind::Network, e))?;
         let name = ServerName::try_from(origin.host.clone()).map_err(|_| {
-            Failure::fatal(
-                ErrorKind::Network,
-                format!("tls: {:?} is not a valid server name", origin.host),
-            )
+            Failure::fatal(ErrorKind::Network, format!("tls: {:?} is not a valid server name", origin.host))
         })?;
         let handshake = TlsConnector::from(Arc::new(config)).connect(name, stream);
         match timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(stream)) => Ok(Box::new(stream)),
             Ok(Err(error)) => Err(handshake_failure(&error, origin)),
-            Err(_) => Err(Failure::transient(
-                ErrorKind::Timeout,
-                "net/http: TLS handshake timeout",
-            )),
+            Err(_) => Err(Failure::transient(ErrorKind::Timeout, "net/http: TLS handshake timeout")),
         }
     }
 }
 
 fn handshake_failure(error: &std::io::Error, origin: &Origin) -> Failure {
-    match error
-        .get_ref()
-        .and_then(|e| e.downcast_ref::<rustls::Error>())
-    {
+    match error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
         Some(error) => Failure::fatal(ErrorKind::Network, tls::describe(error, &origin.host)),
         None => Failure::transient(ErrorKind::Network, describe_io(error)),
     }
@@ -283,50 +237,27 @@ async fn race(addresses: &[IpAddr], port: u16) -> Result<TcpStream, Failure> {
 }
 
 /// RFC 9110 section 9.3.6.
-async fn tunnel(
-    stream: &mut Box<dyn Stream>,
-    origin: &Origin,
-    proxy: &Proxy,
-) -> Result<(), Failure> {
+async fn tunnel(stream: &mut Box<dyn Stream>, origin: &Origin, proxy: &Proxy) -> Result<(), Failure> {
     const LONGEST_ANSWER: usize = 16 << 10;
     let failed = |why: String| {
-        Failure::transient(
-            ErrorKind::Network,
-            format!("proxyconnect tcp: {}: {why}", proxy.origin.host_port()),
-        )
+        Failure::transient(ErrorKind::Network, format!("proxyconnect tcp: {}: {why}", proxy.origin.host_port()))
     };
     let host = origin.host_port();
-    let authorization = proxy
-        .authorization
-        .as_ref()
-        .map(|a| format!("Proxy-Authorization: {a}\r\n"))
-        .unwrap_or_default();
+    let authorization =
+        proxy.authorization.as_ref().map(|a| format!("Proxy-Authorization: {a}\r\n")).unwrap_or_default();
     let request = format!("CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n{authorization}\r\n");
-    stream
-        .write_all(request.as_bytes())
-        .await
-        .map_err(|e| failed(describe_io(&e)))?;
+    stream.write_all(request.as_bytes()).await.map_err(|e| failed(describe_io(&e)))?;
     let mut answer = Vec::new();
     // One byte at a time: what follows the blank line belongs to TLS.
     while !answer.ends_with(b"\r\n\r\n") {
         if answer.len() >= LONGEST_ANSWER {
             return Err(failed("answer too long".into()));
         }
-        answer.push(
-            stream
-                .read_u8()
-                .await
-                .map_err(|e| failed(describe_io(&e)))?,
-        );
+        answer.push(stream.read_u8().await.map_err(|e| failed(describe_io(&e)))?);
     }
-    let line = String::from_utf8_lossy(answer.split(|b| *b == b'\r').next().unwrap_or_default())
-        .into_owned();
+    let line = String::from_utf8_lossy(answer.split(|b| *b == b'\r').next().unwrap_or_default()).into_owned();
     let status = line.split(' ').nth(1).unwrap_or_default();
-    if status == "200" {
-        Ok(())
-    } else {
-        Err(failed(crate::error::printable(&line)))
-    }
+    if status == "200" { Ok(()) } else { Err(failed(crate::error::printable(&line))) }
 }
 
 /// An I/O error in the words of Go's net package, which is what people search for.

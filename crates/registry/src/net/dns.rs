@@ -51,9 +51,7 @@ pub(crate) fn encode_query(id: u16, name: &str, record: RecordType) -> Option<Ve
 fn encode_name(name: &str) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(name.len() + 2);
     for label in name.strip_suffix('.').unwrap_or(name).split('.') {
-        let length = u8::try_from(label.len())
-            .ok()
-            .filter(|n| (1..=63).contains(n))?;
+        let length = u8::try_from(label.len()).ok().filter(|n| (1..=63).contains(n))?;
         out.push(length);
         out.extend(label.to_ascii_lowercase().bytes());
     }
@@ -63,17 +61,8 @@ fn encode_name(name: &str) -> Option<Vec<u8>> {
 
 /// Decodes a message as the answer to that query. `None` means "not an answer to this question": a stray or forged
 /// datagram, to be ignored while waiting on.
-pub(crate) fn decode_answer(
-    message: &[u8],
-    id: u16,
-    name: &str,
-    record: RecordType,
-) -> Option<Answer> {
-    let word = |at: usize| {
-        Some(u16::from_be_bytes(
-            message.get(at..at + 2)?.try_into().ok()?,
-        ))
-    };
+pub(crate) fn decode_answer(message: &[u8], id: u16, name: &str, record: RecordType) -> Option<Answer> {
+    let word = |at: usize| Some(u16::from_be_bytes(message.get(at..at + 2)?.try_into().ok()?));
     let flags = word(2)?;
     let is_response = flags & 0x8000 != 0;
     if word(0)? != id || !is_response || word(4)? != 1 {
@@ -160,13 +149,7 @@ mod tests {
     use super::*;
 
     /// A response to `name` with the given records, each (owner, type, data) already encoded.
-    fn response(
-        id: u16,
-        name: &str,
-        record: RecordType,
-        flags: u16,
-        records: &[(&[u8], u16, &[u8])],
-    ) -> Vec<u8> {
+    fn response(id: u16, name: &str, record: RecordType, flags: u16, records: &[(&[u8], u16, &[u8])]) -> Vec<u8> {
         let mut m = encode_query(id, name, record).unwrap();
         m[2..4].copy_from_slice(&flags.to_be_bytes());
         m[6..8].copy_from_slice(&(records.len() as u16).to_be_bytes());
@@ -203,21 +186,12 @@ mod tests {
             ],
         );
         let want = Answer::Addresses(vec!["192.0.2.1".parse().unwrap()]);
-        assert_eq!(
-            decode_answer(&m, 7, "REG.example", RecordType::A),
-            Some(want)
-        );
+        assert_eq!(decode_answer(&m, 7, "REG.example", RecordType::A), Some(want));
     }
 
     #[test]
     fn codes_and_strangers() {
-        let ok = response(
-            7,
-            "a.b",
-            RecordType::Aaaa,
-            0x8180,
-            &[(b"\xc0\x0c", 28, &[0; 16])],
-        );
+        let ok = response(7, "a.b", RecordType::Aaaa, 0x8180, &[(b"\xc0\x0c", 28, &[0; 16])]);
         assert_eq!(
             decode_answer(&ok, 7, "a.b", RecordType::Aaaa),
             Some(Answer::Addresses(vec!["::".parse().unwrap()]))
@@ -225,14 +199,7 @@ mod tests {
         assert_eq!(decode_answer(&ok, 8, "a.b", RecordType::Aaaa), None);
         assert_eq!(decode_answer(&ok, 7, "a.c", RecordType::Aaaa), None);
         assert_eq!(decode_answer(&ok, 7, "a.b", RecordType::A), None);
-        let code = |flags| {
-            decode_answer(
-                &response(7, "a.b", RecordType::A, flags, &[]),
-                7,
-                "a.b",
-                RecordType::A,
-            )
-        };
+        let code = |flags| decode_answer(&response(7, "a.b", RecordType::A, flags, &[]), 7, "a.b", RecordType::A);
         assert_eq!(code(0x8183), Some(Answer::NoSuchName));
         assert_eq!(code(0x8182), Some(Answer::Failed(2)));
         assert_eq!(code(0x8380), Some(Answer::Truncated));
@@ -241,21 +208,9 @@ mod tests {
 
     #[test]
     fn damaged_messages_end_quietly() {
-        let loops = response(
-            7,
-            "a.b",
-            RecordType::A,
-            0x8180,
-            &[(b"\xc0\x15", 1, &[1, 2, 3, 4])],
-        );
+        let loops = response(7, "a.b", RecordType::A, 0x8180, &[(b"\xc0\x15", 1, &[1, 2, 3, 4])]);
         assert_eq!(decode_answer(&loops, 7, "a.b", RecordType::A), None);
-        let good = response(
-            7,
-            "a.b",
-            RecordType::A,
-            0x8180,
-            &[(b"\xc0\x0c", 1, &[1, 2, 3, 4])],
-        );
+        let good = response(7, "a.b", RecordType::A, 0x8180, &[(b"\xc0\x0c", 1, &[1, 2, 3, 4])]);
         for n in 0..good.len() {
             let _: Option<Answer> = decode_answer(&good[..n], 7, "a.b", RecordType::A);
             for flip in [0x01, 0x40, 0xff] {

@@ -60,76 +60,41 @@ impl Proxies {
         if origin.host == "localhost" || ip.is_some_and(|ip| ip.is_loopback()) {
             return true;
         }
-        self.none_for
-            .split(',')
-            .map(str::trim)
-            .filter(|e| !e.is_empty())
-            .any(|entry| {
-                if entry == "*" {
-                    return true;
-                }
-                if let (Some(ip), Some((network, bits))) = (ip, parse_cidr(entry)) {
-                    return in_network(ip, network, bits);
-                }
-                let (host, port) =
-                    super::url::split_host_port(entry.trim_start_matches('*')).unwrap_or_default();
-                let port_fits = port.is_none_or(|p| p == origin.port);
-                let domain = host.strip_prefix('.').unwrap_or(&host);
-                let is_subdomain = origin
-                    .host
-                    .strip_suffix(domain)
-                    .is_some_and(|rest| rest.ends_with('.'));
-                !domain.is_empty()
-                    && port_fits
-                    && (is_subdomain || (origin.host == domain && !host.starts_with('.')))
-            })
+        self.none_for.split(',').map(str::trim).filter(|e| !e.is_empty()).any(|entry| {
+            if entry == "*" {
+                return true;
+            }
+            if let (Some(ip), Some((network, bits))) = (ip, parse_cidr(entry)) {
+                return in_network(ip, network, bits);
+            }
+            let (host, port) = super::url::split_host_port(entry.trim_start_matches('*')).unwrap_or_default();
+            let port_fits = port.is_none_or(|p| p == origin.port);
+            let domain = host.strip_prefix('.').unwrap_or(&host);
+            let is_subdomain = origin.host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'));
+            !domain.is_empty() && port_fits && (is_subdomain || (origin.host == domain && !host.starts_with('.')))
+        })
     }
 }
 
 fn parse(setting: &str) -> Result<Proxy, String> {
-    let bad = |why: &str| {
-        Err(format!(
-            "proxy setting is not usable: {why} (use http://[user:password@]host:port)"
-        ))
-    };
-    let with_scheme = if setting.contains("://") {
-        setting.to_owned()
-    } else {
-        format!("http://{setting}")
-    };
-    let (scheme, rest) = with_scheme
-        .split_once("://")
-        .expect("a scheme was put in front");
+    let bad = |why: &str| Err(format!("proxy setting is not usable: {why} (use http://[user:password@]host:port)"));
+    let with_scheme = if setting.contains("://") { setting.to_owned() } else { format!("http://{setting}") };
+    let (scheme, rest) = with_scheme.split_once("://").expect("a scheme was put in front");
     let scheme = match scheme {
         "http" => Scheme::Http,
         "https" => Scheme::Https,
         other => return bad(&format!("scheme {other:?} is not supported")),
     };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let (user, host) = authority
-        .rsplit_once('@')
-        .map_or((None, authority), |(u, h)| (Some(u), h));
+    let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(u, h)| (Some(u), h));
     let Some(origin) = Origin::new(scheme, host) else {
         return bad("no valid host");
     };
     let authorization = user.map(|u| {
-        let decoded = percent_decode(
-            if u.contains(':') {
-                u.to_owned()
-            } else {
-                format!("{u}:")
-            }
-            .as_bytes(),
-        );
-        format!(
-            "Basic {}",
-            base64::engine::general_purpose::STANDARD.encode(decoded)
-        )
+        let decoded = percent_decode(if u.contains(':') { u.to_owned() } else { format!("{u}:") }.as_bytes());
+        format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(decoded))
     });
-    Ok(Proxy {
-        origin,
-        authorization,
-    })
+    Ok(Proxy { origin, authorization })
 }
 
 fn percent_decode(text: &[u8]) -> Vec<u8> {
@@ -156,9 +121,7 @@ fn percent_decode(text: &[u8]) -> Vec<u8> {
 
 /// Parses `address/bits`, or a bare address as a range of one.
 pub(crate) fn parse_cidr(text: &str) -> Option<(IpAddr, u8)> {
-    let (address, bits) = text
-        .split_once('/')
-        .map_or((text, None), |(a, b)| (a, Some(b)));
+    let (address, bits) = text.split_once('/').map_or((text, None), |(a, b)| (a, Some(b)));
     let address: IpAddr = address.parse().ok()?;
     let most = if address.is_ipv4() { 32 } else { 128 };
     let bits = match bits {
@@ -170,8 +133,7 @@ pub(crate) fn parse_cidr(text: &str) -> Option<(IpAddr, u8)> {
 
 /// Is `address` within the first `bits` bits of `network`?
 pub(crate) fn in_network(address: IpAddr, network: IpAddr, bits: u8) -> bool {
-    let shared =
-        |a: u128, b: u128, width: u32| bits == 0 || (a ^ b) >> (width - u32::from(bits)) == 0;
+    let shared = |a: u128, b: u128, width: u32| bits == 0 || (a ^ b) >> (width - u32::from(bits)) == 0;
     match (address, network) {
         (IpAddr::V4(a), IpAddr::V4(n)) => shared(a.to_bits().into(), n.to_bits().into(), 32),
         (IpAddr::V6(a), IpAddr::V6(n)) => shared(a.to_bits(), n.to_bits(), 128),
@@ -192,22 +154,11 @@ mod tests {
         let p = Proxies {
             http: "http://us%40er:pw@proxy:3128".into(),
             https: "proxy:3129".into(),
-            none_for: "direct.example, .sub.example,10.0.0.0/8,2001:db8::/32,port.example:8443"
-                .into(),
+            none_for: "direct.example, .sub.example,10.0.0.0/8,2001:db8::/32,port.example:8443".into(),
         };
-        let via = |url| {
-            p.for_origin(&origin(url))
-                .unwrap()
-                .map(|p| p.origin.to_string())
-        };
-        assert_eq!(
-            via("http://x.example").as_deref(),
-            Some("http://proxy:3128")
-        );
-        assert_eq!(
-            via("https://x.example").as_deref(),
-            Some("http://proxy:3129")
-        );
+        let via = |url| p.for_origin(&origin(url)).unwrap().map(|p| p.origin.to_string());
+        assert_eq!(via("http://x.example").as_deref(), Some("http://proxy:3128"));
+        assert_eq!(via("https://x.example").as_deref(), Some("http://proxy:3129"));
         for direct in [
             "https://direct.example",
             "https://a.direct.example",
@@ -220,45 +171,19 @@ mod tests {
         ] {
             assert_eq!(via(direct), None, "{direct}");
         }
-        for proxied in [
-            "https://sub.example",
-            "https://notdirect.example",
-            "http://11.1.2.3",
-            "https://port.example",
-        ] {
+        for proxied in ["https://sub.example", "https://notdirect.example", "http://11.1.2.3", "https://port.example"] {
             assert!(via(proxied).is_some(), "{proxied}");
         }
-        let auth = p
-            .for_origin(&origin("http://x.example"))
-            .unwrap()
-            .unwrap()
-            .authorization;
+        let auth = p.for_origin(&origin("http://x.example")).unwrap().unwrap().authorization;
         assert_eq!(auth.as_deref(), Some("Basic dXNAZXI6cHc="));
-        let socks = Proxies {
-            http: "socks5://x:1".into(),
-            ..Proxies::default()
-        };
-        assert!(
-            socks
-                .for_origin(&origin("http://x.example"))
-                .err()
-                .unwrap()
-                .contains("socks5")
-        );
+        let socks = Proxies { http: "socks5://x:1".into(), ..Proxies::default() };
+        assert!(socks.for_origin(&origin("http://x.example")).err().unwrap().contains("socks5"));
     }
 
     #[test]
     fn networks() {
         assert_eq!(parse_cidr("10.0.0.0/33"), None);
-        assert!(in_network(
-            "10.9.9.9".parse().unwrap(),
-            "0.0.0.0".parse().unwrap(),
-            0
-        ));
-        assert!(!in_network(
-            "10.9.9.9".parse().unwrap(),
-            "10.9.9.8".parse().unwrap(),
-            32
-        ));
+        assert!(in_network("10.9.9.9".parse().unwrap(), "0.0.0.0".parse().unwrap(), 0));
+        assert!(!in_network("10.9.9.9".parse().unwrap(), "10.9.9.8".parse().unwrap(), 32));
     }
 }

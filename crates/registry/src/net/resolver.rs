@@ -48,11 +48,7 @@ struct Settings {
 impl Resolver {
     /// The resolver of this machine.
     pub(crate) fn system() -> Resolver {
-        Resolver {
-            hosts: "/etc/hosts".into(),
-            resolv_conf: "/etc/resolv.conf".into(),
-            port: 53,
-        }
+        Resolver { hosts: "/etc/hosts".into(), resolv_conf: "/etc/resolv.conf".into(), port: 53 }
     }
 
     /// All addresses of `host`, IPv6 and IPv4 alternating, at least one.
@@ -80,11 +76,7 @@ impl Resolver {
         outcome
     }
 
-    async fn query_both(
-        &self,
-        name: &str,
-        settings: &Settings,
-    ) -> Result<Vec<IpAddr>, LookupError> {
+    async fn query_both(&self, name: &str, settings: &Settings) -> Result<Vec<IpAddr>, LookupError> {
         let v4 = self.query(name, RecordType::A, settings);
         let v6 = self.query(name, RecordType::Aaaa, settings);
         let (v4, v6) = tokio::join!(v4, v6);
@@ -93,21 +85,12 @@ impl Resolver {
             (v4, v6) => {
                 // One family failing must not hide the other's addresses.
                 let addresses = interleave(v6.unwrap_or_default(), v4.unwrap_or_default());
-                if addresses.is_empty() {
-                    Err(LookupError::NoSuchHost(None))
-                } else {
-                    Ok(addresses)
-                }
+                if addresses.is_empty() { Err(LookupError::NoSuchHost(None)) } else { Ok(addresses) }
             }
         }
     }
 
-    async fn query(
-        &self,
-        name: &str,
-        record: RecordType,
-        settings: &Settings,
-    ) -> Result<Vec<IpAddr>, LookupError> {
+    async fn query(&self, name: &str, record: RecordType, settings: &Settings) -> Result<Vec<IpAddr>, LookupError> {
         let mut last = "no name server".to_owned();
         for _ in 0..settings.attempts {
             for server in &settings.servers {
@@ -120,9 +103,7 @@ impl Resolver {
                         return Err(LookupError::NoSuchHost(Some(server.to_string())));
                     }
                     Ok(Ok(Answer::Truncated)) => last = format!("on {server}: truncated answer"),
-                    Ok(Ok(Answer::Failed(code))) => {
-                        last = format!("on {server}: server misbehaving (code {code})")
-                    }
+                    Ok(Ok(Answer::Failed(code))) => last = format!("on {server}: server misbehaving (code {code})"),
                 }
             }
         }
@@ -136,11 +117,7 @@ async fn ask(server: SocketAddr, name: &str, record: RecordType) -> std::io::Res
     let Some(query) = dns::encode_query(id, name, record) else {
         return Ok(Answer::NoSuchName);
     };
-    let any: IpAddr = if server.is_ipv4() {
-        Ipv4Addr::UNSPECIFIED.into()
-    } else {
-        Ipv6Addr::UNSPECIFIED.into()
-    };
+    let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     // A fresh socket per question: the kernel picks a port, which a forger must guess together with the id.
     let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
     socket.connect(server).await?;
@@ -156,18 +133,10 @@ async fn ask(server: SocketAddr, name: &str, record: RecordType) -> std::io::Res
     }
 }
 
-async fn ask_tcp(
-    server: SocketAddr,
-    query: &[u8],
-    id: u16,
-    name: &str,
-    record: RecordType,
-) -> std::io::Result<Answer> {
+async fn ask_tcp(server: SocketAddr, query: &[u8], id: u16, name: &str, record: RecordType) -> std::io::Result<Answer> {
     let mut stream = TcpStream::connect(server).await?;
     let length = u16::try_from(query.len()).expect("a query is at most 271 bytes long");
-    stream
-        .write_all(&[&length.to_be_bytes(), query].concat())
-        .await?;
+    stream.write_all(&[&length.to_be_bytes(), query].concat()).await?;
     let mut message = vec![0; usize::from(stream.read_u16().await?)];
     stream.read_exact(&mut message).await?;
     dns::decode_answer(&message, id, name, record)
@@ -210,18 +179,11 @@ async fn read_small(path: &std::path::Path) -> String {
 
 fn from_hosts(text: &str, host: &str) -> Vec<IpAddr> {
     let host = host.strip_suffix('.').unwrap_or(host);
-    let lines = text.lines().map(|line| {
-        line.split('#')
-            .next()
-            .unwrap_or_default()
-            .split_whitespace()
-    });
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().split_whitespace());
     lines
         .filter_map(|mut words| {
             let address = words.next()?.parse().ok()?;
-            words
-                .any(|name| name.eq_ignore_ascii_case(host))
-                .then_some(address)
+            words.any(|name| name.eq_ignore_ascii_case(host)).then_some(address)
         })
         .collect()
 }
@@ -231,10 +193,7 @@ fn candidates(host: &str, settings: &Settings) -> Vec<String> {
     if host.ends_with('.') {
         return vec![host.to_owned()];
     }
-    let searched = settings
-        .search
-        .iter()
-        .map(|domain| format!("{host}.{domain}"));
+    let searched = settings.search.iter().map(|domain| format!("{host}.{domain}"));
     let absolute = std::iter::once(host.to_owned());
     if host.matches('.').count() >= settings.ndots {
         absolute.chain(searched).collect()
@@ -256,14 +215,9 @@ impl Settings {
             let mut words = line.split_whitespace();
             match words.next() {
                 // A scope id (fe80::1%eth0) is beyond what a stub needs; such a server is skipped.
-                Some("nameserver") => s
-                    .servers
-                    .extend(words.next().and_then(|w| w.parse::<IpAddr>().ok())),
+                Some("nameserver") => s.servers.extend(words.next().and_then(|w| w.parse::<IpAddr>().ok())),
                 Some("search" | "domain") => {
-                    s.search = words
-                        .take(6)
-                        .map(|w| w.trim_end_matches('.').to_owned())
-                        .collect()
+                    s.search = words.take(6).map(|w| w.trim_end_matches('.').to_owned()).collect()
                 }
                 Some("options") => words.for_each(|option| s.option(option)),
                 _ => {}
@@ -278,8 +232,7 @@ impl Settings {
     }
 
     fn option(&mut self, option: &str) {
-        let Some((name, Ok(value))) = option.split_once(':').map(|(n, v)| (n, v.parse::<u8>()))
-        else {
+        let Some((name, Ok(value))) = option.split_once(':').map(|(n, v)| (n, v.parse::<u8>())) else {
             return;
         };
         match name {
@@ -300,46 +253,27 @@ mod tests {
         let s = Settings::parse(
             "# x\nnameserver 192.0.2.1\nnameserver fe80::1%eth0\nnameserver ::1\nsearch a.example. b\noptions ndots:3 timeout:1 attempts:9 rotate\n",
         );
-        assert_eq!(
-            s.servers,
-            [
-                "192.0.2.1".parse::<IpAddr>().unwrap(),
-                "::1".parse().unwrap()
-            ]
-        );
-        assert_eq!(
-            (s.ndots, s.timeout, s.attempts),
-            (3, Duration::from_secs(1), 5)
-        );
+        assert_eq!(s.servers, ["192.0.2.1".parse::<IpAddr>().unwrap(), "::1".parse().unwrap()]);
+        assert_eq!((s.ndots, s.timeout, s.attempts), (3, Duration::from_secs(1), 5));
         assert_eq!(candidates("reg", &s), ["reg.a.example", "reg.b", "reg"]);
-        assert_eq!(
-            candidates("a.b.c.d", &s),
-            ["a.b.c.d", "a.b.c.d.a.example", "a.b.c.d.b"]
-        );
+        assert_eq!(candidates("a.b.c.d", &s), ["a.b.c.d", "a.b.c.d.a.example", "a.b.c.d.b"]);
         assert_eq!(candidates("reg.", &s), ["reg."]);
-        assert_eq!(
-            Settings::parse("").servers,
-            ["127.0.0.1".parse::<IpAddr>().unwrap()]
-        );
+        assert_eq!(Settings::parse("").servers, ["127.0.0.1".parse::<IpAddr>().unwrap()]);
     }
 
     #[test]
     fn hosts_file() {
-        let text = "127.0.0.1 localhost\n192.0.2.7 Reg reg.example # no\n2001:db8::7 reg.example\nnonsense reg.example\n";
+        let text =
+            "127.0.0.1 localhost\n192.0.2.7 Reg reg.example # no\n2001:db8::7 reg.example\nnonsense reg.example\n";
         assert_eq!(
             from_hosts(text, "reg.EXAMPLE"),
-            [
-                "192.0.2.7".parse::<IpAddr>().unwrap(),
-                "2001:db8::7".parse().unwrap()
-            ]
+            ["192.0.2.7".parse::<IpAddr>().unwrap(), "2001:db8::7".parse().unwrap()]
         );
         assert!(from_hosts(text, "no").is_empty());
     }
 
     /// A name server on loopback that answers datagrams as `answer` says and counts them.
-    async fn server(
-        answer: impl Fn(&[u8]) -> Vec<Vec<u8>> + Send + 'static,
-    ) -> (Resolver, tempfile::TempDir) {
+    async fn server(answer: impl Fn(&[u8]) -> Vec<Vec<u8>> + Send + 'static) -> (Resolver, tempfile::TempDir) {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let port = socket.local_addr().unwrap().port();
         tokio::spawn(async move {
@@ -358,14 +292,7 @@ mod tests {
             "nameserver 127.0.0.1\nsearch box\noptions timeout:1 attempts:1\n",
         )
         .unwrap();
-        (
-            Resolver {
-                hosts: dir.path().join("hosts"),
-                resolv_conf: dir.path().join("resolv.conf"),
-                port,
-            },
-            dir,
-        )
+        (Resolver { hosts: dir.path().join("hosts"), resolv_conf: dir.path().join("resolv.conf"), port }, dir)
     }
 
     /// Answers a query with one record, or with `code` as the response code.
@@ -377,11 +304,8 @@ mod tests {
             let kind = query[query.len() - 3];
             m[7] = 1;
             m.extend([0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 9]);
-            let data: &[u8] = if kind == 1 {
-                &[192, 0, 2, 1]
-            } else {
-                &[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]
-            };
+            let data: &[u8] =
+                if kind == 1 { &[192, 0, 2, 1] } else { &[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1] };
             m.extend([0, data.len() as u8]);
             m.extend(data);
         }
@@ -394,50 +318,24 @@ mod tests {
             let mut forged = reply(q, 0);
             forged[0] ^= 0xff;
             // Only "reg.box" exists: found through the search list.
-            vec![
-                forged,
-                reply(
-                    q,
-                    if q[12..].starts_with(b"\x03reg\x03box") {
-                        0
-                    } else {
-                        3
-                    },
-                ),
-            ]
+            vec![forged, reply(q, if q[12..].starts_with(b"\x03reg\x03box") { 0 } else { 3 })]
         })
         .await;
         let both: Vec<IpAddr> = vec!["2001:db8::1".parse().unwrap(), "192.0.2.1".parse().unwrap()];
         assert_eq!(resolver.lookup("reg").await, Ok(both));
-        assert!(matches!(
-            resolver.lookup("nosuch").await,
-            Err(LookupError::NoSuchHost(_))
-        ));
-        assert_eq!(
-            resolver.lookup("in-hosts").await.unwrap()[0].to_string(),
-            "192.0.2.9"
-        );
-        assert_eq!(
-            resolver.lookup("x.localhost").await.unwrap()[0].to_string(),
-            "127.0.0.1"
-        );
-        assert_eq!(
-            resolver.lookup("10.1.2.3").await.unwrap()[0].to_string(),
-            "10.1.2.3"
-        );
+        assert!(matches!(resolver.lookup("nosuch").await, Err(LookupError::NoSuchHost(_))));
+        assert_eq!(resolver.lookup("in-hosts").await.unwrap()[0].to_string(), "192.0.2.9");
+        assert_eq!(resolver.lookup("x.localhost").await.unwrap()[0].to_string(), "127.0.0.1");
+        assert_eq!(resolver.lookup("10.1.2.3").await.unwrap()[0].to_string(), "10.1.2.3");
     }
 
     #[tokio::test]
     async fn a_failing_and_a_silent_server_are_named() {
         let (resolver, _dir) = server(|q| vec![reply(q, 2)]).await;
-        let Err(LookupError::Unavailable(text)) = resolver.lookup("reg.example").await else {
-            panic!("no error")
-        };
+        let Err(LookupError::Unavailable(text)) = resolver.lookup("reg.example").await else { panic!("no error") };
         assert!(text.contains("server misbehaving"), "{text}");
         let (resolver, _dir) = server(|_| Vec::new()).await;
-        let Err(LookupError::Unavailable(text)) = resolver.lookup("reg.example").await else {
-            panic!("no error")
-        };
+        let Err(LookupError::Unavailable(text)) = resolver.lookup("reg.example").await else { panic!("no error") };
         assert!(text.contains("i/o timeout"), "{text}");
     }
 }

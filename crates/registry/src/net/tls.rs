@@ -10,9 +10,7 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use super::url::Origin;
 
@@ -46,11 +44,7 @@ struct HostCertificates {
 impl Tls {
     /// `directories` hold one directory per registry, named as in image references.
     pub(crate) fn new(directories: Vec<PathBuf>) -> Tls {
-        Tls {
-            directories,
-            roots: OnceLock::new(),
-            provider: Arc::new(rustls::crypto::ring::default_provider()),
-        }
+        Tls { directories, roots: OnceLock::new(), provider: Arc::new(rustls::crypto::ring::default_provider()) }
     }
 
     /// The configuration for connections to `origin`. Reads files: call it where blocking is allowed.
@@ -63,9 +57,7 @@ impl Tls {
             Trust::Verified => Arc::new(self.verifier(host.authorities)?),
             Trust::Unverified => Arc::new(AcceptAny(self.provider.clone())),
         };
-        let builder = builder
-            .dangerous()
-            .with_custom_certificate_verifier(verifier);
+        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
         let mut config = match host.client {
             Some((chain, key)) => builder
                 .with_client_auth_cert(chain, key)
@@ -82,12 +74,8 @@ impl Tls {
             // One unreadable certificate in a bundle must not take the others down; the handshake will tell.
             roots.add_parsable_certificates([certificate.clone()]);
         }
-        let inner =
-            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone());
-        Ok(Verifier {
-            inner: inner.build().map_err(|e| format!("tls: {e}"))?,
-            pinned: authorities,
-        })
+        let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone());
+        Ok(Verifier { inner: inner.build().map_err(|e| format!("tls: {e}"))?, pinned: authorities })
     }
 
     fn host_certificates(&self, origin: &Origin) -> Result<HostCertificates, String> {
@@ -96,11 +84,7 @@ impl Tls {
         if origin.authority() != names[0] {
             names.push(origin.authority());
         }
-        for directory in self
-            .directories
-            .iter()
-            .flat_map(|d| names.iter().map(move |n| d.join(n)))
-        {
+        for directory in self.directories.iter().flat_map(|d| names.iter().map(move |n| d.join(n))) {
             found.read(&directory)?;
         }
         Ok(found)
@@ -121,8 +105,7 @@ impl HostCertificates {
                 Some("cert") => {
                     let key = path.with_extension("key");
                     let parsed = PrivateKeyDer::from_pem_slice(&read(&key)?);
-                    let key = parsed
-                        .map_err(|e| format!("{}: no usable private key: {e}", key.display()))?;
+                    let key = parsed.map_err(|e| format!("{}: no usable private key: {e}", key.display()))?;
                     self.client.get_or_insert((certificates(&path)?, key));
                 }
                 _ => {}
@@ -138,14 +121,9 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let length = std::fs::metadata(path)
-        .map_err(|e| format!("{}: {e}", path.display()))?
-        .len();
+    let length = std::fs::metadata(path).map_err(|e| format!("{}: {e}", path.display()))?.len();
     if length > LARGEST_FILE {
-        return Err(format!(
-            "{}: {length} bytes is too large for a certificate file",
-            path.display()
-        ));
+        return Err(format!("{}: {length} bytes is too large for a certificate file", path.display()));
     }
     std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))
 }
@@ -176,9 +154,7 @@ impl ServerCertVerifier for Verifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let result = self
-            .inner
-            .verify_server_cert(leaf, intermediates, name, ocsp, now);
+        let result = self.inner.verify_server_cert(leaf, intermediates, name, ocsp, now);
         // webpki looks at the dates before it looks at basic constraints, so this error means that they are right.
         let only_marked_as_ca = matches!(&result, Err(rustls::Error::InvalidCertificate(CertificateError::Other(other)))
             if other.0.to_string().contains("CaUsedAsEndEntity"));
@@ -195,8 +171,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner
-            .verify_tls12_signature(message, certificate, signature)
+        self.inner.verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -205,8 +180,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner
-            .verify_tls13_signature(message, certificate, signature)
+        self.inner.verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -236,12 +210,7 @@ impl ServerCertVerifier for AcceptAny {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
+        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -250,12 +219,7 @@ impl ServerCertVerifier for AcceptAny {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
+        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -9,9 +9,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, USER_AGENT,
-};
+use hyper::header::{ACCEPT_ENCODING, AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, USER_AGENT};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
@@ -26,6 +24,8 @@ use crate::error::{ErrorKind, Failure, Retry};
 const MOST_REDIRECTS: usize = 10;
 /// Largest response head.
 const LARGEST_HEAD: usize = 64 << 10;
+/// Longest time for a document, however steadily it drips in.
+const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(300);
 /// Idle connections kept per origin, and for how long.
 const IDLE_CONNECTIONS: usize = 8;
 const IDLE_FOR: Duration = Duration::from_secs(30);
@@ -58,12 +58,7 @@ pub(crate) struct Outgoing {
 
 impl Outgoing {
     pub(crate) fn new(method: Method, url: Url) -> Outgoing {
-        Outgoing {
-            method,
-            url,
-            headers: HeaderMap::new(),
-            body: Bytes::new(),
-        }
+        Outgoing { method, url, headers: HeaderMap::new(), body: Bytes::new() }
     }
 
     pub(crate) fn header(mut self, name: HeaderName, value: HeaderValue) -> Outgoing {
@@ -90,12 +85,7 @@ pub(crate) struct Response<'t> {
 
 impl Transport {
     pub(crate) fn new(dialer: Dialer, user_agent: HeaderValue, stall: Duration) -> Transport {
-        Transport {
-            dialer,
-            user_agent,
-            stall,
-            idle: Mutex::default(),
-        }
+        Transport { dialer, user_agent, stall, idle: Mutex::default() }
     }
 
     /// Can `origin` be connected to (and, for https, does it speak TLS)? The connection is kept for the next request.
@@ -107,11 +97,7 @@ impl Transport {
 
     /// Sends `request` and follows redirects. Only requests to the origin that the request was made for carry its
     /// `Authorization` header, are trusted without proof, or may lead into any network.
-    pub(crate) async fn send(
-        &self,
-        request: &Outgoing,
-        trust: Trust,
-    ) -> Result<Response<'_>, Failure> {
+    pub(crate) async fn send(&self, request: &Outgoing, trust: Trust) -> Result<Response<'_>, Failure> {
         let home = &request.url.origin;
         let mut hop = request.clone();
         let mut limit = None;
@@ -134,10 +120,7 @@ impl Transport {
         }
         Err(Failure::fatal(
             ErrorKind::Network,
-            format!(
-                "{}: stopped after {MOST_REDIRECTS} redirects",
-                context(request)
-            ),
+            format!("{}: stopped after {MOST_REDIRECTS} redirects", context(request)),
         ))
     }
 
@@ -153,25 +136,15 @@ impl Transport {
         self.send_once(request, trust, Some(limit)).await
     }
 
-    async fn send_once(
-        &self,
-        request: &Outgoing,
-        trust: Trust,
-        limit: Option<Reach>,
-    ) -> Result<Response<'_>, Failure> {
+    async fn send_once(&self, request: &Outgoing, trust: Trust, limit: Option<Reach>) -> Result<Response<'_>, Failure> {
         let context = context(request);
         let explain = |mut failure: Failure| {
-            failure.error.message =
-                format!("failed to do request: {context}: {}", failure.error.message);
+            failure.error.message = format!("failed to do request: {context}: {}", failure.error.message);
             failure
         };
         let key = (request.url.origin.clone(), trust);
         // A kept connection may just have been closed by the other side: then a fresh one is tried.
-        while let Some(mut connection) = if limit.is_none() {
-            self.take(&key)
-        } else {
-            None
-        } {
+        while let Some(mut connection) = if limit.is_none() { self.take(&key) } else { None } {
             if connection.sender.ready().await.is_err() {
                 continue;
             }
@@ -183,39 +156,21 @@ impl Transport {
                 Err(failure) => return Err(explain(failure)),
             }
         }
-        let mut connection = self
-            .connect(&request.url.origin, trust, limit)
-            .await
-            .map_err(explain)?;
-        let response = self
-            .exchange(&mut connection, request)
-            .await
-            .map_err(explain)?;
+        let mut connection = self.connect(&request.url.origin, trust, limit).await.map_err(explain)?;
+        let response = self.exchange(&mut connection, request).await.map_err(explain)?;
         let lease = limit.is_none().then_some((key, connection));
         Ok(self.response(response, request, context, lease))
     }
 
-    async fn connect(
-        &self,
-        origin: &Origin,
-        trust: Trust,
-        limit: Option<Reach>,
-    ) -> Result<Connection, Failure> {
-        let dialled = self
-            .dialer
-            .dial(origin, trust, limit)
-            .await
-            .map_err(|mut failure| {
-                if failure.retry == Retry::Soon {
-                    failure.retry = Retry::Reconnect;
-                }
-                failure
-            })?;
+    async fn connect(&self, origin: &Origin, trust: Trust, limit: Option<Reach>) -> Result<Connection, Failure> {
+        let dialled = self.dialer.dial(origin, trust, limit).await.map_err(|mut failure| {
+            if failure.retry == Retry::Soon {
+                failure.retry = Retry::Reconnect;
+            }
+            failure
+        })?;
         let io = TokioIo::new(dialled.stream);
-        let handshake = http1::Builder::new()
-            .max_buf_size(LARGEST_HEAD)
-            .handshake::<_, Full<Bytes>>(io)
-            .await;
+        let handshake = http1::Builder::new().max_buf_size(LARGEST_HEAD).handshake::<_, Full<Bytes>>(io).await;
         let (sender, driver) = handshake.map_err(|e| http_failure(&e))?;
         // Ends when sender and response body are gone, so dropping a request closes its connection.
         tokio::spawn(async move {
@@ -223,11 +178,7 @@ impl Transport {
                 tracing::debug!("connection ended: {error}");
             }
         });
-        Ok(Connection {
-            sender,
-            via_plain_proxy: dialled.via_plain_proxy,
-            idle_since: Instant::now(),
-        })
+        Ok(Connection { sender, via_plain_proxy: dialled.via_plain_proxy, idle_since: Instant::now() })
     }
 
     async fn exchange(
@@ -240,38 +191,25 @@ impl Transport {
             Some(_) => format!("{}{}", url.origin, url.target),
             None => url.target.clone(),
         };
-        let mut builder = Request::builder()
-            .method(request.method.clone())
-            .uri(target);
+        let mut builder = Request::builder().method(request.method.clone()).uri(target);
         if let Some(headers) = builder.headers_mut() {
             *headers = request.headers.clone();
             let host = HeaderValue::from_str(&url.origin.authority());
-            headers.insert(
-                HOST,
-                host.map_err(|_| Failure::fatal(ErrorKind::Invalid, "host is not a header value"))?,
-            );
+            headers.insert(HOST, host.map_err(|_| Failure::fatal(ErrorKind::Invalid, "host is not a header value"))?);
             headers.insert(USER_AGENT, self.user_agent.clone());
             // Digests are over the bytes as stored; a transfer encoding would change them.
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-            if let Some(text) = connection
-                .via_plain_proxy
-                .as_ref()
-                .and_then(|p| p.authorization.as_ref())
-            {
+            if let Some(text) = connection.via_plain_proxy.as_ref().and_then(|p| p.authorization.as_ref()) {
                 let value = HeaderValue::from_str(text)
                     .map_err(|_| Failure::fatal(ErrorKind::Invalid, "bad proxy credentials"))?;
                 headers.insert(hyper::header::PROXY_AUTHORIZATION, value);
             }
         }
         let message = builder.body(Full::new(request.body.clone()));
-        let message = message
-            .map_err(|e| Failure::fatal(ErrorKind::Invalid, format!("cannot be requested: {e}")))?;
+        let message = message.map_err(|e| Failure::fatal(ErrorKind::Invalid, format!("cannot be requested: {e}")))?;
         match timeout(self.stall, connection.sender.send_request(message)).await {
             Ok(result) => result.map_err(|e| http_failure(&e)),
-            Err(_) => Err(Failure::transient(
-                ErrorKind::Timeout,
-                "net/http: timeout awaiting response headers",
-            )),
+            Err(_) => Err(Failure::transient(ErrorKind::Timeout, "net/http: timeout awaiting response headers")),
         }
     }
 
@@ -325,19 +263,13 @@ impl Response<'_> {
         if !matches!(self.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
             return Ok(None);
         }
-        let refuse = |why: String| {
-            Failure::fatal(
-                ErrorKind::Invalid,
-                format!("{}: refusing the redirect: {why}", self.context),
-            )
-        };
+        let refuse =
+            |why: String| Failure::fatal(ErrorKind::Invalid, format!("{}: refusing the redirect: {why}", self.context));
         if !self.replayable {
             // The body may hold a refresh token, which is for this server only.
             return Err(refuse("only GET and HEAD requests may move".into()));
         }
-        let location = self
-            .header(&LOCATION)
-            .ok_or_else(|| refuse("it names no location".into()))?;
+        let location = self.header(&LOCATION).ok_or_else(|| refuse("it names no location".into()))?;
         let next = self.url.join(location).map_err(refuse)?;
         if home.scheme == Scheme::Https && next.origin.scheme == Scheme::Http {
             return Err(refuse(format!("{next} is not encrypted, the registry is")));
@@ -361,11 +293,7 @@ impl Response<'_> {
             let frame = match timeout(self.stall, self.body.frame()).await {
                 Ok(frame) => frame,
                 Err(_) => {
-                    let text = format!(
-                        "{}: no data for {} seconds",
-                        self.context,
-                        self.stall.as_secs_f32()
-                    );
+                    let text = format!("{}: no data for {} seconds", self.context, self.stall.as_secs_f32());
                     return Err(Failure::transient(ErrorKind::Timeout, text));
                 }
             };
@@ -396,8 +324,18 @@ impl Response<'_> {
         self.collect(WORTH_READING).await.ok();
     }
 
-    /// The whole body, refused if longer than `limit` bytes.
+    /// The whole body, refused if longer than `limit` bytes or dripping for minutes.
     pub(crate) async fn collect(&mut self, limit: usize) -> Result<Vec<u8>, Failure> {
+        match timeout(DOCUMENT_TIMEOUT, self.collect_all(limit)).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure::transient(
+                ErrorKind::Timeout,
+                format!("{}: the answer took longer than {} seconds", self.context, DOCUMENT_TIMEOUT.as_secs()),
+            )),
+        }
+    }
+
+    async fn collect_all(&mut self, limit: usize) -> Result<Vec<u8>, Failure> {
         let mut body = Vec::new();
         while let Some(data) = self.chunk().await? {
             if body.len() + data.len() > limit {
@@ -432,10 +370,7 @@ fn http_failure(error: &hyper::Error) -> Failure {
         return Failure::transient(ErrorKind::Network, "unexpected EOF");
     }
     if error.is_parse() {
-        return Failure::fatal(
-            ErrorKind::Network,
-            format!("malformed HTTP response: {error}"),
-        );
+        return Failure::fatal(ErrorKind::Network, format!("malformed HTTP response: {error}"));
     }
     Failure::transient(ErrorKind::Network, error.to_string())
 }

@@ -41,20 +41,12 @@ impl Origin {
     /// The origin for `host[:port]` as written in an image reference.
     pub(crate) fn new(scheme: Scheme, host_port: &str) -> Option<Origin> {
         let (host, port) = split_host_port(host_port)?;
-        Some(Origin {
-            scheme,
-            host,
-            port: port.unwrap_or(scheme.default_port()),
-        })
+        Some(Origin { scheme, host, port: port.unwrap_or(scheme.default_port()) })
     }
 
     /// `host` or `host:port`, brackets around IPv6, the port left out where it is the scheme's own: the Host header.
     pub(crate) fn authority(&self) -> String {
-        if self.port == self.scheme.default_port() {
-            self.bracketed()
-        } else {
-            self.host_port()
-        }
+        if self.port == self.scheme.default_port() { self.bracketed() } else { self.host_port() }
     }
 
     /// `host:port`, always with the port.
@@ -63,11 +55,7 @@ impl Origin {
     }
 
     fn bracketed(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]", self.host)
-        } else {
-            self.host.clone()
-        }
+        if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() }
     }
 
     /// The address, if the host is written as one.
@@ -87,14 +75,7 @@ pub(crate) fn split_host_port(text: &str) -> Option<(String, Option<u16>)> {
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let (host, rest) = rest.split_once(']')?;
         host.parse::<std::net::Ipv6Addr>().ok()?;
-        (
-            host,
-            if rest.is_empty() {
-                None
-            } else {
-                Some(rest.strip_prefix(':')?)
-            },
-        )
+        (host, if rest.is_empty() { None } else { Some(rest.strip_prefix(':')?) })
     } else {
         match text.split_once(':') {
             Some((host, port)) => (host, Some(port)),
@@ -102,8 +83,7 @@ pub(crate) fn split_host_port(text: &str) -> Option<(String, Option<u16>)> {
         }
     };
     let name = |b: u8| b.is_ascii_alphanumeric() || b".-_".contains(&b);
-    let plausible =
-        !host.is_empty() && host.len() <= 253 && (host.contains(':') || host.bytes().all(name));
+    let plausible = !host.is_empty() && host.len() <= 253 && (host.contains(':') || host.bytes().all(name));
     let port = match port {
         Some(p) if !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()) => {
             Some(p.parse::<u16>().ok().filter(|p| *p > 0)?)
@@ -124,19 +104,14 @@ pub(crate) struct Url {
 
 impl Url {
     pub(crate) fn new(origin: &Origin, target: impl Into<String>) -> Url {
-        Url {
-            origin: origin.clone(),
-            target: target.into(),
-        }
+        Url { origin: origin.clone(), target: target.into() }
     }
 
     /// Parses an absolute `http:` or `https:` URL. The error says what is wrong with it.
     pub(crate) fn parse(text: &str) -> Result<Url, String> {
         let text = text.split('#').next().unwrap_or_default();
         match text.split_once(':') {
-            Some((scheme, _))
-                if !["http", "https"].contains(&scheme.to_ascii_lowercase().as_str()) =>
-            {
+            Some((scheme, _)) if !["http", "https"].contains(&scheme.to_ascii_lowercase().as_str()) => {
                 return Err(format!("scheme {scheme:?} is not allowed"));
             }
             _ => {}
@@ -153,11 +128,7 @@ impl Url {
         }
         let origin = Origin::new(scheme, authority).ok_or("bad host or port")?;
         let target = uri.path_and_query().map_or("/", |p| p.as_str());
-        let target = if target.starts_with('/') {
-            target.to_owned()
-        } else {
-            format!("/{target}")
-        };
+        let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
         Ok(Url { origin, target })
     }
 
@@ -176,10 +147,7 @@ impl Url {
         } else if location.starts_with('?') {
             format!("{path}{location}")
         } else {
-            format!(
-                "{}/{location}",
-                path.rsplit_once('/').map_or("", |(dir, _)| dir)
-            )
+            format!("{}/{location}", path.rsplit_once('/').map_or("", |(dir, _)| dir))
         };
         Url::parse(&format!("{}{target}", self.origin))
     }
@@ -188,12 +156,7 @@ impl Url {
 /// Prints without the query, which may be a signature that works as a credential.
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}{}",
-            self.origin,
-            self.target.split('?').next().unwrap_or("/")
-        )
+        write!(f, "{}{}", self.origin, self.target.split('?').next().unwrap_or("/"))
     }
 }
 
@@ -203,18 +166,10 @@ mod tests {
 
     #[test]
     fn hosts_and_ports() {
-        assert_eq!(
-            split_host_port("Localhost:5000"),
-            Some(("localhost".into(), Some(5000)))
-        );
-        assert_eq!(
-            split_host_port("[::1]:5000"),
-            Some(("::1".into(), Some(5000)))
-        );
+        assert_eq!(split_host_port("Localhost:5000"), Some(("localhost".into(), Some(5000))));
+        assert_eq!(split_host_port("[::1]:5000"), Some(("::1".into(), Some(5000))));
         assert_eq!(split_host_port("[::1]"), Some(("::1".into(), None)));
-        for bad in [
-            "", ":1", "a:", "a:0", "a:70000", "a:1:2", "a b", "a/b", "[x]:1", "[::1]1", "a:+1",
-        ] {
+        for bad in ["", ":1", "a:", "a:0", "a:70000", "a:1:2", "a b", "a/b", "[x]:1", "[::1]1", "a:+1"] {
             assert_eq!(split_host_port(bad), None, "{bad}");
         }
         let o = Origin::new(Scheme::Https, "[::1]").unwrap();

@@ -102,19 +102,8 @@ impl Flights {
         flights.retain(|_, flight| flight.strong_count() > 0);
         let (publish, stage) = watch::channel(Stage::Waiting);
         let slot = Arc::new(AsyncMutex::new(None));
-        let work = run(
-            wanted.clone(),
-            sources.to_vec(),
-            store.clone(),
-            limit.clone(),
-            publish,
-            slot.clone(),
-        );
-        let flight = Arc::new(Flight {
-            stage,
-            slot,
-            task: tokio::spawn(work).abort_handle(),
-        });
+        let work = run(wanted.clone(), sources.to_vec(), store.clone(), limit.clone(), publish, slot.clone());
+        let flight = Arc::new(Flight { stage, slot, task: tokio::spawn(work).abort_handle() });
         flights.insert(key, Arc::downgrade(&flight));
         (flight, false)
     }
@@ -128,26 +117,13 @@ async fn run(
     stage: watch::Sender<Stage>,
     slot: Arc<AsyncMutex<Option<LayerIngest>>>,
 ) {
-    let _permit = limit
-        .acquire_owned()
-        .await
-        .expect("the client never closes its download limit");
+    let _permit = limit.acquire_owned().await.expect("the client never closes its download limit");
     let mut outcome = Err(Error::new(ErrorKind::Network, "no place to fetch from"));
     for session in sources {
-        let source = LayerSource {
-            session,
-            descriptor: wanted.descriptor.clone(),
-        };
+        let source = LayerSource { session, descriptor: wanted.descriptor.clone() };
         outcome = fetch(&source, &wanted.diff_id, &store, &stage).await;
         // Another place may have better content, but this disk stays the same.
-        if matches!(
-            &outcome,
-            Ok(_)
-                | Err(Error {
-                    kind: ErrorKind::Storage,
-                    ..
-                })
-        ) {
+        if matches!(&outcome, Ok(_) | Err(Error { kind: ErrorKind::Storage, .. })) {
             break;
         }
     }
@@ -171,19 +147,14 @@ async fn fetch(
     stage.send_replace(Stage::Downloading { current: 0 });
     let (sender, receiver) = mpsc::channel(PIECES_IN_FLIGHT);
     let (store, descriptor, diff_id) = (store.clone(), source.descriptor.clone(), diff_id.clone());
-    let unpacking =
-        tokio::task::spawn_blocking(move || unpack(&store, receiver, &descriptor, &diff_id));
+    let unpacking = tokio::task::spawn_blocking(move || unpack(&store, receiver, &descriptor, &diff_id));
     let fed = source.feed(&sender, stage).await;
     drop(sender);
     if fed.is_ok() {
         stage.send_replace(Stage::Extracting);
     }
-    let unpacked = unpacking.await.unwrap_or_else(|e| {
-        Err(Error::new(
-            ErrorKind::Storage,
-            format!("unpacking stopped: {e}"),
-        ))
-    });
+    let unpacked =
+        unpacking.await.unwrap_or_else(|e| Err(Error::new(ErrorKind::Storage, format!("unpacking stopped: {e}"))));
     match fed {
         Err(Stop::Failed(failure)) => Err(failure.error),
         Ok(()) | Err(Stop::ReaderGone) => unpacked,
@@ -249,28 +220,18 @@ fn unpack(
     diff_id: &Digest,
 ) -> Result<LayerIngest> {
     let digest = &descriptor.digest;
-    let tap = Tap {
-        pieces,
-        current: Bytes::new(),
-        ended: false,
-        hasher: Hasher::like(digest),
-    };
+    let tap = Tap { pieces, current: Bytes::new(), ended: false, hasher: Hasher::like(digest) };
     let tap = Rc::new(RefCell::new(tap));
     let mut ingest = store.begin_layer()?;
-    let unpacked =
-        brig_store::decompress(SharedTap(tap.clone())).and_then(|plain| ingest.unpack(plain));
+    let unpacked = brig_store::decompress(SharedTap(tap.clone())).and_then(|plain| ingest.unpack(plain));
     // Content that cannot be unpacked is most often content that is not what was promised: find out before blaming it.
-    let storage_failed = unpacked
-        .as_ref()
-        .is_err_and(|e| Error::from(e.clone()).kind == ErrorKind::Storage);
+    let storage_failed = unpacked.as_ref().is_err_and(|e| Error::from(e.clone()).kind == ErrorKind::Storage);
     let intact = !storage_failed && tap.borrow_mut().drain().is_ok();
     if intact {
         let hasher = std::mem::replace(&mut tap.borrow_mut().hasher, Hasher::like(digest));
         let actual = hasher.finish();
         if actual != *digest {
-            return Err(Error::mismatch(format!(
-                "layer digest mismatch: expected {digest}, got {actual}"
-            )));
+            return Err(Error::mismatch(format!("layer digest mismatch: expected {digest}, got {actual}")));
         }
     }
     let unpacked = unpacked.map_err(|error| {

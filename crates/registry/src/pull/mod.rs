@@ -52,32 +52,18 @@ impl Client {
     ) -> Result<Pulled> {
         let local = |digest: &Digest| -> Option<Vec<u8>> {
             // Small verified files; reading them here is shorter than a thread's start.
-            if store.has_blob(digest) {
-                store.read_blob(digest).ok()
-            } else {
-                None
-            }
+            if store.has_blob(digest) { store.read_blob(digest).ok() } else { None }
         };
         let tag = reference
             .tag()
             .map(str::to_owned)
             .or_else(|| reference.digest().map(|d| d.to_string()))
             .unwrap_or_default();
-        let waiting = |wait: Duration| {
-            progress(PullEvent::Retrying {
-                id: tag.clone(),
-                in_seconds: whole_seconds(wait),
-            })
-        };
-        let around = Around {
-            local: &local,
-            waiting: &waiting,
-        };
+        let waiting =
+            |wait: Duration| progress(PullEvent::Retrying { id: tag.clone(), in_seconds: whole_seconds(wait) });
+        let around = Around { local: &local, waiting: &waiting };
         let (sources, image) = self.find(reference, auth, platform, around).await?;
-        progress(PullEvent::Resolved {
-            tag: tag.clone(),
-            repository: reference.path().to_owned(),
-        });
+        progress(PullEvent::Resolved { tag: tag.clone(), repository: reference.path().to_owned() });
         let (config_bytes, config) = resolve::config(&sources, &image, platform, around).await?;
         let chains = chain_ids(&config.rootfs.diff_ids);
         // A collection meanwhile must not take what this image is about to lead to.
@@ -85,21 +71,12 @@ impl Client {
         let wanted = wanted(&image, &config.rootfs.diff_ids, &chains);
         let image_id = image.manifest.config.digest.clone();
         let known = store.image(&image_id).is_some();
-        let pull = Layers {
-            inner: &self.inner,
-            store,
-            sources: &sources,
-            progress,
-        };
+        let pull = Layers { inner: &self.inner, store, sources: &sources, progress };
         let fetched = pull.all(&wanted).await?;
         self.record(store, &image, config_bytes).await?;
         drop(pin);
         progress(PullEvent::Digest(image.top.clone()));
-        Ok(Pulled {
-            image_id,
-            manifest_digest: image.top,
-            up_to_date: known && !fetched,
-        })
+        Ok(Pulled { image_id, manifest_digest: image.top, up_to_date: known && !fetched })
     }
 
     /// The first endpoint that has the image, followed by those that may stand in for it.
@@ -110,33 +87,16 @@ impl Client {
         platform: Option<&Platform>,
         around: Around<'_>,
     ) -> Result<(Vec<Arc<Session>>, Image)> {
-        let endpoints = self
-            .inner
-            .config
-            .endpoints(reference.domain())
-            .map_err(Error::invalid)?;
-        let session = |endpoint| {
-            Arc::new(Session::new(
-                self.inner.clone(),
-                endpoint,
-                reference.clone(),
-                auth,
-            ))
-        };
+        let endpoints = self.inner.config.endpoints(reference.domain()).map_err(Error::invalid)?;
+        let session = |endpoint| Arc::new(Session::new(self.inner.clone(), endpoint, reference.clone(), auth));
         let mut sessions: Vec<Arc<Session>> = endpoints.into_iter().map(session).collect();
         loop {
-            let session = sessions
-                .first()
-                .expect("the registry itself is always among the endpoints");
+            let session = sessions.first().expect("the registry itself is always among the endpoints");
             match resolve::image(session, platform, around).await {
                 Ok(image) => return Ok((sessions, image)),
                 Err(failure) if sessions.len() == 1 => return Err(failure.error),
                 Err(failure) => {
-                    tracing::warn!(
-                        "mirror {:?}: {}; trying the next",
-                        session.endpoint.origins,
-                        failure.error
-                    );
+                    tracing::warn!("mirror {:?}: {}; trying the next", session.endpoint.origins, failure.error);
                     sessions.remove(0);
                 }
             }
@@ -146,16 +106,10 @@ impl Client {
     /// Stores the documents and the image's record, in that order: a record never points at nothing.
     async fn record(&self, store: &Store, image: &Image, config: Vec<u8>) -> Result<()> {
         let store = store.clone();
-        let mut documents: Vec<(Digest, Vec<u8>)> = image
-            .documents
-            .iter()
-            .map(|d| (d.digest.clone(), d.bytes.clone()))
-            .collect();
+        let mut documents: Vec<(Digest, Vec<u8>)> =
+            image.documents.iter().map(|d| (d.digest.clone(), d.bytes.clone())).collect();
         documents.push((image.manifest.config.digest.clone(), config));
-        let (id, manifest) = (
-            image.manifest.config.digest.clone(),
-            image.manifest_digest.clone(),
-        );
+        let (id, manifest) = (image.manifest.config.digest.clone(), image.manifest_digest.clone());
         blocking(move || {
             for (digest, bytes) in &documents {
                 store.put_blob_as(digest, bytes)?;
@@ -180,16 +134,9 @@ fn wanted(image: &Image, diff_ids: &[Digest], chains: &[Digest]) -> Vec<Wanted> 
 }
 
 /// Runs store work where blocking is allowed. It runs to its end even if the caller goes away.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let joined = tokio::task::spawn_blocking(work).await;
-    joined.unwrap_or_else(|e| {
-        Err(Error::new(
-            ErrorKind::Storage,
-            format!("the store's work stopped: {e}"),
-        ))
-    })
+    joined.unwrap_or_else(|e| Err(Error::new(ErrorKind::Storage, format!("the store's work stopped: {e}"))))
 }
 
 /// The layers of one pull.
@@ -209,36 +156,20 @@ impl Layers<'_> {
             if self.store.layer(&layer.chain_id).is_some() {
                 (self.progress)(PullEvent::AlreadyExists { id });
             } else {
-                (self.progress)(PullEvent::LayerQueued {
-                    id,
-                    size: layer.descriptor.size,
-                });
+                (self.progress)(PullEvent::LayerQueued { id, size: layer.descriptor.size });
                 missing.push(nth);
             }
         }
         // Layers that exist count as committed: a stack can only miss layers from some height on, or be shared in part.
         let (committed, watch_committed) = watch::channel(vec![false; wanted.len()]);
-        committed
-            .send_modify(|done| (0..wanted.len()).for_each(|n| done[n] = !missing.contains(&n)));
+        committed.send_modify(|done| (0..wanted.len()).for_each(|n| done[n] = !missing.contains(&n)));
         // All downloads begin, in the order of the layers, before any is waited for.
         let followers: Vec<_> = missing
             .iter()
             .map(|&nth| {
-                let flight = self.inner.flights.join(
-                    &wanted[nth],
-                    self.sources,
-                    self.store,
-                    &self.inner.downloads,
-                );
+                let flight = self.inner.flights.join(&wanted[nth], self.sources, self.store, &self.inner.downloads);
                 let parent = nth.checked_sub(1).map(|below| &wanted[below].chain_id);
-                self.follow(
-                    flight,
-                    nth,
-                    &wanted[nth],
-                    parent,
-                    &committed,
-                    watch_committed.clone(),
-                )
+                self.follow(flight, nth, &wanted[nth], parent, &committed, watch_committed.clone())
             })
             .collect();
         try_join_all(followers).await?;
@@ -256,23 +187,14 @@ impl Layers<'_> {
         mut watch_committed: watch::Receiver<Vec<bool>>,
     ) -> Result<()> {
         loop {
-            let result = self
-                .land(&flight, nth, layer, parent, &mut watch_committed)
-                .await;
+            let result = self.land(&flight, nth, layer, parent, &mut watch_committed).await;
             match result {
                 Ok(()) => break,
                 // Someone else's download failed, perhaps for want of their credentials: once, begin an own.
                 Err(error) if joined => {
-                    tracing::debug!(
-                        "{}: a shared download failed: {error}; beginning anew",
-                        layer.descriptor.digest
-                    );
+                    tracing::debug!("{}: a shared download failed: {error}; beginning anew", layer.descriptor.digest);
                     joined = false;
-                    flight = self
-                        .inner
-                        .flights
-                        .join(layer, self.sources, self.store, &self.inner.downloads)
-                        .0;
+                    flight = self.inner.flights.join(layer, self.sources, self.store, &self.inner.downloads).0;
                 }
                 Err(error) => return Err(error),
             }
@@ -291,9 +213,7 @@ impl Layers<'_> {
         committed: &mut watch::Receiver<Vec<bool>>,
     ) -> Result<()> {
         self.report_until_ready(flight, layer).await?;
-        let all_below = committed
-            .wait_for(|done| done[..nth].iter().all(|d| *d))
-            .await;
+        let all_below = committed.wait_for(|done| done[..nth].iter().all(|d| *d)).await;
         all_below.map_err(|_| Error::new(ErrorKind::Storage, "a layer below was not committed"))?;
         let mut slot = flight.slot.clone().lock_owned().await;
         let (store, chain, parent) = (self.store.clone(), layer.chain_id.clone(), parent.cloned());
@@ -303,12 +223,7 @@ impl Layers<'_> {
                 slot.take();
                 return Ok(());
             }
-            let lost = || {
-                Error::new(
-                    ErrorKind::Storage,
-                    "another pull of the same layer failed to commit it",
-                )
-            };
+            let lost = || Error::new(ErrorKind::Storage, "another pull of the same layer failed to commit it");
             let committed = store.commit_layer(slot.take().ok_or_else(lost)?, parent.as_ref())?;
             if committed.chain_id != chain {
                 return Err(Error::mismatch(format!(
@@ -329,23 +244,16 @@ impl Layers<'_> {
             let now = stage.borrow_and_update().clone();
             match now {
                 Stage::Waiting => {}
-                Stage::Downloading { current } => (self.progress)(PullEvent::Downloading {
-                    id: id.clone(),
-                    current,
-                    total,
-                }),
-                Stage::Retrying { seconds } => (self.progress)(PullEvent::Retrying {
-                    id: id.clone(),
-                    in_seconds: seconds,
-                }),
+                Stage::Downloading { current } => {
+                    (self.progress)(PullEvent::Downloading { id: id.clone(), current, total })
+                }
+                Stage::Retrying { seconds } => {
+                    (self.progress)(PullEvent::Retrying { id: id.clone(), in_seconds: seconds })
+                }
                 Stage::Extracting | Stage::Ready => {
                     if !std::mem::replace(&mut complete, true) {
                         (self.progress)(PullEvent::DownloadComplete { id: id.clone() });
-                        (self.progress)(PullEvent::Extracting {
-                            id: id.clone(),
-                            current: total,
-                            total,
-                        });
+                        (self.progress)(PullEvent::Extracting { id: id.clone(), current: total, total });
                     }
                     if matches!(now, Stage::Ready) {
                         return Ok(());
@@ -356,10 +264,7 @@ impl Layers<'_> {
             let gone = stage.changed().await.is_err();
             // The task ends right after its last word, which is read above.
             if gone && !matches!(&*stage.borrow(), Stage::Ready | Stage::Failed(_)) {
-                return Err(Error::new(
-                    ErrorKind::Storage,
-                    "a download ended without a result",
-                ));
+                return Err(Error::new(ErrorKind::Storage, "a download ended without a result"));
             }
         }
     }

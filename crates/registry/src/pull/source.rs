@@ -58,11 +58,7 @@ impl From<Failure> for Stop {
 
 impl LayerSource {
     /// Sends the layer's bytes, all of them and not one more, into `pieces`.
-    pub(super) async fn feed(
-        &self,
-        pieces: &mpsc::Sender<Piece>,
-        stage: &watch::Sender<Stage>,
-    ) -> Result<(), Stop> {
+    pub(super) async fn feed(&self, pieces: &mpsc::Sender<Piece>, stage: &watch::Sender<Stage>) -> Result<(), Stop> {
         tokio::select! {
             // Without this a reader that failed would be noticed only when the next byte arrives.
             () = pieces.closed() => Err(Stop::ReaderGone),
@@ -70,17 +66,9 @@ impl LayerSource {
         }
     }
 
-    async fn feed_with_retries(
-        &self,
-        pieces: &mpsc::Sender<Piece>,
-        stage: &watch::Sender<Stage>,
-    ) -> Result<(), Stop> {
+    async fn feed_with_retries(&self, pieces: &mpsc::Sender<Piece>, stage: &watch::Sender<Stage>) -> Result<(), Stop> {
         let mut backoff = Backoff::new(self.session.inner.config.retry_delay);
-        let mut position = Position {
-            offset: 0,
-            ranges: true,
-            reported: Instant::now(),
-        };
+        let mut position = Position { offset: 0, ranges: true, reported: Instant::now() };
         loop {
             let before = position.offset;
             let failure = match self.attempt(&mut position, pieces, stage).await {
@@ -94,18 +82,10 @@ impl LayerSource {
             let Some(wait) = backoff.next(failure.retry) else {
                 return Err(self.name(failure, position.offset));
             };
-            tracing::debug!(
-                "{}: {}; trying again in {wait:?}",
-                self.descriptor.digest,
-                failure.error
-            );
-            stage.send_replace(Stage::Retrying {
-                seconds: super::whole_seconds(wait),
-            });
+            tracing::debug!("{}: {}; trying again in {wait:?}", self.descriptor.digest, failure.error);
+            stage.send_replace(Stage::Retrying { seconds: super::whole_seconds(wait) });
             tokio::time::sleep(wait).await;
-            stage.send_replace(Stage::Downloading {
-                current: position.offset,
-            });
+            stage.send_replace(Stage::Downloading { current: position.offset });
         }
     }
 
@@ -113,11 +93,7 @@ impl LayerSource {
     fn name(&self, mut failure: Failure, offset: u64) -> Stop {
         let Descriptor { digest, size, .. } = &self.descriptor;
         if !failure.error.message.starts_with("layer ") {
-            let far = if offset > 0 {
-                format!(" (after {offset} of {size} bytes)")
-            } else {
-                String::new()
-            };
+            let far = if offset > 0 { format!(" (after {offset} of {size} bytes)") } else { String::new() };
             failure.error.message = format!("layer {digest}: {}{far}", failure.error.message);
         }
         Stop::Failed(failure)
@@ -142,21 +118,14 @@ impl LayerSource {
                 continue;
             }
             if data.len() as u64 > size - position.offset {
-                return Err(self
-                    .wrong_size(&format!("at least {}", position.offset + data.len() as u64))
-                    .into());
+                return Err(self.wrong_size(&format!("at least {}", position.offset + data.len() as u64)).into());
             }
             position.offset += data.len() as u64;
             if position.reported.elapsed() >= PROGRESS_INTERVAL {
                 position.reported = Instant::now();
-                stage.send_replace(Stage::Downloading {
-                    current: position.offset,
-                });
+                stage.send_replace(Stage::Downloading { current: position.offset });
             }
-            pieces
-                .send(Piece::Data(data))
-                .await
-                .map_err(|_| Stop::ReaderGone)?;
+            pieces.send(Piece::Data(data)).await.map_err(|_| Stop::ReaderGone)?;
         }
         if position.offset == size {
             return Ok(());
@@ -172,27 +141,14 @@ impl LayerSource {
     fn wrong_size(&self, actual: &str) -> Failure {
         let Descriptor { digest, size, .. } = &self.descriptor;
         let truncated = actual.parse::<u64>().is_ok_and(|n| n < *size);
-        let what = if truncated {
-            "truncated"
-        } else {
-            "has the wrong size"
-        };
-        Failure::fatal(
-            ErrorKind::Mismatch,
-            format!("layer {digest} is {what}: expected {size} bytes, got {actual}"),
-        )
+        let what = if truncated { "truncated" } else { "has the wrong size" };
+        Failure::fatal(ErrorKind::Mismatch, format!("layer {digest} is {what}: expected {size} bytes, got {actual}"))
     }
 
     async fn open(&self, position: &mut Position) -> Result<Response<'_>, Failure> {
-        let url = self
-            .session
-            .url(&format!("blobs/{}", self.descriptor.digest))
-            .await?;
+        let url = self.session.url(&format!("blobs/{}", self.descriptor.digest)).await?;
         let response = self.session.send(self.request(url, position)?).await?;
-        let missing = matches!(
-            response.status,
-            StatusCode::NOT_FOUND | StatusCode::FORBIDDEN
-        );
+        let missing = matches!(response.status, StatusCode::NOT_FOUND | StatusCode::FORBIDDEN);
         if missing && let Some(found) = self.open_elsewhere(position).await? {
             return Ok(found);
         }
@@ -211,10 +167,7 @@ impl LayerSource {
 
     /// Layers that may not be distributed name other places. They are asked without credentials, encrypted, and only in
     /// networks where the registry could lead to.
-    async fn open_elsewhere(
-        &self,
-        position: &mut Position,
-    ) -> Result<Option<Response<'_>>, Failure> {
+    async fn open_elsewhere(&self, position: &mut Position) -> Result<Option<Response<'_>>, Failure> {
         let mut last = None;
         for text in self.descriptor.urls.iter().take(8) {
             let Ok(url) = Url::parse(text) else { continue };
@@ -223,21 +176,11 @@ impl LayerSource {
             }
             let request = self.request(url, position)?;
             let home = self.session.origin().await?;
-            match self
-                .session
-                .inner
-                .transport
-                .send_elsewhere(&request, Trust::Verified, home)
-                .await
-            {
+            match self.session.inner.transport.send_elsewhere(&request, Trust::Verified, home).await {
                 Ok(response) if response.status.is_success() => {
                     return self.check(response, position).await.map(Some);
                 }
-                Ok(response) => {
-                    last = Some(
-                        refusal(response, Asked::Content(&self.session.reference, "layer")).await,
-                    )
-                }
+                Ok(response) => last = Some(refusal(response, Asked::Content(&self.session.reference, "layer")).await),
                 Err(failure) => last = Some(failure),
             }
         }
@@ -251,11 +194,7 @@ impl LayerSource {
         last.map_or(Ok(None), Err)
     }
 
-    async fn check<'r>(
-        &self,
-        response: Response<'r>,
-        position: &mut Position,
-    ) -> Result<Response<'r>, Failure> {
+    async fn check<'r>(&self, response: Response<'r>, position: &mut Position) -> Result<Response<'r>, Failure> {
         match response.status {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => {
                 check_encoding(&response)?;
@@ -264,10 +203,7 @@ impl LayerSource {
             StatusCode::RANGE_NOT_SATISFIABLE if position.ranges => {
                 // It has fewer bytes than it gave, or no ranges: the answer without one will tell.
                 position.ranges = false;
-                Err(Failure::transient(
-                    ErrorKind::Network,
-                    format!("{}: range not satisfiable", response.context()),
-                ))
+                Err(Failure::transient(ErrorKind::Network, format!("{}: range not satisfiable", response.context())))
             }
             _ => {
                 let what = format!("layer {}", self.descriptor.digest);
@@ -280,9 +216,7 @@ impl LayerSource {
     fn skip(&self, response: &Response<'_>, position: &mut Position) -> Result<u64, Failure> {
         let size = self.descriptor.size;
         if response.status == StatusCode::OK {
-            let length = response
-                .header(&CONTENT_LENGTH)
-                .and_then(|v| v.parse::<u64>().ok());
+            let length = response.header(&CONTENT_LENGTH).and_then(|v| v.parse::<u64>().ok());
             return match length {
                 Some(length) if length != size => Err(self.wrong_size(&length.to_string())),
                 _ => Ok(position.offset),
@@ -294,11 +228,8 @@ impl LayerSource {
             other => {
                 // Never append at a place that was not asked for.
                 position.ranges = false;
-                let text = format!(
-                    "{}: asked for bytes from {}, was offered {other:?}",
-                    response.context(),
-                    position.offset
-                );
+                let text =
+                    format!("{}: asked for bytes from {}, was offered {other:?}", response.context(), position.offset);
                 Err(Failure::transient(ErrorKind::Network, text))
             }
         }
@@ -309,11 +240,7 @@ impl LayerSource {
 fn content_range(value: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = value.trim().strip_prefix("bytes ")?.split_once('/')?;
     let (start, _) = range.split_once('-')?;
-    let total = if total == "*" {
-        None
-    } else {
-        Some(total.parse().ok()?)
-    };
+    let total = if total == "*" { None } else { Some(total.parse().ok()?) };
     Some((start.parse().ok()?, total))
 }
 

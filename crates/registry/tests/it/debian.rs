@@ -36,43 +36,18 @@ fn start(dir: &Path) -> (Running, String) {
     );
     std::fs::write(dir.join("config.yml"), config).unwrap();
     let mut command = Command::new(PROGRAM);
-    command
-        .arg("serve")
-        .arg(dir.join("config.yml"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.arg("serve").arg(dir.join("config.yml")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     (Running(command.spawn().unwrap()), address)
 }
 
 /// One request on a connection of its own; status and `Location`.
-async fn request(
-    address: &str,
-    method: &str,
-    target: &str,
-    kind: &str,
-    body: Vec<u8>,
-) -> (StatusCode, Option<String>) {
-    let stream = TcpStream::connect(address.parse::<std::net::SocketAddr>().unwrap())
-        .await
-        .unwrap();
-    let (mut sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .unwrap();
+async fn request(address: &str, method: &str, target: &str, kind: &str, body: Vec<u8>) -> (StatusCode, Option<String>) {
+    let stream = TcpStream::connect(address.parse::<std::net::SocketAddr>().unwrap()).await.unwrap();
+    let (mut sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(driver);
-    let request = Request::builder()
-        .method(method)
-        .uri(target)
-        .header(HOST, address)
-        .header(CONTENT_TYPE, kind);
-    let response = sender
-        .send_request(request.body(Full::new(Bytes::from(body))).unwrap())
-        .await
-        .unwrap();
-    let location = response
-        .headers()
-        .get(LOCATION)
-        .map(|v| v.to_str().unwrap().to_owned());
+    let request = Request::builder().method(method).uri(target).header(HOST, address).header(CONTENT_TYPE, kind);
+    let response = sender.send_request(request.body(Full::new(Bytes::from(body))).unwrap()).await.unwrap();
+    let location = response.headers().get(LOCATION).map(|v| v.to_str().unwrap().to_owned());
     let status = response.status();
     response.into_body().collect().await.unwrap();
     (status, location)
@@ -80,43 +55,17 @@ async fn request(
 
 async fn push(address: &str, repository: &str, tag: &str, image: &Image) {
     for blob in image.layers.iter().map(|l| &l.blob).chain([&image.config]) {
-        let (status, location) = request(
-            address,
-            "POST",
-            &format!("/v2/{repository}/blobs/uploads/"),
-            "",
-            Vec::new(),
-        )
-        .await;
+        let (status, location) =
+            request(address, "POST", &format!("/v2/{repository}/blobs/uploads/"), "", Vec::new()).await;
         assert_eq!(status, StatusCode::ACCEPTED);
         let location = location.unwrap();
-        let target = location
-            .strip_prefix(&format!("http://{address}"))
-            .unwrap_or(&location);
-        let target = format!(
-            "{target}{}digest={}",
-            if target.contains('?') { '&' } else { '?' },
-            sha256(blob)
-        );
-        let (status, _) = request(
-            address,
-            "PUT",
-            &target,
-            "application/octet-stream",
-            blob.clone(),
-        )
-        .await;
+        let target = location.strip_prefix(&format!("http://{address}")).unwrap_or(&location);
+        let target = format!("{target}{}digest={}", if target.contains('?') { '&' } else { '?' }, sha256(blob));
+        let (status, _) = request(address, "PUT", &target, "application/octet-stream", blob.clone()).await;
         assert_eq!(status, StatusCode::CREATED);
     }
     let target = format!("/v2/{repository}/manifests/{tag}");
-    let (status, _) = request(
-        address,
-        "PUT",
-        &target,
-        media_type::OCI_MANIFEST,
-        image.manifest.clone(),
-    )
-    .await;
+    let (status, _) = request(address, "PUT", &target, media_type::OCI_MANIFEST, image.manifest.clone()).await;
     assert_eq!(status, StatusCode::CREATED);
 }
 
@@ -129,10 +78,7 @@ async fn pulls_from_debians_registry() {
     let dir = tempfile::tempdir().unwrap();
     let (_running, address) = start(dir.path());
     for _ in 0..100 {
-        if TcpStream::connect(address.parse::<std::net::SocketAddr>().unwrap())
-            .await
-            .is_ok()
-        {
+        if TcpStream::connect(address.parse::<std::net::SocketAddr>().unwrap()).await.is_ok() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -141,29 +87,13 @@ async fn pulls_from_debians_registry() {
     push(&address, "team/app", "v1", &image).await;
     let host = TestBox::new();
     let pulled = host.pull(&format!("{address}/team/app:v1")).await.unwrap();
-    assert_eq!(
-        (pulled.image_id, pulled.manifest_digest),
-        (image.id(), image.digest())
-    );
-    assert!(
-        host.pull(&format!("{address}/team/app:v1"))
-            .await
-            .unwrap()
-            .up_to_date
-    );
-    let error = host
-        .pull(&format!("{address}/team/app:nosuch"))
-        .await
-        .unwrap_err();
+    assert_eq!((pulled.image_id, pulled.manifest_digest), (image.id(), image.digest()));
+    assert!(host.pull(&format!("{address}/team/app:v1")).await.unwrap().up_to_date);
+    let error = host.pull(&format!("{address}/team/app:nosuch")).await.unwrap_err();
     assert_eq!(
         error.message,
-        format!(
-            "manifest for {address}/team/app:nosuch not found: manifest unknown: manifest unknown"
-        )
+        format!("manifest for {address}/team/app:nosuch not found: manifest unknown: manifest unknown")
     );
-    let error = host
-        .pull(&format!("{address}/nosuch:v1"))
-        .await
-        .unwrap_err();
+    let error = host.pull(&format!("{address}/nosuch:v1")).await.unwrap_err();
     assert!(error.message.contains("not found: "), "{error}");
 }

@@ -14,11 +14,7 @@ use super::rig::{Image, Layer, Packing, Registry, Reply, TestBox, quick};
 fn says(error: &Error, kind: ErrorKind, parts: &[&str]) {
     assert_eq!(error.kind, kind, "{error}");
     for part in parts {
-        assert!(
-            error.message.contains(part),
-            "{:?} does not say {part:?}",
-            error.message
-        );
+        assert!(error.message.contains(part), "{:?} does not say {part:?}", error.message);
     }
 }
 
@@ -38,23 +34,13 @@ async fn wrong_bytes() {
             let mut bytes = layer.blob.clone();
             bytes[at] ^= 0x10;
             let actual = sha256(&bytes).to_string();
-            registry.hook_blob(&layer.digest(), move |_| Reply::Content {
-                bytes: bytes.clone(),
-                chunked: false,
-            });
+            registry.hook_blob(&layer.digest(), move |_| Reply::Content { bytes: bytes.clone(), chunked: false });
             let host = TestBox::new();
             let error = host.pull(&registry.name("app:v1")).await.unwrap_err();
             let expected = layer.digest().to_string();
-            says(
-                &error,
-                ErrorKind::Mismatch,
-                &["layer digest mismatch: expected", &expected, &actual],
-            );
+            says(&error, ErrorKind::Mismatch, &["layer digest mismatch: expected", &expected, &actual]);
             host.assert_no_ingest().await;
-            assert!(
-                host.layers() <= nth,
-                "a layer above the wrong one was committed"
-            );
+            assert!(host.layers() <= nth, "a layer above the wrong one was committed");
             assert!(host.store.image(&image.id()).is_none());
         }
     }
@@ -68,85 +54,45 @@ async fn truncated_and_overlong_layers() {
     for chunked in [false, true] {
         for keep in [0, size / 100, size / 2, size - 1] {
             let bytes = layer.blob[..keep].to_vec();
-            registry.hook_blob(&layer.digest(), move |_| Reply::Content {
-                bytes: bytes.clone(),
-                chunked,
-            });
+            registry.hook_blob(&layer.digest(), move |_| Reply::Content { bytes: bytes.clone(), chunked });
             let host = TestBox::new();
             let error = host.refused(&registry.name("app:v1")).await;
             let (expected, got) = (format!("expected {size} bytes"), format!("got {keep}"));
-            says(
-                &error,
-                ErrorKind::Mismatch,
-                &[&digest, "truncated", &expected, &got],
-            );
+            says(&error, ErrorKind::Mismatch, &[&digest, "truncated", &expected, &got]);
         }
         let longer = [&layer.blob[..], b"more"].concat();
-        registry.hook_blob(&layer.digest(), move |_| Reply::Content {
-            bytes: longer.clone(),
-            chunked,
-        });
+        registry.hook_blob(&layer.digest(), move |_| Reply::Content { bytes: longer.clone(), chunked });
         let error = TestBox::new().refused(&registry.name("app:v1")).await;
-        says(
-            &error,
-            ErrorKind::Mismatch,
-            &[&digest, "wrong size", &format!("expected {size} bytes")],
-        );
+        says(&error, ErrorKind::Mismatch, &[&digest, "wrong size", &format!("expected {size} bytes")]);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_never_gets_further() {
     let (registry, image) = registry().await;
-    registry.hook_blob(&image.layers[0].digest(), |seen| {
-        if seen.nth == 0 {
-            Reply::Cut(20_000)
-        } else {
-            Reply::Cut(0)
-        }
-    });
-    let error = TestBox::new().refused(&registry.name("app:v1")).await;
-    says(
-        &error,
-        ErrorKind::Network,
-        &[
-            &image.layers[0].digest().to_string(),
-            "unexpected EOF",
-            "after 20000 of",
-        ],
+    registry.hook_blob(
+        &image.layers[0].digest(),
+        |seen| {
+            if seen.nth == 0 { Reply::Cut(20_000) } else { Reply::Cut(0) }
+        },
     );
+    let error = TestBox::new().refused(&registry.name("app:v1")).await;
+    says(&error, ErrorKind::Network, &[&image.layers[0].digest().to_string(), "unexpected EOF", "after 20000 of"]);
     assert_eq!(registry.count("GET", image.layers[0].digest().hex()), 6);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_that_say_nothing() {
     let (registry, image) = registry().await;
-    let host = TestBox::with(Config {
-        stall_timeout: Duration::from_millis(150),
-        ..quick()
-    });
-    registry.hook(|seen| {
-        if seen.path.contains("/manifests/") {
-            Reply::Hang
-        } else {
-            Reply::Serve
-        }
-    });
+    let host = TestBox::with(Config { stall_timeout: Duration::from_millis(150), ..quick() });
+    registry.hook(|seen| if seen.path.contains("/manifests/") { Reply::Hang } else { Reply::Serve });
     let error = host.refused(&registry.name("app:v1")).await;
-    says(
-        &error,
-        ErrorKind::Timeout,
-        &["timeout awaiting response headers"],
-    );
-    registry.hook_blob(&image.layers[0].digest(), |_| {
-        Reply::Slow(30_000, Duration::from_millis(600))
-    });
+    says(&error, ErrorKind::Timeout, &["timeout awaiting response headers"]);
+    registry.hook_blob(&image.layers[0].digest(), |_| Reply::Slow(30_000, Duration::from_millis(600)));
     let error = host.refused(&registry.name("app:v1")).await;
     says(&error, ErrorKind::Timeout, &["no data for 0.15 seconds"]);
     // Slow is not stalled.
-    registry.hook_blob(&image.layers[0].digest(), |_| {
-        Reply::Slow(4_000, Duration::from_millis(40))
-    });
+    registry.hook_blob(&image.layers[0].digest(), |_| Reply::Slow(4_000, Duration::from_millis(40)));
     host.pull(&registry.name("app:v1")).await.unwrap();
 }
 
@@ -157,16 +103,10 @@ async fn refusals_in_dockers_words() {
     let name = registry.name("app:v1");
     let unknown = registry.name("app:nosuch");
     let error = host.refused(&unknown).await;
-    assert_eq!(
-        error.message,
-        format!("manifest for {unknown} not found: manifest unknown: manifest unknown")
-    );
+    assert_eq!(error.message, format!("manifest for {unknown} not found: manifest unknown: manifest unknown"));
     assert_eq!(error.kind, ErrorKind::NotFound);
-    let body = |code: &str, message: &str| {
-        json!({"errors": [{"code": code, "message": message}]})
-            .to_string()
-            .into_bytes()
-    };
+    let body =
+        |code: &str, message: &str| json!({"errors": [{"code": code, "message": message}]}).to_string().into_bytes();
     let denied = body("DENIED", "requested access to the resource is denied");
     registry.hook(move |_| Reply::With(403, vec![], denied.clone()));
     let error = host.refused(&name).await;
@@ -180,22 +120,10 @@ async fn refusals_in_dockers_words() {
     assert_eq!(error.kind, ErrorKind::Denied);
     registry.hook(|_| Reply::With(500, vec![], b"<html>\x1b[31m".to_vec()));
     registry.clear_log();
-    says(
-        &host.refused(&name).await,
-        ErrorKind::Network,
-        &["unexpected status: 500 Internal Server Error"],
-    );
-    assert_eq!(
-        registry.count("GET", "/manifests/"),
-        5,
-        "server errors are tried again"
-    );
+    says(&host.refused(&name).await, ErrorKind::Network, &["unexpected status: 500 Internal Server Error"]);
+    assert_eq!(registry.count("GET", "/manifests/"), 5, "server errors are tried again");
     registry.hook(|_| Reply::With(418, vec![], vec![]));
-    says(
-        &host.refused(&name).await,
-        ErrorKind::Invalid,
-        &["unexpected status: 418"],
-    );
+    says(&host.refused(&name).await, ErrorKind::Invalid, &["unexpected status: 418"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -205,11 +133,7 @@ async fn a_missing_layer() {
     registry.hook_blob(&digest, |_| Reply::With(404, vec![], vec![]));
     let host = TestBox::new();
     let error = host.pull(&registry.name("app:v1")).await.unwrap_err();
-    says(
-        &error,
-        ErrorKind::NotFound,
-        &[&digest.to_string(), "not found: blob unknown"],
-    );
+    says(&error, ErrorKind::NotFound, &[&digest.to_string(), "not found: blob unknown"]);
     host.assert_no_ingest().await;
 }
 
@@ -228,57 +152,28 @@ async fn rate_limits() {
     };
     let host = TestBox::new();
     let short = limited("1");
-    registry.hook_blob(&image.layers[0].digest(), move |seen| {
-        if seen.nth == 0 { short() } else { Reply::Serve }
-    });
+    registry.hook_blob(&image.layers[0].digest(), move |seen| if seen.nth == 0 { short() } else { Reply::Serve });
     let begun = Instant::now();
     host.pull(&registry.name("app:v1")).await.unwrap();
-    assert!(
-        begun.elapsed() >= Duration::from_secs(1),
-        "the wait was honoured"
-    );
-    assert!(
-        host.events()
-            .iter()
-            .any(|e| matches!(e, brig_registry::PullEvent::Retrying { in_seconds: 1, .. }))
-    );
+    assert!(begun.elapsed() >= Duration::from_secs(1), "the wait was honoured");
+    assert!(host.events().iter().any(|e| matches!(e, brig_registry::PullEvent::Retrying { in_seconds: 1, .. })));
     let short = limited("1");
     registry.clear_log();
-    registry.hook(move |seen| {
-        if seen.path.contains("/manifests/") && seen.nth == 0 {
-            short()
-        } else {
-            Reply::Serve
-        }
-    });
+    registry.hook(move |seen| if seen.path.contains("/manifests/") && seen.nth == 0 { short() } else { Reply::Serve });
     let host = TestBox::new();
     host.pull(&registry.name("app:v1")).await.unwrap();
-    assert_eq!(
-        host.events()[0],
-        brig_registry::PullEvent::Retrying {
-            id: "v1".into(),
-            in_seconds: 1
-        }
-    );
+    assert_eq!(host.events()[0], brig_registry::PullEvent::Retrying { id: "v1".into(), in_seconds: 1 });
     let long = limited("1000000000");
     registry.hook(move |_| long());
     let error = TestBox::new().refused(&registry.name("app:v1")).await;
-    says(
-        &error,
-        ErrorKind::RateLimited,
-        &["toomanyrequests: slow down", "wait 1000000000 seconds"],
-    );
+    says(&error, ErrorKind::RateLimited, &["toomanyrequests: slow down", "wait 1000000000 seconds"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_of_the_server_are_retried_for_layers() {
     let (registry, image) = registry().await;
     registry.hook_blob(&image.layers[0].digest(), |seen| {
-        if seen.nth < 3 {
-            Reply::With(503, vec![], vec![])
-        } else {
-            Reply::Serve
-        }
+        if seen.nth < 3 { Reply::With(503, vec![], vec![]) } else { Reply::Serve }
     });
     TestBox::new().pull(&registry.name("app:v1")).await.unwrap();
 }
@@ -313,30 +208,15 @@ async fn manifests_that_must_not_be_believed() {
     let oci = media_type::OCI_MANIFEST;
     serve("both", oci, &changed(&|m| m["manifests"] = json!([])));
     serve("confused", media_type::DOCKER_INDEX, &manifest);
-    serve(
-        "schema1",
-        media_type::DOCKER_SCHEMA1_SIGNED,
-        &json!({"schemaVersion": 1, "fsLayers": []}),
-    );
+    serve("schema1", media_type::DOCKER_SCHEMA1_SIGNED, &json!({"schemaVersion": 1, "fsLayers": []}));
     serve("html", "text/html", &json!({"schemaVersion": 2}));
-    serve(
-        "artifact",
-        oci,
-        &changed(&|m| m["config"]["mediaType"] = json!("application/vnd.cncf.helm.config.v1+json")),
-    );
+    serve("artifact", oci, &changed(&|m| m["config"]["mediaType"] = json!("application/vnd.cncf.helm.config.v1+json")));
     serve(
         "encrypted",
         oci,
-        &changed(&|m| {
-            m["layers"][0]["mediaType"] =
-                json!("application/vnd.oci.image.layer.v1.tar+gzip+encrypted")
-        }),
+        &changed(&|m| m["layers"][0]["mediaType"] = json!("application/vnd.oci.image.layer.v1.tar+gzip+encrypted")),
     );
-    serve(
-        "traversal",
-        oci,
-        &changed(&|m| m["layers"][0]["digest"] = json!("sha256:../../etc/passwd")),
-    );
+    serve("traversal", oci, &changed(&|m| m["layers"][0]["digest"] = json!("sha256:../../etc/passwd")));
     serve(
         "few",
         oci,
@@ -344,16 +224,8 @@ async fn manifests_that_must_not_be_believed() {
             m["layers"].as_array_mut().unwrap().pop();
         }),
     );
-    serve(
-        "negative",
-        oci,
-        &changed(&|m| m["layers"][0]["size"] = json!(-1)),
-    );
-    serve(
-        "configsize",
-        oci,
-        &changed(&|m| m["config"]["size"] = json!(1u64 << 40)),
-    );
+    serve("negative", oci, &changed(&|m| m["layers"][0]["size"] = json!(-1)));
+    serve("configsize", oci, &changed(&|m| m["config"]["size"] = json!(1u64 << 40)));
     let many: Vec<_> = (0..600).map(|_| manifest["layers"][0].clone()).collect();
     serve("many", oci, &changed(&|m| m["layers"] = json!(many)));
     for (tag, part) in [
@@ -370,16 +242,9 @@ async fn manifests_that_must_not_be_believed() {
         ("many", "600 layers"),
     ] {
         let host = TestBox::new();
-        says(
-            &host.refused(&registry.name(&format!("app:{tag}"))).await,
-            ErrorKind::Invalid,
-            &[part],
-        );
+        says(&host.refused(&registry.name(&format!("app:{tag}"))).await, ErrorKind::Invalid, &[part]);
         assert!(
-            !registry
-                .log()
-                .iter()
-                .any(|s| s.path.contains(image.layers[0].digest().hex())),
+            !registry.log().iter().any(|s| s.path.contains(image.layers[0].digest().hex())),
             "{tag}: a layer was fetched"
         );
     }
@@ -391,66 +256,32 @@ async fn manifests_that_are_not_what_was_asked_for() {
     let other = Image::new(Vec::new());
     let bytes = other.manifest.clone();
     registry.hook(move |seen| match seen.method.as_str() {
-        "GET" if seen.path.contains("/manifests/") => Reply::Content {
-            bytes: bytes.clone(),
-            chunked: false,
-        },
+        "GET" if seen.path.contains("/manifests/") => Reply::Content { bytes: bytes.clone(), chunked: false },
         _ => Reply::Serve,
     });
     let by_digest = registry.name(&format!("app@{}", image.digest()));
     let error = TestBox::new().refused(&by_digest).await;
-    says(
-        &error,
-        ErrorKind::Mismatch,
-        &[
-            "digest mismatch",
-            &image.digest().to_string(),
-            &other.digest().to_string(),
-        ],
-    );
+    says(&error, ErrorKind::Mismatch, &["digest mismatch", &image.digest().to_string(), &other.digest().to_string()]);
     let promise = image.digest().to_string();
     let bytes = other.manifest.clone();
     registry.hook(move |seen| match seen.method.as_str() {
         "GET" if seen.path.contains("/manifests/") => Reply::With(
             200,
-            vec![
-                ("docker-content-digest", promise.clone()),
-                ("content-type", media_type::OCI_MANIFEST.into()),
-            ],
+            vec![("docker-content-digest", promise.clone()), ("content-type", media_type::OCI_MANIFEST.into())],
             bytes.clone(),
         ),
         _ => Reply::Serve,
     });
-    says(
-        &TestBox::new().refused(&registry.name("app:v1")).await,
-        ErrorKind::Mismatch,
-        &["digest mismatch"],
-    );
+    says(&TestBox::new().refused(&registry.name("app:v1")).await, ErrorKind::Mismatch, &["digest mismatch"]);
     registry.hook(|seen| {
-        if seen.path.contains("/manifests/") {
-            Reply::With(200, vec![], vec![b' '; 5 << 20])
-        } else {
-            Reply::Serve
-        }
+        if seen.path.contains("/manifests/") { Reply::With(200, vec![], vec![b' '; 5 << 20]) } else { Reply::Serve }
     });
-    says(
-        &TestBox::new().refused(&registry.name("app:v1")).await,
-        ErrorKind::Invalid,
-        &["larger than 4194304 bytes"],
-    );
+    says(&TestBox::new().refused(&registry.name("app:v1")).await, ErrorKind::Invalid, &["larger than 4194304 bytes"]);
     registry.hook(|seen| {
         let gzip = vec![("content-encoding", "gzip".to_owned())];
-        if seen.path.contains("/manifests/") {
-            Reply::With(200, gzip, vec![0x1f, 0x8b])
-        } else {
-            Reply::Serve
-        }
+        if seen.path.contains("/manifests/") { Reply::With(200, gzip, vec![0x1f, 0x8b]) } else { Reply::Serve }
     });
-    says(
-        &TestBox::new().refused(&registry.name("app:v1")).await,
-        ErrorKind::Invalid,
-        &["content encoding"],
-    );
+    says(&TestBox::new().refused(&registry.name("app:v1")).await, ErrorKind::Invalid, &["content encoding"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -462,10 +293,7 @@ async fn indexes_without_end() {
         inner = (media_type::OCI_INDEX, serde_json::to_vec(&index).unwrap());
         registry.push_manifest("app", &format!("deep{depth}"), inner.0, &inner.1);
     }
-    TestBox::new()
-        .pull(&registry.name("app:deep2"))
-        .await
-        .unwrap();
+    TestBox::new().pull(&registry.name("app:deep2")).await.unwrap();
     let error = TestBox::new().refused(&registry.name("app:deep3")).await;
     says(&error, ErrorKind::Invalid, &["nested deeper than 3"]);
     registry.clear_log();
@@ -479,17 +307,9 @@ async fn a_config_that_lies_about_its_layers() {
     let layer = Layer::file("f", 5_000, Packing::Gzip);
     let lie = sha256(b"something else");
     let config = json!({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [lie]}});
-    registry.push(
-        "app",
-        "v1",
-        &Image::with_config(vec![layer.clone()], config),
-    );
+    registry.push("app", "v1", &Image::with_config(vec![layer.clone()], config));
     let error = TestBox::new().refused(&registry.name("app:v1")).await;
-    says(
-        &error,
-        ErrorKind::Mismatch,
-        &["diff id", &lie.to_string(), &layer.diff_id.to_string()],
-    );
+    says(&error, ErrorKind::Mismatch, &["diff id", &lie.to_string(), &layer.diff_id.to_string()]);
     let windows = Image::for_platform(vec![layer.clone()], "windows", "amd64");
     registry.push("app", "win", &windows);
     says(
@@ -498,10 +318,7 @@ async fn a_config_that_lies_about_its_layers() {
         &["operating system \"windows\" cannot be used"],
     );
     // Right digest, wrong content.
-    let garbage = Layer {
-        blob: b"\x1f\x8b\x08\x00 this is no deflate stream".to_vec(),
-        ..layer
-    };
+    let garbage = Layer { blob: b"\x1f\x8b\x08\x00 this is no deflate stream".to_vec(), ..layer };
     registry.push("app", "garbage", &Image::new(vec![garbage.clone()]));
     let error = TestBox::new().refused(&registry.name("app:garbage")).await;
     says(&error, ErrorKind::Invalid, &[&garbage.digest().to_string()]);
@@ -511,80 +328,42 @@ async fn a_config_that_lies_about_its_layers() {
 async fn layers_kept_elsewhere() {
     let (registry, image) = registry().await;
     let evil = Registry::new().await;
-    evil.put(
-        "/layer".into(),
-        "application/octet-stream",
-        &image.layers[0].blob,
-    );
+    evil.put("/layer".into(), "application/octet-stream", &image.layers[0].blob);
     let foreign = |url: String| {
         image.clone().edit(move |m| {
-            m["layers"][0]["mediaType"] =
-                json!("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip");
+            m["layers"][0]["mediaType"] = json!("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip");
             m["layers"][0]["urls"] = json!([url]);
         })
     };
-    registry.push(
-        "app",
-        "http",
-        &foreign(format!("http://{}/layer", evil.address)),
-    );
+    registry.push("app", "http", &foreign(format!("http://{}/layer", evil.address)));
     // What the registry has is taken from there.
-    TestBox::new()
-        .pull(&registry.name("app:http"))
-        .await
-        .unwrap();
-    registry.hook_blob(&image.layers[0].digest(), |_| {
-        Reply::With(404, vec![], vec![])
-    });
+    TestBox::new().pull(&registry.name("app:http")).await.unwrap();
+    registry.hook_blob(&image.layers[0].digest(), |_| Reply::With(404, vec![], vec![]));
     let error = TestBox::new().refused(&registry.name("app:http")).await;
-    says(
-        &error,
-        ErrorKind::Invalid,
-        &["kept outside the registry", "none of its URLs is https"],
-    );
-    registry.push(
-        "app",
-        "meta",
-        &foreign("https://169.254.169.254/latest".into()),
-    );
+    says(&error, ErrorKind::Invalid, &["kept outside the registry", "none of its URLs is https"]);
+    registry.push("app", "meta", &foreign("https://169.254.169.254/latest".into()));
     let error = TestBox::new().refused(&registry.name("app:meta")).await;
-    says(
-        &error,
-        ErrorKind::Invalid,
-        &["(169.254.169.254): it leads into a network"],
-    );
+    says(&error, ErrorKind::Invalid, &["(169.254.169.254): it leads into a network"]);
     assert!(evil.log().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redirects_of_the_bad_kind() {
     let (registry, image) = registry().await;
-    let redirect = |to: String| {
-        move |_: &super::rig::Seen| Reply::With(307, vec![("location", to.clone())], vec![])
-    };
+    let redirect = |to: String| move |_: &super::rig::Seen| Reply::With(307, vec![("location", to.clone())], vec![]);
     let name = registry.name("app:v1");
-    let me = format!(
-        "http://{}/v2/app/blobs/{}",
-        registry.address,
-        image.layers[0].digest()
-    );
+    let me = format!("http://{}/v2/app/blobs/{}", registry.address, image.layers[0].digest());
     for (to, part) in [
         (me, "stopped after 10 redirects"),
         ("file:///etc/passwd".into(), "scheme"),
-        (
-            "http://169.254.169.254/latest/meta-data".into(),
-            "(169.254.169.254): it leads into a network",
-        ),
+        ("http://169.254.169.254/latest/meta-data".into(), "(169.254.169.254): it leads into a network"),
         ("http://user:pw@127.0.0.1:1/".into(), "user information"),
         (String::new(), "redirect"),
     ] {
         registry.hook_blob(&image.layers[0].digest(), redirect(to.clone()));
         let host = TestBox::new();
         let error = host.refused(&name).await;
-        assert!(
-            error.message.contains(part) || to.is_empty(),
-            "{to}: {error}"
-        );
+        assert!(error.message.contains(part) || to.is_empty(), "{to}: {error}");
     }
 }
 
@@ -592,22 +371,14 @@ async fn redirects_of_the_bad_kind() {
 async fn cancelling_leaves_nothing() {
     let (registry, _) = registry().await;
     registry.hook(|seen| {
-        if seen.path.contains("/blobs/") {
-            Reply::Slow(1_000, Duration::from_millis(20))
-        } else {
-            Reply::Serve
-        }
+        if seen.path.contains("/blobs/") { Reply::Slow(1_000, Duration::from_millis(20)) } else { Reply::Serve }
     });
     let host = Arc::new(TestBox::new());
     let (pulling, name) = (host.clone(), registry.name("app:v1"));
     registry.push(
         "app",
         "v1",
-        &Image::new(
-            (0..4)
-                .map(|n| Layer::file(&format!("g{n}"), 100_000, Packing::Gzip))
-                .collect(),
-        ),
+        &Image::new((0..4).map(|n| Layer::file(&format!("g{n}"), 100_000, Packing::Gzip)).collect()),
     );
     let pull = tokio::spawn(async move { pulling.pull(&name).await });
     while registry.count("GET", "/blobs/") < 4 {
@@ -619,11 +390,7 @@ async fn cancelling_leaves_nothing() {
     host.assert_clean().await;
     let seen = registry.log().len();
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(
-        registry.log().len(),
-        seen,
-        "requests went on after the pull was dropped"
-    );
+    assert_eq!(registry.log().len(), seen, "requests went on after the pull was dropped");
     registry.hook(|_| Reply::Serve);
     host.pull(&registry.name("app:v1")).await.unwrap();
 }
@@ -631,10 +398,7 @@ async fn cancelling_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shared_failure_is_everyones_and_bounded() {
     let (registry, image) = registry().await;
-    registry.hook_blob(&image.layers[0].digest(), |_| Reply::Content {
-        bytes: vec![0; 100],
-        chunked: true,
-    });
+    registry.hook_blob(&image.layers[0].digest(), |_| Reply::Content { bytes: vec![0; 100], chunked: true });
     let host = Arc::new(TestBox::new());
     let pulls: Vec<_> = (0..10)
         .map(|_| {
@@ -643,11 +407,7 @@ async fn a_shared_failure_is_everyones_and_bounded() {
         })
         .collect();
     for pull in pulls {
-        says(
-            &pull.await.unwrap().unwrap_err(),
-            ErrorKind::Mismatch,
-            &["truncated"],
-        );
+        says(&pull.await.unwrap().unwrap_err(), ErrorKind::Mismatch, &["truncated"]);
     }
     host.assert_clean().await;
 }
@@ -656,12 +416,7 @@ async fn a_shared_failure_is_everyones_and_bounded() {
 #[test]
 fn a_full_disk() {
     let program = std::env::current_exe().unwrap();
-    let test = [
-        "--exact",
-        "faults::inside_a_full_disk",
-        "--ignored",
-        "--nocapture",
-    ];
+    let test = ["--exact", "faults::inside_a_full_disk", "--ignored", "--nocapture"];
     // The mount goes with the namespace; the directory under it is this test's to remove.
     let dir = tempfile::tempdir().unwrap();
     let unshare = std::process::Command::new("unshare")
@@ -675,20 +430,15 @@ fn a_full_disk() {
         return;
     };
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        output.status.success() && text.contains("1 passed"),
-        "{text}"
-    );
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "mounts a file system: run by a_full_disk in a namespace of its own"]
 async fn inside_a_full_disk() {
     let registry = Registry::new().await;
-    let image = Image::new(vec![
-        Layer::file("small", 1_000, Packing::Gzip),
-        Layer::file("large", 16_000_000, Packing::Gzip),
-    ]);
+    let image =
+        Image::new(vec![Layer::file("small", 1_000, Packing::Gzip), Layer::file("large", 16_000_000, Packing::Gzip)]);
     registry.push("app", "v1", &image);
     let host = TestBox::new_on_small_disk("8m");
     let error = host.pull(&registry.name("app:v1")).await.unwrap_err();

@@ -17,15 +17,9 @@ async fn an_image_with_every_packing() {
     registry.push("app", "v1", &image);
     let host = TestBox::new();
     let pulled = host.pull(&registry.name("app:v1")).await.unwrap();
-    assert_eq!(
-        (&pulled.image_id, &pulled.manifest_digest, pulled.up_to_date),
-        (&image.id(), &image.digest(), false)
-    );
+    assert_eq!((&pulled.image_id, &pulled.manifest_digest, pulled.up_to_date), (&image.id(), &image.digest(), false));
     assert_eq!(host.store.read_blob(&image.id()).unwrap(), image.config);
-    assert_eq!(
-        host.store.read_blob(&image.digest()).unwrap(),
-        image.manifest
-    );
+    assert_eq!(host.store.read_blob(&image.digest()).unwrap(), image.manifest);
     assert!(host.store.image(&image.id()).is_some());
     assert_eq!(host.layers(), 3);
     host.assert_no_ingest().await;
@@ -38,10 +32,7 @@ async fn an_image_with_every_packing() {
 
     // By digest too, from an empty store.
     let host = TestBox::new();
-    let by_digest = host
-        .pull(&registry.name(&format!("app@{}", image.digest())))
-        .await
-        .unwrap();
+    let by_digest = host.pull(&registry.name(&format!("app@{}", image.digest()))).await.unwrap();
     assert_eq!(by_digest.image_id, image.id());
 }
 
@@ -54,77 +45,39 @@ async fn progress_is_what_docker_shows() {
     let host = TestBox::new();
     host.pull(&registry.name("app:v1")).await.unwrap();
     let events = host.events();
-    assert_eq!(
-        events[0],
-        PullEvent::Resolved {
-            tag: "v1".into(),
-            repository: "app".into()
-        }
-    );
+    assert_eq!(events[0], PullEvent::Resolved { tag: "v1".into(), repository: "app".into() });
     let id = slow.hex()[..12].to_owned();
     let size = image.layers[0].blob.len() as u64;
-    assert_eq!(
-        events[1],
-        PullEvent::LayerQueued {
-            id: id.clone(),
-            size
-        }
-    );
+    assert_eq!(events[1], PullEvent::LayerQueued { id: id.clone(), size });
     let of_slow: Vec<&PullEvent> = events
         .iter()
         .filter(|e| matches!(e, PullEvent::Downloading { id: i, .. } | PullEvent::DownloadComplete { id: i } | PullEvent::PullComplete { id: i } if *i == id))
         .collect();
     let steps = of_slow.len() - 2;
     // About 0.9 seconds of download.
-    assert!(
-        (2..=14).contains(&steps),
-        "{steps} download events: {of_slow:?}"
-    );
+    assert!((2..=14).contains(&steps), "{steps} download events: {of_slow:?}");
     assert_eq!(
         of_slow[steps..],
-        [
-            &PullEvent::DownloadComplete { id: id.clone() },
-            &PullEvent::PullComplete { id: id.clone() }
-        ]
+        [&PullEvent::DownloadComplete { id: id.clone() }, &PullEvent::PullComplete { id: id.clone() }]
     );
     let completes: Vec<String> = events
         .iter()
-        .filter_map(|e| {
-            if let PullEvent::PullComplete { id } = e {
-                Some(id.clone())
-            } else {
-                None
-            }
-        })
+        .filter_map(|e| if let PullEvent::PullComplete { id } = e { Some(id.clone()) } else { None })
         .collect();
-    let in_order: Vec<String> = image
-        .layers
-        .iter()
-        .map(|l| l.digest().hex()[..12].to_owned())
-        .collect();
+    let in_order: Vec<String> = image.layers.iter().map(|l| l.digest().hex()[..12].to_owned()).collect();
     assert_eq!(completes, in_order, "layers are committed bottom first");
     assert_eq!(events.last(), Some(&PullEvent::Digest(image.digest())));
 
     host.events.lock().unwrap().clear();
     host.pull(&registry.name("app:v1")).await.unwrap();
-    assert_eq!(
-        host.events()
-            .iter()
-            .filter(|e| matches!(e, PullEvent::AlreadyExists { .. }))
-            .count(),
-        3
-    );
+    assert_eq!(host.events().iter().filter(|e| matches!(e, PullEvent::AlreadyExists { .. })).count(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn indexes_lead_to_the_platform() {
     let registry = Registry::new().await;
     let amd = Image::new(vec![Layer::file("amd", 10, Packing::Gzip)]);
-    let arm = Image::for_platform(
-        vec![Layer::file("arm", 10, Packing::Gzip)],
-        "linux",
-        "arm64",
-    );
+    let arm = Image::for_platform(vec![Layer::file("arm", 10, Packing::Gzip)], "linux", "arm64");
     for image in [&amd, &arm] {
         registry.push("app", "unused", image);
     }
@@ -145,47 +98,24 @@ async fn indexes_lead_to_the_platform() {
     let platform = |text: &str| Platform::parse(text).unwrap();
     for (tag, top) in [("multi", &list), ("outer", &outer)] {
         let name = registry.name(&format!("app:{tag}"));
-        let pulled = host
-            .pull_as(&name, None, Some(&platform("linux/amd64")))
-            .await
-            .unwrap();
-        assert_eq!(
-            (pulled.image_id, pulled.manifest_digest),
-            (amd.id(), super::rig::image::sha256(top))
-        );
-        let pulled = host
-            .pull_as(&name, None, Some(&platform("linux/arm64/v8")))
-            .await
-            .unwrap();
+        let pulled = host.pull_as(&name, None, Some(&platform("linux/amd64"))).await.unwrap();
+        assert_eq!((pulled.image_id, pulled.manifest_digest), (amd.id(), super::rig::image::sha256(top)));
+        let pulled = host.pull_as(&name, None, Some(&platform("linux/arm64/v8"))).await.unwrap();
         assert_eq!(pulled.image_id, arm.id());
-        let error = host
-            .pull_as(&name, None, Some(&platform("linux/s390x")))
-            .await
-            .unwrap_err();
+        let error = host.pull_as(&name, None, Some(&platform("linux/s390x"))).await.unwrap_err();
         assert_eq!(error.kind, ErrorKind::NotFound);
         assert!(
-            error
-                .message
-                .starts_with("no matching manifest for linux/s390x in the manifest list entries"),
+            error.message.starts_with("no matching manifest for linux/s390x in the manifest list entries"),
             "{error}"
         );
-        assert!(
-            error.message.contains("linux/arm64, linux/amd64"),
-            "{error}"
-        );
+        assert!(error.message.contains("linux/arm64, linux/amd64"), "{error}");
     }
     let error = host
-        .pull_as(
-            &registry.name(&format!("app@{}", arm.digest())),
-            None,
-            Some(&platform("linux/amd64")),
-        )
+        .pull_as(&registry.name(&format!("app@{}", arm.digest())), None, Some(&platform("linux/amd64")))
         .await
         .unwrap_err();
     assert!(
-        error.message.contains(
-            "does not provide the specified platform: wanted linux/amd64, actual: linux/arm64"
-        ),
+        error.message.contains("does not provide the specified platform: wanted linux/amd64, actual: linux/arm64"),
         "{error}"
     );
 }
@@ -211,16 +141,9 @@ async fn a_cut_download_goes_on_where_it_stopped() {
             });
             let host = TestBox::new();
             host.pull(&registry.name("app:v1")).await.unwrap();
-            let blobs: Vec<_> = registry
-                .log()
-                .into_iter()
-                .filter(|s| s.path.contains(image.layers[0].digest().hex()))
-                .collect();
-            assert_eq!(
-                blobs.len(),
-                if ranges { 2 } else { 3 },
-                "cut at {percent} %, ranges: {ranges}"
-            );
+            let blobs: Vec<_> =
+                registry.log().into_iter().filter(|s| s.path.contains(image.layers[0].digest().hex())).collect();
+            assert_eq!(blobs.len(), if ranges { 2 } else { 3 }, "cut at {percent} %, ranges: {ranges}");
             let from: usize = blobs[1]
                 .range
                 .as_ref()
@@ -231,15 +154,8 @@ async fn a_cut_download_goes_on_where_it_stopped() {
                 .unwrap()
                 .parse()
                 .unwrap();
-            assert!(
-                from <= cut && from + 20_000 >= cut,
-                "cut at {cut}, resumed at {from}"
-            );
-            assert!(
-                host.events()
-                    .iter()
-                    .any(|e| matches!(e, PullEvent::Retrying { in_seconds: 1, .. }))
-            );
+            assert!(from <= cut && from + 20_000 >= cut, "cut at {cut}, resumed at {from}");
+            assert!(host.events().iter().any(|e| matches!(e, PullEvent::Retrying { in_seconds: 1, .. })));
             assert_eq!(host.layers(), 1);
         }
     }
@@ -262,15 +178,13 @@ async fn a_server_whose_ranges_are_wrong_is_read_from_the_start() {
     let image = Image::new(vec![Layer::file("big", 400_000, Packing::Gzip)]);
     registry.push("app", "v1", &image);
     let blob = image.layers[0].blob.clone();
-    registry.hook_blob(&image.layers[0].digest(), move |seen| {
-        match (seen.nth, &seen.range) {
-            (0, _) => Reply::Cut(100_000),
-            (_, Some(_)) => {
-                let range = format!("bytes 7-{}/{}", blob.len() - 1, blob.len());
-                Reply::With(206, vec![("content-range", range)], blob[7..].to_vec())
-            }
-            _ => Reply::Serve,
+    registry.hook_blob(&image.layers[0].digest(), move |seen| match (seen.nth, &seen.range) {
+        (0, _) => Reply::Cut(100_000),
+        (_, Some(_)) => {
+            let range = format!("bytes 7-{}/{}", blob.len() - 1, blob.len());
+            Reply::With(206, vec![("content-range", range)], blob[7..].to_vec())
         }
+        _ => Reply::Serve,
     });
     let host = TestBox::new();
     host.pull(&registry.name("app:v1")).await.unwrap();
@@ -283,19 +197,12 @@ async fn ten_pulls_at_once_download_once() {
     registry.push("app", "v1", &image);
     registry.push("other", "v1", &image);
     registry.hook(|seen| {
-        if seen.path.contains("/blobs/") {
-            Reply::Slow(20_000, Duration::from_millis(10))
-        } else {
-            Reply::Serve
-        }
+        if seen.path.contains("/blobs/") { Reply::Slow(20_000, Duration::from_millis(10)) } else { Reply::Serve }
     });
     let host = Arc::new(TestBox::new());
     let pulls: Vec<_> = (0..10)
         .map(|nth| {
-            let (host, name) = (
-                host.clone(),
-                registry.name(if nth % 2 == 0 { "app:v1" } else { "other:v1" }),
-            );
+            let (host, name) = (host.clone(), registry.name(if nth % 2 == 0 { "app:v1" } else { "other:v1" }));
             tokio::spawn(async move { host.pull(&name).await })
         })
         .collect();
@@ -313,11 +220,7 @@ async fn a_shared_download_outlives_the_pull_that_began_it() {
     let (registry, image) = (Registry::new().await, Image::small());
     registry.push("app", "v1", &image);
     registry.hook(|seen| {
-        if seen.path.contains("/blobs/") {
-            Reply::Slow(5_000, Duration::from_millis(10))
-        } else {
-            Reply::Serve
-        }
+        if seen.path.contains("/blobs/") { Reply::Slow(5_000, Duration::from_millis(10)) } else { Reply::Serve }
     });
     let host = Arc::new(TestBox::new());
     let begin = |name: String| {
@@ -338,40 +241,22 @@ async fn a_shared_download_outlives_the_pull_that_began_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_downloads_at_once_than_allowed() {
     let registry = Registry::new().await;
-    let image = Image::new(
-        (0..6)
-            .map(|n| Layer::file(&format!("f{n}"), 60_000, Packing::Plain))
-            .collect(),
-    );
+    let image = Image::new((0..6).map(|n| Layer::file(&format!("f{n}"), 60_000, Packing::Plain)).collect());
     registry.push("app", "v1", &image);
     registry.hook(|seen| {
-        if seen.path.contains("/blobs/") {
-            Reply::Slow(10_000, Duration::from_millis(10))
-        } else {
-            Reply::Serve
-        }
+        if seen.path.contains("/blobs/") { Reply::Slow(10_000, Duration::from_millis(10)) } else { Reply::Serve }
     });
-    let host = TestBox::with(Config {
-        max_concurrent_downloads: 2,
-        ..quick()
-    });
+    let host = TestBox::with(Config { max_concurrent_downloads: 2, ..quick() });
     let most = Arc::new(AtomicUsize::new(0));
     let (events, seen) = (host.events.clone(), most.clone());
     let watcher = tokio::spawn(async move {
         loop {
             let events = events.lock().unwrap().clone();
-            let begun = events.iter().filter_map(|e| {
-                if let PullEvent::Downloading { id, .. } = e {
-                    Some(id.clone())
-                } else {
-                    None
-                }
-            });
-            let begun: std::collections::BTreeSet<String> = begun.collect();
-            let done = events
+            let begun = events
                 .iter()
-                .filter(|e| matches!(e, PullEvent::DownloadComplete { .. }))
-                .count();
+                .filter_map(|e| if let PullEvent::Downloading { id, .. } = e { Some(id.clone()) } else { None });
+            let begun: std::collections::BTreeSet<String> = begun.collect();
+            let done = events.iter().filter(|e| matches!(e, PullEvent::DownloadComplete { .. })).count();
             seen.fetch_max(begun.len().saturating_sub(done), Ordering::Relaxed);
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -385,42 +270,22 @@ async fn no_more_downloads_at_once_than_allowed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn mirrors_come_first_and_the_next_one_stands_in() {
     let image = Image::small();
-    let (absent, lying, good) = (
-        Registry::new().await,
-        Registry::new().await,
-        Registry::new().await,
-    );
+    let (absent, lying, good) = (Registry::new().await, Registry::new().await, Registry::new().await);
     for registry in [&lying, &good] {
         registry.push("library/app", "latest", &image);
     }
     // The first mirror asks for a password that is not for it, the second serves one wrong layer, the third everything.
     absent.hook(|_| Reply::With(401, vec![("www-authenticate", "Basic".into())], Vec::new()));
-    lying.hook_blob(&image.layers[1].digest(), |_| Reply::Content {
-        bytes: vec![1; 5000],
-        chunked: true,
-    });
-    let mirrors = [&absent, &lying, &good]
-        .map(|r| format!("http://{}/", r.address))
-        .to_vec();
+    lying.hook_blob(&image.layers[1].digest(), |_| Reply::Content { bytes: vec![1; 5000], chunked: true });
+    let mirrors = [&absent, &lying, &good].map(|r| format!("http://{}/", r.address)).to_vec();
     let host = TestBox::with(Config { mirrors, ..quick() });
-    let auth = brig_registry::Auth {
-        username: "hub".into(),
-        password: "CANARY".into(),
-        ..Default::default()
-    };
+    let auth = brig_registry::Auth { username: "hub".into(), password: "CANARY".into(), ..Default::default() };
     let pulled = host.pull_as("app", Some(&auth), None).await.unwrap();
     assert_eq!(pulled.image_id, image.id());
     assert!(absent.count("HEAD", "/v2/library/app/manifests/latest") > 0);
-    assert_eq!(
-        good.count("GET", "/blobs/"),
-        1,
-        "only the layer that the second mirror had wrong"
-    );
+    assert_eq!(good.count("GET", "/blobs/"), 1, "only the layer that the second mirror had wrong");
     for registry in [&absent, &lying, &good] {
-        assert!(
-            registry.log().iter().all(|s| s.authorization.is_none()),
-            "a mirror got Docker Hub's credentials"
-        );
+        assert!(registry.log().iter().all(|s| s.authorization.is_none()), "a mirror got Docker Hub's credentials");
     }
     host.assert_no_ingest().await;
 }
@@ -431,25 +296,14 @@ async fn sha512_digests_and_empty_images() {
     let registry = Registry::new().await;
     let layer = Layer::file("f", 1000, Packing::Gzip);
     let long = Digest::from_sha512(sha2::Sha512::digest(&layer.blob).into());
-    let image = Image::new(vec![layer.clone()])
-        .edit(|m| m["layers"][0]["digest"] = json!(long.to_string()));
+    let image = Image::new(vec![layer.clone()]).edit(|m| m["layers"][0]["digest"] = json!(long.to_string()));
     registry.push("app", "v1", &image);
-    registry.put(
-        format!("/v2/app/blobs/{long}"),
-        "application/octet-stream",
-        &layer.blob,
-    );
+    registry.put(format!("/v2/app/blobs/{long}"), "application/octet-stream", &layer.blob);
     let host = TestBox::new();
     host.pull(&registry.name("app:v1")).await.unwrap();
     let empty = Image::new(Vec::new());
     registry.push("app", "empty", &empty);
-    assert_eq!(
-        host.pull(&registry.name("app:empty"))
-            .await
-            .unwrap()
-            .image_id,
-        empty.id()
-    );
+    assert_eq!(host.pull(&registry.name("app:empty")).await.unwrap().image_id, empty.id());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -461,17 +315,12 @@ async fn a_large_layer_stays_out_of_memory() {
         let mut header = tar::Header::new_gnu();
         header.set_mode(0o644);
         header.set_size(192 << 20);
-        tar.append_data(&mut header, "zeros", &vec![0; 192 << 20][..])
-            .unwrap();
+        tar.append_data(&mut header, "zeros", &vec![0; 192 << 20][..]).unwrap();
         Layer::of(&tar.into_inner().unwrap(), Packing::Gzip)
     }]);
     registry.push("app", "v1", &image);
     let host = TestBox::new();
     host.pull(&registry.name("app:v1")).await.unwrap();
-    let size = host
-        .store
-        .layer(&image.layers[0].diff_id)
-        .unwrap()
-        .size_bytes;
+    let size = host.store.layer(&image.layers[0].diff_id).unwrap().size_bytes;
     assert!(size >= 192 << 20, "{size}");
 }

@@ -22,33 +22,22 @@ const CLIENT: &[u8] = include_bytes!("certs/client.crt");
 const KEY: &[u8] = include_bytes!("certs/server.key");
 
 fn chain(pem: &[u8]) -> Vec<CertificateDer<'static>> {
-    CertificateDer::pem_slice_iter(pem)
-        .collect::<Result<_, _>>()
-        .unwrap()
+    CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().unwrap()
 }
 
 fn server(certificate: &[u8], demand_client: bool) -> ServerConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .unwrap();
+    let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(chain(CA));
     let builder = if demand_client {
         builder.with_client_cert_verifier(
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-                .build()
-                .unwrap(),
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap(),
         )
     } else {
         builder.with_no_client_auth()
     };
-    builder
-        .with_single_cert(
-            chain(certificate),
-            PrivateKeyDer::from_pem_slice(KEY).unwrap(),
-        )
-        .unwrap()
+    builder.with_single_cert(chain(certificate), PrivateKeyDer::from_pem_slice(KEY).unwrap()).unwrap()
 }
 
 /// A proxy that tunnels every CONNECT and forwards every plain request to `to`. Returns its URL, with credentials.
@@ -66,36 +55,22 @@ async fn proxy(to: std::net::SocketAddr) -> String {
                         return;
                     }
                 }
-                if !head
-                    .to_lowercase()
-                    .contains("proxy-authorization: basic dtpw")
-                {
-                    client
-                        .write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
-                        .await
-                        .unwrap();
+                if !head.to_lowercase().contains("proxy-authorization: basic dtpw") {
+                    client.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n").await.unwrap();
                     return;
                 }
                 let mut upstream = TcpStream::connect(to).await.unwrap();
                 if head.starts_with("CONNECT ") {
-                    client
-                        .write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                        .await
-                        .unwrap();
+                    client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.unwrap();
                 } else {
                     // Absolute form to origin form, one request per connection.
                     let (_, rest) = head.split_once("http://").unwrap();
                     let path = &rest[rest.find('/').unwrap()..];
                     let method = head.split(' ').next().unwrap();
-                    let forwarded = format!(
-                        "{method} {}",
-                        path.replacen("\r\n", "\r\nconnection: close\r\n", 1)
-                    );
+                    let forwarded = format!("{method} {}", path.replacen("\r\n", "\r\nconnection: close\r\n", 1));
                     upstream.write_all(forwarded.as_bytes()).await.unwrap();
                 }
-                tokio::io::copy_bidirectional(&mut client, &mut upstream)
-                    .await
-                    .ok();
+                tokio::io::copy_bidirectional(&mut client, &mut upstream).await.ok();
             });
         }
     });
@@ -110,19 +85,8 @@ fn host(proxy: &str, files: &[(&str, &[u8])]) -> (TestBox, tempfile::TempDir) {
     for (name, content) in files {
         std::fs::write(certs.join(name), content).unwrap();
     }
-    let proxies = Proxies {
-        http: proxy.into(),
-        https: proxy.into(),
-        none_for: String::new(),
-    };
-    (
-        TestBox::with(Config {
-            ca_dirs: vec![dir.path().into()],
-            proxies,
-            ..quick()
-        }),
-        dir,
-    )
+    let proxies = Proxies { http: proxy.into(), https: proxy.into(), none_for: String::new() };
+    (TestBox::with(Config { ca_dirs: vec![dir.path().into()], proxies, ..quick() }), dir)
 }
 
 const NAME: &str = "registry.test:5443/app:v1";
@@ -132,23 +96,11 @@ async fn certificates_are_verified() {
     let image = Image::small();
     for (certificate, files, complaint) in [
         (SERVER, vec![("ca.crt", CA)], ""),
-        (
-            SERVER,
-            vec![],
-            "x509: certificate signed by unknown authority",
-        ),
-        (
-            EXPIRED,
-            vec![("ca.crt", CA)],
-            "x509: certificate has expired or is not yet valid",
-        ),
+        (SERVER, vec![], "x509: certificate signed by unknown authority"),
+        (EXPIRED, vec![("ca.crt", CA)], "x509: certificate has expired or is not yet valid"),
         (SELF_SIGNED, vec![("ca.crt", SELF_SIGNED)], ""),
         (SELF_SIGNED, vec![("ca.crt", CA)], "x509: "),
-        (
-            SERVER,
-            vec![("ca.crt", b"nonsense".as_slice()), ("x.cert", CLIENT)],
-            "x.key",
-        ),
+        (SERVER, vec![("ca.crt", b"nonsense".as_slice()), ("x.cert", CLIENT)], "x.key"),
     ] {
         let registry = Registry::tls(server(certificate, false)).await;
         registry.push("app", "v1", &image);
@@ -160,11 +112,13 @@ async fn certificates_are_verified() {
             let error = result.unwrap_err();
             assert_eq!(error.kind, ErrorKind::Network);
             assert!(error.message.contains(complaint), "{error}");
-            assert!(error.message.starts_with("failed to do request: Head \"https://registry.test:5443/v2/app/manifests/v1\": "), "{error}");
             assert!(
-                registry.log().is_empty(),
-                "a request went to an unverified server"
+                error
+                    .message
+                    .starts_with("failed to do request: Head \"https://registry.test:5443/v2/app/manifests/v1\": "),
+                "{error}"
             );
+            assert!(registry.log().is_empty(), "a request went to an unverified server");
             host.assert_clean().await;
         }
     }
@@ -178,22 +132,10 @@ async fn a_certificate_for_another_name() {
     std::fs::create_dir(&other).unwrap();
     std::fs::write(other.join("ca.crt"), CA).unwrap();
     let error = host.pull("other.test/app:v1").await.unwrap_err();
-    assert!(
-        error
-            .message
-            .contains("x509: certificate is not valid for other.test"),
-        "{error}"
-    );
+    assert!(error.message.contains("x509: certificate is not valid for other.test"), "{error}");
     // Insecure by name: any certificate will do.
-    let proxies = Proxies {
-        https: proxy(registry.address).await,
-        ..Proxies::default()
-    };
-    host = TestBox::with(Config {
-        insecure: vec!["other.test".into()],
-        proxies,
-        ..quick()
-    });
+    let proxies = Proxies { https: proxy(registry.address).await, ..Proxies::default() };
+    host = TestBox::with(Config { insecure: vec!["other.test".into()], proxies, ..quick() });
     registry.push("app", "v1", &Image::small());
     host.pull("other.test/app:v1").await.unwrap();
 }
@@ -203,10 +145,7 @@ async fn client_certificates() {
     let registry = Registry::tls(server(SERVER, true)).await;
     registry.push("app", "v1", &Image::small());
     let proxy = proxy(registry.address).await;
-    let (with, _certs) = host(
-        &proxy,
-        &[("ca.crt", CA), ("client.cert", CLIENT), ("client.key", KEY)],
-    );
+    let (with, _certs) = host(&proxy, &[("ca.crt", CA), ("client.cert", CLIENT), ("client.key", KEY)]);
     with.pull(NAME).await.unwrap();
     let (without, _certs) = host(&proxy, &[("ca.crt", CA)]);
     assert_eq!(without.refused(NAME).await.kind, ErrorKind::Network);
@@ -224,36 +163,18 @@ async fn plain_http_through_a_proxy() {
     let registry = Registry::new().await;
     registry.push("app", "v1", &Image::small());
     let url = proxy(registry.address).await;
-    let proxies = Proxies {
-        http: url.clone(),
-        https: url,
-        none_for: String::new(),
-    };
-    let host = TestBox::with(Config {
-        proxies: proxies.clone(),
-        insecure: vec!["registry.test".into()],
-        ..quick()
-    });
+    let proxies = Proxies { http: url.clone(), https: url, none_for: String::new() };
+    let host = TestBox::with(Config { proxies: proxies.clone(), insecure: vec!["registry.test".into()], ..quick() });
     host.pull("registry.test/app:v1").await.unwrap();
-    let without_password = Proxies {
-        http: proxies.http.replace("u:p@", ""),
-        ..Proxies::default()
-    };
-    let host = TestBox::with(Config {
-        proxies: without_password,
-        insecure: vec!["10.0.0.0/8".into()],
-        ..quick()
-    });
+    let without_password = Proxies { http: proxies.http.replace("u:p@", ""), ..Proxies::default() };
+    let host = TestBox::with(Config { proxies: without_password, insecure: vec!["10.0.0.0/8".into()], ..quick() });
     let error = host.refused("10.9.9.9:5000/app:v1").await;
     assert!(!error.message.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_downgrade_from_tls() {
-    let (registry, plain) = (
-        Registry::tls(server(SERVER, false)).await,
-        Registry::new().await,
-    );
+    let (registry, plain) = (Registry::tls(server(SERVER, false)).await, Registry::new().await);
     let image = Image::small();
     registry.push("app", "v1", &image);
     let to = format!("http://{}/x", plain.address);
@@ -267,10 +188,7 @@ async fn no_downgrade_from_tls() {
     });
     let (host, _certs) = host(&proxy(registry.address).await, &[("ca.crt", CA)]);
     let error = host.refused(NAME).await;
-    assert!(
-        error.message.contains("is not encrypted, the registry is"),
-        "{error}"
-    );
+    assert!(error.message.contains("is not encrypted, the registry is"), "{error}");
     assert!(plain.log().is_empty());
 }
 

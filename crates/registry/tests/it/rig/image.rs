@@ -57,8 +57,7 @@ impl Layer {
         header.set_mode(0o644);
         header.set_size(length as u64);
         header.set_entry_type(tar::EntryType::Regular);
-        tar.append_data(&mut header, name, &noise(seed, length)[..])
-            .unwrap();
+        tar.append_data(&mut header, name, &noise(seed, length)[..]).unwrap();
         Layer::of(&tar.into_inner().unwrap(), packing)
     }
 
@@ -66,21 +65,13 @@ impl Layer {
         let (blob, media_type) = match packing {
             Packing::Plain => (tar.to_vec(), media_type::OCI_LAYER),
             Packing::Gzip => {
-                let mut gzip =
-                    flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
                 gzip.write_all(tar).unwrap();
                 (gzip.finish().unwrap(), media_type::DOCKER_LAYER_GZIP)
             }
-            Packing::Zstd => (
-                zstd::stream::encode_all(tar, 1).unwrap(),
-                media_type::OCI_LAYER_ZSTD,
-            ),
+            Packing::Zstd => (zstd::stream::encode_all(tar, 1).unwrap(), media_type::OCI_LAYER_ZSTD),
         };
-        Layer {
-            blob,
-            diff_id: sha256(tar),
-            media_type,
-        }
+        Layer { blob, diff_id: sha256(tar), media_type }
     }
 
     pub fn digest(&self) -> Digest {
@@ -93,12 +84,7 @@ impl Layer {
 }
 
 pub fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
-    serde_json::to_value(Descriptor::new(
-        media_type,
-        sha256(bytes),
-        bytes.len() as u64,
-    ))
-    .unwrap()
+    serde_json::to_value(Descriptor::new(media_type, sha256(bytes), bytes.len() as u64)).unwrap()
 }
 
 impl Image {
@@ -122,11 +108,7 @@ impl Image {
             "config": descriptor(media_type::OCI_CONFIG, &config),
             "layers": layers.iter().map(Layer::descriptor).collect::<Vec<_>>(),
         });
-        Image {
-            layers,
-            config,
-            manifest: serde_json::to_vec_pretty(&manifest).unwrap(),
-        }
+        Image { layers, config, manifest: serde_json::to_vec_pretty(&manifest).unwrap() }
     }
 
     /// Three layers, one of each packing.

@@ -42,12 +42,7 @@ impl TestBox {
     pub fn with(config: Config) -> TestBox {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("v1")).unwrap();
-        TestBox {
-            dir,
-            store,
-            client: Client::new(config).unwrap(),
-            events: Arc::default(),
-        }
+        TestBox { dir, store, client: Client::new(config).unwrap(), events: Arc::default() }
     }
 
     /// One whose store is on a file system of this size. Only in a mount namespace of one's own.
@@ -60,32 +55,18 @@ impl TestBox {
             .status();
         assert!(mounted.unwrap().success());
         let store = Store::open(&dir.path().join("v1")).unwrap();
-        TestBox {
-            dir,
-            store,
-            client: Client::new(quick()).unwrap(),
-            events: Arc::default(),
-        }
+        TestBox { dir, store, client: Client::new(quick()).unwrap(), events: Arc::default() }
     }
 
     pub async fn pull(&self, name: &str) -> Result<Pulled, Error> {
         self.pull_as(name, None, None).await
     }
 
-    pub async fn pull_as(
-        &self,
-        name: &str,
-        auth: Option<&Auth>,
-        platform: Option<&Platform>,
-    ) -> Result<Pulled, Error> {
+    pub async fn pull_as(&self, name: &str, auth: Option<&Auth>, platform: Option<&Platform>) -> Result<Pulled, Error> {
         let reference = Reference::parse(name).unwrap();
         let record = |event| self.events.lock().unwrap().push(event);
-        let pull = self
-            .client
-            .pull(&self.store, &reference, auth, platform, &record);
-        tokio::time::timeout(Duration::from_secs(60), pull)
-            .await
-            .expect("the pull ends")
+        let pull = self.client.pull(&self.store, &reference, auth, platform, &record);
+        tokio::time::timeout(Duration::from_secs(60), pull).await.expect("the pull ends")
     }
 
     /// The error of a pull that must fail and must leave nothing behind.
@@ -127,7 +108,5 @@ fn names(dir: &Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(dir) else {
         return Vec::new();
     };
-    entries
-        .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
-        .collect()
+    entries.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect()
 }

@@ -113,11 +113,7 @@ impl Registry {
                 });
             }
         });
-        Registry {
-            address,
-            state,
-            task,
-        }
+        Registry { address, state, task }
     }
 
     /// `127.0.0.1:port/rest`.
@@ -130,27 +126,13 @@ impl Registry {
     }
 
     /// Misbehaves for requests to blobs only.
-    pub fn hook_blob(
-        &self,
-        digest: &brig_oci::Digest,
-        hook: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
-    ) {
+    pub fn hook_blob(&self, digest: &brig_oci::Digest, hook: impl Fn(&Seen) -> Reply + Send + Sync + 'static) {
         let end = format!("/blobs/{digest}");
-        self.hook(move |seen| {
-            if seen.path.ends_with(&end) {
-                hook(seen)
-            } else {
-                Reply::Serve
-            }
-        });
+        self.hook(move |seen| if seen.path.ends_with(&end) { hook(seen) } else { Reply::Serve });
     }
 
     pub fn put(&self, path: String, media_type: &str, bytes: &[u8]) {
-        self.state
-            .content
-            .lock()
-            .unwrap()
-            .insert(path, (media_type.to_owned(), bytes.to_vec()));
+        self.state.content.lock().unwrap().insert(path, (media_type.to_owned(), bytes.to_vec()));
     }
 
     /// Serves `image` as `repository:tag` and by its digest.
@@ -158,21 +140,13 @@ impl Registry {
         self.push_manifest(repository, tag, media_type::OCI_MANIFEST, &image.manifest);
         let blobs = image.layers.iter().map(|l| &l.blob).chain([&image.config]);
         for blob in blobs {
-            self.put(
-                format!("/v2/{repository}/blobs/{}", sha256(blob)),
-                "application/octet-stream",
-                blob,
-            );
+            self.put(format!("/v2/{repository}/blobs/{}", sha256(blob)), "application/octet-stream", blob);
         }
     }
 
     pub fn push_manifest(&self, repository: &str, tag: &str, media_type: &str, bytes: &[u8]) {
         for name in [tag, &sha256(bytes).to_string()] {
-            self.put(
-                format!("/v2/{repository}/manifests/{name}"),
-                media_type,
-                bytes,
-            );
+            self.put(format!("/v2/{repository}/manifests/{name}"), media_type, bytes);
         }
     }
 
@@ -186,10 +160,7 @@ impl Registry {
 
     /// How many requests with this method had a path containing `part`.
     pub fn count(&self, method: &str, part: &str) -> usize {
-        self.log()
-            .iter()
-            .filter(|s| s.method == method && s.path.contains(part))
-            .count()
+        self.log().iter().filter(|s| s.method == method && s.path.contains(part)).count()
     }
 }
 
@@ -199,71 +170,31 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, sta
         async move { Ok::<_, Infallible>(answer(request, &state).await) }
     });
     // A connection that a client gives up is part of the tests.
-    hyper::server::conn::http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), service)
-        .await
-        .ok();
+    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.ok();
 }
 
 async fn answer(request: Request<Incoming>, state: &State) -> Response<Body> {
-    let header = |name| {
-        request
-            .headers()
-            .get(name)
-            .map(|v: &hyper::header::HeaderValue| v.to_str().unwrap().to_owned())
-    };
-    let (method, path) = (
-        request.method().to_string(),
-        request.uri().path_and_query().unwrap().to_string(),
-    );
+    let header =
+        |name| request.headers().get(name).map(|v: &hyper::header::HeaderValue| v.to_str().unwrap().to_owned());
+    let (method, path) = (request.method().to_string(), request.uri().path_and_query().unwrap().to_string());
     let (authorization, range) = (header("authorization"), header("range"));
-    let body = String::from_utf8(
-        request
-            .into_body()
-            .collect()
-            .await
-            .unwrap()
-            .to_bytes()
-            .to_vec(),
-    )
-    .unwrap();
+    let body = String::from_utf8(request.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
     let seen = {
         let mut log = state.log.lock().unwrap();
-        let nth = log
-            .iter()
-            .filter(|s| s.path == path && s.method == method)
-            .count();
-        log.push(Seen {
-            method,
-            path,
-            authorization,
-            range,
-            body,
-            nth,
-        });
+        let nth = log.iter().filter(|s| s.path == path && s.method == method).count();
+        log.push(Seen { method, path, authorization, range, body, nth });
         log.last().unwrap().clone()
     };
     let reply = (state.hook.lock().unwrap())(&seen);
-    let content = state
-        .content
-        .lock()
-        .unwrap()
-        .get(seen.path.split('?').next().unwrap())
-        .cloned();
+    let content = state.content.lock().unwrap().get(seen.path.split('?').next().unwrap()).cloned();
     respond(&seen, reply, content).await
 }
 
 async fn respond(seen: &Seen, reply: Reply, content: Option<(String, Vec<u8>)>) -> Response<Body> {
     let not_found = || {
-        let code = if seen.path.contains("/blobs/") {
-            "BLOB_UNKNOWN"
-        } else {
-            "MANIFEST_UNKNOWN"
-        };
-        let text = format!(
-            r#"{{"errors":[{{"code":"{code}","message":"{}"}}]}}"#,
-            code.to_lowercase().replace('_', " ")
-        );
+        let code = if seen.path.contains("/blobs/") { "BLOB_UNKNOWN" } else { "MANIFEST_UNKNOWN" };
+        let text =
+            format!(r#"{{"errors":[{{"code":"{code}","message":"{}"}}]}}"#, code.to_lowercase().replace('_', " "));
         plain(404, vec![], text.into_bytes())
     };
     match reply {
@@ -271,14 +202,9 @@ async fn respond(seen: &Seen, reply: Reply, content: Option<(String, Vec<u8>)>) 
         Reply::With(status, headers, body) => plain(status, headers, body),
         Reply::Content { bytes, chunked } => {
             let kind = content.map_or_else(|| "application/octet-stream".into(), |c| c.0);
-            let mut response = if chunked {
-                pieces(&bytes, 10_000, Duration::ZERO, None)
-            } else {
-                plain(200, vec![], bytes)
-            };
-            response
-                .headers_mut()
-                .insert(CONTENT_TYPE, kind.parse().unwrap());
+            let mut response =
+                if chunked { pieces(&bytes, 10_000, Duration::ZERO, None) } else { plain(200, vec![], bytes) };
+            response.headers_mut().insert(CONTENT_TYPE, kind.parse().unwrap());
             response
         }
         _ if seen.path == "/v2/" => plain(200, vec![], b"{}".to_vec()),
@@ -293,11 +219,8 @@ async fn respond(seen: &Seen, reply: Reply, content: Option<(String, Vec<u8>)>) 
 
 fn whole_or_part(seen: &Seen, reply: Reply, kind: &str, bytes: &[u8]) -> Response<Body> {
     let ranges = !matches!(reply, Reply::Whole | Reply::WholeCut(_));
-    let from = seen
-        .range
-        .as_ref()
-        .filter(|_| ranges)
-        .map(|r| r.strip_prefix("bytes=").unwrap().strip_suffix('-').unwrap());
+    let from =
+        seen.range.as_ref().filter(|_| ranges).map(|r| r.strip_prefix("bytes=").unwrap().strip_suffix('-').unwrap());
     let from = from.map(|f| f.parse::<usize>().unwrap());
     if from.is_some_and(|f| f >= bytes.len()) {
         return plain(416, vec![], vec![]);
@@ -313,18 +236,10 @@ fn whole_or_part(seen: &Seen, reply: Reply, kind: &str, bytes: &[u8]) -> Respons
     headers.insert(CONTENT_TYPE, kind.parse().unwrap());
     headers.insert(CONTENT_LENGTH, part.len().to_string().parse().unwrap());
     if seen.path.contains("/manifests/") {
-        headers.insert(
-            "docker-content-digest",
-            sha256(bytes).to_string().parse().unwrap(),
-        );
+        headers.insert("docker-content-digest", sha256(bytes).to_string().parse().unwrap());
     }
     if let Some(from) = from {
-        headers.insert(
-            CONTENT_RANGE,
-            format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len())
-                .parse()
-                .unwrap(),
-        );
+        headers.insert(CONTENT_RANGE, format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len()).parse().unwrap());
         *response.status_mut() = hyper::StatusCode::PARTIAL_CONTENT;
     }
     response
@@ -342,10 +257,8 @@ fn plain(status: u16, headers: Vec<(&'static str, String)>, body: Vec<u8>) -> Re
 /// A body in pieces; with `cut` an error that breaks the connection after so many bytes.
 fn pieces(bytes: &[u8], size: usize, pause: Duration, cut: Option<usize>) -> Response<Body> {
     let end = cut.unwrap_or(bytes.len()).min(bytes.len());
-    let mut frames: Vec<Option<Bytes>> = bytes[..end]
-        .chunks(size.max(1))
-        .map(|c| Some(Bytes::copy_from_slice(c)))
-        .collect();
+    let mut frames: Vec<Option<Bytes>> =
+        bytes[..end].chunks(size.max(1)).map(|c| Some(Bytes::copy_from_slice(c))).collect();
     if cut.is_some() {
         frames.push(None);
     }
