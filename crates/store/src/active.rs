@@ -33,26 +33,20 @@ impl Store {
         let existing = self.catalog().active.get(key).cloned();
         match existing {
             Some(existing) if existing.as_ref() != chain => {
-                return Err(Error::invalid(format!(
-                    "writable layer {key} exists on another image: remove it first"
-                )));
+                return Err(Error::invalid(format!("writable layer {key} exists on another image: remove it first")));
             }
             Some(_) => {}
             None => {
                 if let Some(chain) = chain
                     && !self.is_whole(chain)
                 {
-                    return Err(Error::not_found(format!(
-                        "layer {chain} is not in the store: pull its image again"
-                    )));
+                    return Err(Error::not_found(format!("layer {chain} is not in the store: pull its image again")));
                 }
                 self.inner.database.write_relaxed(|db| {
                     let sql = "INSERT INTO store_active (key, chain_id) VALUES (?1, ?2)";
                     db.execute(sql, (key, chain.map(Digest::as_str))).map(drop)
                 })?;
-                self.catalog_mut()
-                    .active
-                    .insert(key.to_owned(), chain.cloned());
+                self.catalog_mut().active.insert(key.to_owned(), chain.cloned());
             }
         }
         self.make_active_directories(key)?;
@@ -81,15 +75,11 @@ impl Store {
         check_key(key)?;
         let _gate = self.gate();
         self.inner.reserve.make_room();
-        self.inner.database.write_relaxed(|db| {
-            db.execute("DELETE FROM store_active WHERE key = ?1", [key])
-                .map(drop)
-        })?;
-        self.catalog_mut().active.remove(key);
         self.inner
-            .trash
-            .take(self.inner.dirs.active.as_fd(), key.as_ref())
-            .map(drop)
+            .database
+            .write_relaxed(|db| db.execute("DELETE FROM store_active WHERE key = ?1", [key]).map(drop))?;
+        self.catalog_mut().active.remove(key);
+        self.inner.trash.take(self.inner.dirs.active.as_fd(), key.as_ref()).map(drop)
     }
 
     /// The sum of the sizes of the regular files in the writable layer `key`, in bytes; each inode counts once.
@@ -98,17 +88,10 @@ impl Store {
         let upper = self.inner.root.join("active").join(key).join("upper");
         let failed = |errno: Errno| Error::io(format!("measure {}", upper.display()), errno);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let top = match rustix::fs::openat(
-            &self.inner.dirs.active,
-            format!("{key}/upper"),
-            flags,
-            Mode::empty(),
-        ) {
+        let top = match rustix::fs::openat(&self.inner.dirs.active, format!("{key}/upper"), flags, Mode::empty()) {
             Ok(top) => top,
             Err(Errno::NOENT) => {
-                return Err(Error::not_found(format!(
-                    "writable layer {key} is not in the store"
-                )));
+                return Err(Error::not_found(format!("writable layer {key} is not in the store")));
             }
             Err(errno) => return Err(failed(errno)),
         };
@@ -122,15 +105,11 @@ impl Store {
             };
             for entry in Dir::read_from(&fd).map_err(failed)? {
                 let entry = entry.map_err(failed)?;
-                let name: &std::ffi::OsStr =
-                    std::os::unix::ffi::OsStrExt::from_bytes(entry.file_name().to_bytes());
+                let name: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(entry.file_name().to_bytes());
                 match entry.file_type() {
-                    FileType::Directory if name != "." && name != ".." => {
-                        todo.push(path.join(name))
-                    }
+                    FileType::Directory if name != "." && name != ".." => todo.push(path.join(name)),
                     FileType::RegularFile => {
-                        let Ok(stat) = rustix::fs::statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW)
-                        else {
+                        let Ok(stat) = rustix::fs::statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW) else {
                             continue;
                         };
                         if stat.st_nlink == 1 || seen.insert(stat.st_ino) {
@@ -150,12 +129,7 @@ impl Store {
         let layers = catalog.chain(chain);
         layers.last().is_some_and(|lowest| lowest.parent.is_none())
             && layers.iter().all(|layer| {
-                rustix::fs::statat(
-                    &self.inner.dirs.layers,
-                    layer.chain_id.hex(),
-                    AtFlags::SYMLINK_NOFOLLOW,
-                )
-                .is_ok()
+                rustix::fs::statat(&self.inner.dirs.layers, layer.chain_id.hex(), AtFlags::SYMLINK_NOFOLLOW).is_ok()
             })
     }
 
@@ -174,37 +148,20 @@ impl Store {
 
     fn layers_of(&self, catalog: &Catalog, key: &str, chain: Option<&Digest>) -> Layers {
         let dir = self.inner.root.join("active").join(key);
-        let lower = chain
-            .map(|chain| self.diff_paths(catalog, chain))
-            .unwrap_or_default();
-        Layers {
-            lower,
-            upper: dir.join("upper"),
-            work: dir.join("work"),
-        }
+        let lower = chain.map(|chain| self.diff_paths(catalog, chain)).unwrap_or_default();
+        Layers { lower, upper: dir.join("upper"), work: dir.join("work") }
     }
 
     fn make_active_directories(&self, key: &str) -> Result<()> {
         let active = self.inner.dirs.active.as_fd();
-        for (name, mode) in [
-            (key.to_owned(), 0o700),
-            (format!("{key}/upper"), 0o755),
-            (format!("{key}/work"), 0o700),
-        ] {
+        for (name, mode) in [(key.to_owned(), 0o700), (format!("{key}/upper"), 0o755), (format!("{key}/work"), 0o700)] {
             let failed = |errno: Errno| {
-                Error::io(
-                    format!(
-                        "mkdir {}",
-                        self.inner.root.join("active").join(&name).display()
-                    ),
-                    errno,
-                )
+                Error::io(format!("mkdir {}", self.inner.root.join("active").join(&name).display()), errno)
             };
             match rustix::fs::mkdirat(active, &*name, Mode::from_raw_mode(mode)) {
                 // The umask may have taken from the mode.
                 Ok(()) => {
-                    rustix::fs::chmodat(active, &*name, Mode::from_raw_mode(mode), AtFlags::empty())
-                        .map_err(failed)?
+                    rustix::fs::chmodat(active, &*name, Mode::from_raw_mode(mode), AtFlags::empty()).map_err(failed)?
                 }
                 Err(Errno::EXIST) => {}
                 Err(errno) => return Err(failed(errno)),
@@ -221,7 +178,5 @@ fn check_key(key: &str) -> Result<()> {
     if key.len() <= 128 && key.bytes().next().is_some_and(is_first) && key.bytes().all(is_next) {
         return Ok(());
     }
-    Err(Error::invalid(format!(
-        "{key:?} cannot name a writable layer: use letters, digits, '_', '.' and '-'"
-    )))
+    Err(Error::invalid(format!("{key:?} cannot name a writable layer: use letters, digits, '_', '.' and '-'")))
 }

@@ -59,14 +59,7 @@ pub struct ImageRecord {
 impl ImageRecord {
     /// An image to be stored, known by its configuration's digest.
     pub fn new(id: Digest, manifest: Option<Digest>) -> ImageRecord {
-        ImageRecord {
-            id,
-            manifest,
-            chain_id: None,
-            size_bytes: 0,
-            created: None,
-            stored_at: 0,
-        }
+        ImageRecord { id, manifest, chain_id: None, size_bytes: 0, created: None, stored_at: 0 }
     }
 }
 
@@ -106,22 +99,15 @@ impl Catalog {
             for layer in rows(db, sql, layer_row)? {
                 catalog.layers.insert(layer.chain_id.clone(), layer);
             }
-            let sql =
-                "SELECT id, manifest, chain_id, size_bytes, created, stored_at FROM store_images";
+            let sql = "SELECT id, manifest, chain_id, size_bytes, created, stored_at FROM store_images";
             for image in rows(db, sql, image_row)? {
                 catalog.images.insert(image.id.clone(), image);
             }
-            for tag in rows(
-                db,
-                "SELECT name, image, manifest, updated_at FROM store_tags",
-                tag_row,
-            )? {
+            for tag in rows(db, "SELECT name, image, manifest, updated_at FROM store_tags", tag_row)? {
                 catalog.tags.insert(tag.name.clone(), tag);
             }
             let active = |row: &Row<'_>| Ok((row.get(0)?, optional_digest(row, 1)?));
-            catalog
-                .active
-                .extend(rows(db, "SELECT key, chain_id FROM store_active", active)?);
+            catalog.active.extend(rows(db, "SELECT key, chain_id FROM store_active", active)?);
             Ok(catalog)
         })
     }
@@ -139,16 +125,9 @@ impl Catalog {
 
     /// Chain ids that something stands on: images, writable layers, pins, arrivals, and `extra`.
     pub(crate) fn live_layers(&self, extra: &[Digest]) -> HashSet<Digest> {
-        let images = self
-            .images
-            .values()
-            .filter_map(|image| image.chain_id.as_ref());
+        let images = self.images.values().filter_map(|image| image.chain_id.as_ref());
         let active = self.active.values().flatten();
-        let roots = images
-            .chain(active)
-            .chain(self.pinned.keys())
-            .chain(self.fresh.keys())
-            .chain(extra);
+        let roots = images.chain(active).chain(self.pinned.keys()).chain(self.fresh.keys()).chain(extra);
         let mut live = HashSet::new();
         for root in roots {
             let mut next = Some(root);
@@ -163,20 +142,14 @@ impl Catalog {
     }
 }
 
-fn rows<T>(
-    db: &Connection,
-    sql: &str,
-    read: impl Fn(&Row<'_>) -> rusqlite::Result<T>,
-) -> rusqlite::Result<Vec<T>> {
+fn rows<T>(db: &Connection, sql: &str, read: impl Fn(&Row<'_>) -> rusqlite::Result<T>) -> rusqlite::Result<Vec<T>> {
     let mut query = db.prepare(sql)?;
     let mut found = query.query([])?;
     let mut all = Vec::new();
     while let Some(row) = found.next()? {
         match read(row) {
             Ok(value) => all.push(value),
-            Err(error) => tracing::error!(
-                "a row of the store cannot be read and is left out of sight: {error}"
-            ),
+            Err(error) => tracing::error!("a row of the store cannot be read and is left out of sight: {error}"),
         }
     }
     Ok(all)
@@ -217,17 +190,11 @@ fn digest(row: &Row<'_>, column: usize) -> rusqlite::Result<Digest> {
 }
 
 fn optional_digest(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Digest>> {
-    row.get::<_, Option<String>>(column)?
-        .map(|text| parse(column, &text))
-        .transpose()
+    row.get::<_, Option<String>>(column)?.map(|text| parse(column, &text)).transpose()
 }
 
 fn parse(column: usize, text: &str) -> rusqlite::Result<Digest> {
     Digest::parse(text).map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(
-            column,
-            rusqlite::types::Type::Text,
-            Box::new(error),
-        )
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
     })
 }

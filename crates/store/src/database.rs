@@ -31,31 +31,17 @@ impl Database {
         reserve.make_room();
         let named = |error: rusqlite::Error| Error::from(error).context(path.display());
         let connection = connect(path).map_err(named)?;
-        connection
-            .pragma_update(None, "journal_mode", "WAL")
-            .map_err(named)?;
+        connection.pragma_update(None, "journal_mode", "WAL").map_err(named)?;
         connection
             .execute_batch("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, version INTEGER NOT NULL)")
             .map_err(named)?;
-        let writer = Mutex::new(Writer {
-            connection,
-            relaxed: false,
-        });
-        Ok(Database {
-            path: path.to_owned(),
-            writer,
-            readers: Mutex::default(),
-            reserve,
-        })
+        let writer = Mutex::new(Writer { connection, relaxed: false });
+        Ok(Database { path: path.to_owned(), writer, readers: Mutex::default(), reserve })
     }
 
     /// Runs queries against what is committed. Never waits for a writer.
     pub fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
-        let idle = self
-            .readers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
+        let idle = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connection = match idle {
             Some(connection) => connection,
             None => connect(&self.path)?,
@@ -70,39 +56,25 @@ impl Database {
     }
 
     /// Runs one transaction; when this returns `Ok` it survives a power cut. An error or panic rolls it back.
-    pub fn write<T>(
-        &self,
-        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
-    ) -> Result<T> {
+    pub fn write<T>(&self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T> {
         self.transact(false, work)
     }
 
     /// As [`Database::write`], but a power cut may undo the last such transactions; a killed process does not.
     /// A later durable write makes the earlier relaxed ones durable too.
-    pub fn write_relaxed<T>(
-        &self,
-        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
-    ) -> Result<T> {
+    pub fn write_relaxed<T>(&self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T> {
         self.transact(true, work)
     }
 
-    fn transact<T>(
-        &self,
-        relaxed: bool,
-        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
-    ) -> Result<T> {
+    fn transact<T>(&self, relaxed: bool, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T> {
         self.reserve.make_room();
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if writer.relaxed != relaxed {
             let level = if relaxed { "NORMAL" } else { "FULL" };
-            writer
-                .connection
-                .pragma_update(None, "synchronous", level)?;
+            writer.connection.pragma_update(None, "synchronous", level)?;
             writer.relaxed = relaxed;
         }
-        let transaction = writer
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let transaction = writer.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let value = work(&transaction)?;
         transaction.commit()?;
         Ok(value)
@@ -112,13 +84,9 @@ impl Database {
     /// Steps are only ever appended. Fails without touching anything if a newer program was here before.
     pub fn migrate(&self, owner: &str, steps: &[&str]) -> Result<()> {
         let done: i64 = self.read(|db| {
-            db.query_row(
-                "SELECT version FROM migrations WHERE name = ?1",
-                [owner],
-                |row| row.get(0),
-            )
-            .optional()
-            .map(Option::unwrap_or_default)
+            db.query_row("SELECT version FROM migrations WHERE name = ?1", [owner], |row| row.get(0))
+                .optional()
+                .map(Option::unwrap_or_default)
         })?;
         let done = usize::try_from(done).unwrap_or_default();
         if done > steps.len() {
@@ -138,19 +106,14 @@ impl Database {
             }
             let version = i64::try_from(steps.len()).unwrap_or(i64::MAX);
             transaction
-                .execute(
-                    "INSERT OR REPLACE INTO migrations (name, version) VALUES (?1, ?2)",
-                    (owner, version),
-                )
+                .execute("INSERT OR REPLACE INTO migrations (name, version) VALUES (?1, ?2)", (owner, version))
                 .map(drop)
         })
     }
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_CREATE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(Duration::from_secs(10))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
@@ -172,15 +135,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let database = open(dir.path());
         database.migrate("a", &["CREATE TABLE a (x)"]).unwrap();
-        database
-            .migrate("a", &["CREATE TABLE a (x)", "INSERT INTO a VALUES (1)"])
-            .unwrap();
-        database
-            .migrate("a", &["CREATE TABLE a (x)", "INSERT INTO a VALUES (1)"])
-            .unwrap();
-        let count: i64 = database
-            .read(|db| db.query_row("SELECT count(*) FROM a", [], |row| row.get(0)))
-            .unwrap();
+        database.migrate("a", &["CREATE TABLE a (x)", "INSERT INTO a VALUES (1)"]).unwrap();
+        database.migrate("a", &["CREATE TABLE a (x)", "INSERT INTO a VALUES (1)"]).unwrap();
+        let count: i64 = database.read(|db| db.query_row("SELECT count(*) FROM a", [], |row| row.get(0))).unwrap();
         assert_eq!(count, 1);
         let error = database.migrate("a", &["CREATE TABLE a (x)"]).unwrap_err();
         assert!(error.message.contains("newer"), "{error}");
@@ -190,9 +147,7 @@ mod tests {
     fn failed_work_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let database = open(dir.path());
-        database
-            .migrate("a", &["CREATE TABLE a (x UNIQUE)"])
-            .unwrap();
+        database.migrate("a", &["CREATE TABLE a (x UNIQUE)"]).unwrap();
         let twice = |db: &Transaction<'_>| {
             db.execute("INSERT INTO a VALUES (1)", [])?;
             db.execute("INSERT INTO a VALUES (1)", [])
@@ -205,9 +160,7 @@ mod tests {
             });
         }));
         assert!(panicked.is_err());
-        let count: i64 = database
-            .read(|db| db.query_row("SELECT count(*) FROM a", [], |row| row.get(0)))
-            .unwrap();
+        let count: i64 = database.read(|db| db.query_row("SELECT count(*) FROM a", [], |row| row.get(0))).unwrap();
         assert_eq!(count, 0);
     }
 }

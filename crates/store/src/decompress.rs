@@ -38,9 +38,7 @@ pub fn decompress_sniffed<'a, R: Read + 'a>(reader: R) -> Result<(Packing, Box<d
     } else if is_zstd(&head) {
         Packing::Zstd
     } else if head.starts_with(&XZ_MAGIC) || head.starts_with(&BZIP2_MAGIC) {
-        return Err(Error::invalid(
-            "packed with xz or bzip2: only plain, gzip and zstd archives are supported",
-        ));
+        return Err(Error::invalid("packed with xz or bzip2: only plain, gzip and zstd archives are supported"));
     } else {
         Packing::Plain
     };
@@ -82,9 +80,7 @@ struct Gzip<R: BufRead> {
 
 impl<R: BufRead> Gzip<R> {
     fn new(input: R) -> Gzip<R> {
-        Gzip {
-            member: Some(flate2::bufread::GzDecoder::new(input)),
-        }
+        Gzip { member: Some(flate2::bufread::GzDecoder::new(input)) }
     }
 
     /// After a member ended: goes on with the next, or ends.
@@ -107,10 +103,7 @@ impl<R: BufRead> Gzip<R> {
                 }
                 0x1f if !padded => break,
                 _ => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::InvalidData,
-                        "gzip: garbage after the end",
-                    ));
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "gzip: garbage after the end"));
                 }
             }
         }
@@ -138,9 +131,7 @@ impl<R: BufRead> Read for Zstd<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.read(buffer).map_err(|error| match error.kind() {
             // The decoder reports what libzstd says as "other".
-            io::ErrorKind::Other => {
-                io::Error::new(io::ErrorKind::InvalidData, format!("zstd: {error}"))
-            }
+            io::ErrorKind::Other => io::Error::new(io::ErrorKind::InvalidData, format!("zstd: {error}")),
             _ => named("zstd", error),
         })
     }
@@ -152,9 +143,7 @@ fn named(format: &str, error: io::Error) -> io::Error {
         kind @ (io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => {
             io::Error::new(kind, format!("{format}: {error}"))
         }
-        io::ErrorKind::UnexpectedEof => {
-            io::Error::new(error.kind(), format!("{format}: the stream is cut off"))
-        }
+        io::ErrorKind::UnexpectedEof => io::Error::new(error.kind(), format!("{format}: the stream is cut off")),
         _ => error,
     }
 }
@@ -173,9 +162,7 @@ mod tests {
     fn unpack(data: &[u8]) -> Result<Vec<u8>> {
         let mut all = Vec::new();
         let mut reader = decompress(data)?;
-        reader
-            .read_to_end(&mut all)
-            .map_err(|error| Error::input("unpack", &error))?;
+        reader.read_to_end(&mut all).map_err(|error| Error::input("unpack", &error))?;
         Ok(all)
     }
 
@@ -196,11 +183,7 @@ mod tests {
         let members = [gzip(b"a"), gzip(b""), gzip(b"b")].concat();
         assert_eq!(unpack(&members).unwrap(), b"ab");
         assert_eq!(unpack(&[gzip(b"a"), vec![0; 1000]].concat()).unwrap(), b"a");
-        let frames = [
-            zstd::encode_all(&b"a"[..], 1).unwrap(),
-            zstd::encode_all(&b"b"[..], 1).unwrap(),
-        ]
-        .concat();
+        let frames = [zstd::encode_all(&b"a"[..], 1).unwrap(), zstd::encode_all(&b"b"[..], 1).unwrap()].concat();
         assert_eq!(unpack(&frames).unwrap(), b"ab");
         let many = gzip(b"").repeat(20_000);
         assert_eq!(unpack(&many).unwrap(), b"");
@@ -210,31 +193,17 @@ mod tests {
     fn damage_is_invalid() {
         let whole = gzip(&vec![7; 100_000]);
         for cut in 9..whole.len() {
-            assert_eq!(
-                unpack(&whole[..cut]).unwrap_err().kind,
-                crate::ErrorKind::Invalid,
-                "cut at {cut}"
-            );
+            assert_eq!(unpack(&whole[..cut]).unwrap_err().kind, crate::ErrorKind::Invalid, "cut at {cut}");
         }
         let mut wrong_sum = whole.clone();
         let at = wrong_sum.len() - 5;
         wrong_sum[at] ^= 1;
-        assert_eq!(
-            unpack(&wrong_sum).unwrap_err().kind,
-            crate::ErrorKind::Invalid
-        );
+        assert_eq!(unpack(&wrong_sum).unwrap_err().kind, crate::ErrorKind::Invalid);
         let garbage = [&whole[..], b"garbage"].concat();
-        assert_eq!(
-            unpack(&garbage).unwrap_err().kind,
-            crate::ErrorKind::Invalid
-        );
+        assert_eq!(unpack(&garbage).unwrap_err().kind, crate::ErrorKind::Invalid);
         let whole = zstd::encode_all(&vec![7; 100_000][..], 1).unwrap();
         for cut in 5..whole.len() {
-            assert_eq!(
-                unpack(&whole[..cut]).unwrap_err().kind,
-                crate::ErrorKind::Invalid,
-                "cut at {cut}"
-            );
+            assert_eq!(unpack(&whole[..cut]).unwrap_err().kind, crate::ErrorKind::Invalid, "cut at {cut}");
         }
     }
 }

@@ -30,9 +30,7 @@ pub fn chain_id(parent: Option<&Digest>, diff_id: &Digest) -> Digest {
 
 /// The chain id of the topmost of these layers, lowest first; `None` if there are none.
 pub fn top_chain_id(diff_ids: &[Digest]) -> Option<Digest> {
-    diff_ids.iter().fold(None, |parent, diff_id| {
-        Some(chain_id(parent.as_ref(), diff_id))
-    })
+    diff_ids.iter().fold(None, |parent, diff_id| Some(chain_id(parent.as_ref(), diff_id)))
 }
 
 /// A digest in the making.
@@ -86,11 +84,7 @@ pub struct HashingReader<R> {
 impl<R: Read> HashingReader<R> {
     /// Hashes with `hasher` what is read from `inner`.
     pub fn new(inner: R, hasher: Hasher) -> HashingReader<R> {
-        HashingReader {
-            inner,
-            hasher,
-            count: 0,
-        }
+        HashingReader { inner, hasher, count: 0 }
     }
 
     /// The digest of everything read.
@@ -126,10 +120,7 @@ mod tests {
     fn chain_ids_fold_from_below() {
         let (a, b) = (sha256_of(b"a"), sha256_of(b"b"));
         assert_eq!(top_chain_id(std::slice::from_ref(&a)), Some(a.clone()));
-        assert_eq!(
-            top_chain_id(&[a.clone(), b.clone()]),
-            Some(sha256_of(format!("{a} {b}").as_bytes()))
-        );
+        assert_eq!(top_chain_id(&[a.clone(), b.clone()]), Some(sha256_of(format!("{a} {b}").as_bytes())));
         assert_eq!(top_chain_id(&[]), None);
     }
 }

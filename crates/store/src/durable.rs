@@ -27,8 +27,7 @@ pub(crate) fn directory(path: &Path) -> Result<OwnedFd> {
 /// Opens a directory of the store for reading, so that it can be synced and listed.
 pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty())
-        .map_err(|errno| Error::io(format!("open {}", path.display()), errno))
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| Error::io(format!("open {}", path.display()), errno))
 }
 
 /// fsync of a directory or file; `path` only names it.
@@ -46,19 +45,14 @@ pub(crate) fn publish(
     path: &Path,
     bytes: &[u8],
 ) -> Result<()> {
-    let failed =
-        |call: &str, error: std::io::Error| Error::io(format!("{call} {}", path.display()), error);
+    let failed = |call: &str, error: std::io::Error| Error::io(format!("{call} {}", path.display()), error);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = rustix::fs::openat(from, temporary, flags, Mode::from_raw_mode(0o600))
         .map_err(|errno| failed("create a temporary file for", errno.into()))?;
     let mut file = std::fs::File::from(file);
-    let written = file
-        .write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .map_err(|error| failed("write", error))
-        .and_then(|()| {
-            rustix::fs::renameat(from, temporary, to, name)
-                .map_err(|errno| failed("rename to", errno.into()))
+    let written =
+        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|error| failed("write", error)).and_then(|()| {
+            rustix::fs::renameat(from, temporary, to, name).map_err(|errno| failed("rename to", errno.into()))
         });
     if let Err(error) = written {
         // The error that is reported is the first one; the file is swept at the next open in any case.
@@ -87,9 +81,8 @@ pub(crate) fn unique_name() -> Result<String> {
     let mut bytes = [0u8; 16];
     let mut filled = 0;
     while filled < bytes.len() {
-        filled +=
-            rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
-                .map_err(|errno| Error::io("getrandom", errno))?;
+        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
+            .map_err(|errno| Error::io("getrandom", errno))?;
     }
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -67,9 +67,9 @@ impl Error {
     /// A failed read of what somebody else sent: a cut or garbled stream is their fault, not the disk's.
     pub(crate) fn input(what: impl fmt::Display, error: &io::Error) -> Error {
         let kind = match error.kind() {
-            io::ErrorKind::InvalidData
-            | io::ErrorKind::InvalidInput
-            | io::ErrorKind::UnexpectedEof => ErrorKind::Invalid,
+            io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::UnexpectedEof => {
+                ErrorKind::Invalid
+            }
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
             _ => ErrorKind::Io,
         };
@@ -78,10 +78,7 @@ impl Error {
 
     /// Says in which context it happened.
     pub(crate) fn context(self, what: impl fmt::Display) -> Error {
-        Error {
-            message: format!("{what}: {}", self.message),
-            ..self
-        }
+        Error { message: format!("{what}: {}", self.message), ..self }
     }
 }
 
@@ -122,9 +119,7 @@ impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {
         let kind = match error.kind {
             ErrorKind::NotFound => io::ErrorKind::NotFound,
-            ErrorKind::Invalid | ErrorKind::Mismatch | ErrorKind::Corrupt => {
-                io::ErrorKind::InvalidData
-            }
+            ErrorKind::Invalid | ErrorKind::Mismatch | ErrorKind::Corrupt => io::ErrorKind::InvalidData,
             ErrorKind::NoSpace => io::ErrorKind::StorageFull,
             ErrorKind::Busy => io::ErrorKind::ResourceBusy,
             ErrorKind::Io => io::ErrorKind::Other,

@@ -53,8 +53,7 @@ impl Store {
     /// Fails, and says what is missing, if one is not. Storing an image again updates its manifest.
     pub fn put_image(&self, image: ImageRecord) -> Result<ImageRecord> {
         let bytes = self.read_blob(&image.id)?;
-        let config =
-            ImageConfig::parse(&bytes).map_err(|error| Error::invalid(error.to_string()))?;
+        let config = ImageConfig::parse(&bytes).map_err(|error| Error::invalid(error.to_string()))?;
         let _gate = self.gate();
         let chain_id = digest::top_chain_id(&config.rootfs.diff_ids);
         if let Some(chain) = &chain_id
@@ -68,28 +67,12 @@ impl Store {
         if let Some(manifest) = &image.manifest
             && !self.has_blob(manifest)
         {
-            return Err(Error::not_found(format!(
-                "image {}: its manifest {manifest} is not in the store",
-                image.id
-            )));
+            return Err(Error::not_found(format!("image {}: its manifest {manifest} is not in the store", image.id)));
         }
-        let size_bytes = chain_id.as_ref().map_or(0, |chain| {
-            self.catalog()
-                .chain(chain)
-                .iter()
-                .map(|layer| layer.size_bytes)
-                .sum()
-        });
-        let stored_at = self
-            .image(&image.id)
-            .map_or_else(now, |known| known.stored_at);
-        let image = ImageRecord {
-            chain_id,
-            size_bytes,
-            created: config.created,
-            stored_at,
-            ..image
-        };
+        let size_bytes =
+            chain_id.as_ref().map_or(0, |chain| self.catalog().chain(chain).iter().map(|layer| layer.size_bytes).sum());
+        let stored_at = self.image(&image.id).map_or_else(now, |known| known.stored_at);
+        let image = ImageRecord { chain_id, size_bytes, created: config.created, stored_at, ..image };
         self.inner.database.write(|db| {
             db.execute(
                 "INSERT OR REPLACE INTO store_images (id, manifest, chain_id, size_bytes, created, stored_at)
@@ -107,11 +90,7 @@ impl Store {
         })?;
         let mut catalog = self.catalog_mut();
         let chain: Vec<Digest> = match &image.chain_id {
-            Some(chain) => catalog
-                .chain(chain)
-                .iter()
-                .map(|layer| layer.chain_id.clone())
-                .collect(),
+            Some(chain) => catalog.chain(chain).iter().map(|layer| layer.chain_id.clone()).collect(),
             None => Vec::new(),
         };
         for arrived in chain.iter().chain(&image.manifest).chain([&image.id]) {
@@ -133,8 +112,7 @@ impl Store {
 
     /// An image's configuration as it was stored.
     pub fn image_config(&self, id: &Digest) -> Result<ImageConfig> {
-        ImageConfig::parse(&self.read_blob(id)?)
-            .map_err(|error| Error::corrupt(format!("image {id}: {error}")))
+        ImageConfig::parse(&self.read_blob(id)?).map_err(|error| Error::corrupt(format!("image {id}: {error}")))
     }
 
     /// Forgets an image and all its names; durable when this returns. Its layers go with the next collection.
@@ -142,8 +120,7 @@ impl Store {
         let _gate = self.gate();
         self.inner.database.write(|db| {
             db.execute("DELETE FROM store_tags WHERE image = ?1", [id.as_str()])?;
-            db.execute("DELETE FROM store_images WHERE id = ?1", [id.as_str()])
-                .map(drop)
+            db.execute("DELETE FROM store_images WHERE id = ?1", [id.as_str()]).map(drop)
         })?;
         let mut catalog = self.catalog_mut();
         catalog.tags.retain(|_, tag| tag.image != *id);
@@ -156,21 +133,14 @@ impl Store {
     pub fn tag(&self, name: &str, image: &Digest, manifest: Option<&Digest>) -> Result<()> {
         let _gate = self.gate();
         if self.image(image).is_none() {
-            return Err(Error::not_found(format!(
-                "cannot tag {name}: image {image} is not in the store"
-            )));
+            return Err(Error::not_found(format!("cannot tag {name}: image {image} is not in the store")));
         }
         let updated_at = now();
         self.inner.database.write(|db| {
             let sql = "INSERT OR REPLACE INTO store_tags (name, image, manifest, updated_at) VALUES (?1, ?2, ?3, ?4)";
             db.execute(sql, (name, image.as_str(), manifest.map(Digest::as_str), updated_at)).map(drop)
         })?;
-        let record = TagRecord {
-            name: name.to_owned(),
-            image: image.clone(),
-            manifest: manifest.cloned(),
-            updated_at,
-        };
+        let record = TagRecord { name: name.to_owned(), image: image.clone(), manifest: manifest.cloned(), updated_at };
         let mut catalog = self.catalog_mut();
         if let Some(manifest) = manifest {
             catalog.fresh.remove(manifest);
@@ -182,10 +152,7 @@ impl Store {
     /// Takes a name away; tells what it meant, or `None` if nothing.
     pub fn untag(&self, name: &str) -> Result<Option<TagRecord>> {
         let _gate = self.gate();
-        self.inner.database.write(|db| {
-            db.execute("DELETE FROM store_tags WHERE name = ?1", [name])
-                .map(drop)
-        })?;
+        self.inner.database.write(|db| db.execute("DELETE FROM store_tags WHERE name = ?1", [name]).map(drop))?;
         Ok(self.catalog_mut().tags.remove(name))
     }
 
@@ -205,10 +172,7 @@ impl Store {
         for chain in chains {
             *catalog.pinned.entry(chain.clone()).or_default() += 1;
         }
-        Pin {
-            store: self.clone(),
-            chains: chains.to_vec(),
-        }
+        Pin { store: self.clone(), chains: chains.to_vec() }
     }
 
     /// Removes layers and blobs that no image, name, writable layer or pin leads to, and that are not in `keep`
@@ -216,9 +180,7 @@ impl Store {
     pub fn gc(&self, keep: &[Digest]) -> Result<Reclaimed> {
         let _gate = self.gate();
         self.inner.reserve.make_room();
-        self.catalog_mut()
-            .fresh
-            .retain(|_, arrived| arrived.elapsed() < ARRIVAL);
+        self.catalog_mut().fresh.retain(|_, arrived| arrived.elapsed() < ARRIVAL);
         let mut reclaimed = Reclaimed::default();
         self.collect_layers(keep, &mut reclaimed)?;
         self.collect_blobs(&mut reclaimed)?;
@@ -229,18 +191,8 @@ impl Store {
         let mut dead: Vec<(usize, Digest, u64)> = {
             let catalog = self.catalog();
             let live = catalog.live_layers(keep);
-            let dead = catalog
-                .layers
-                .values()
-                .filter(|layer| !live.contains(&layer.chain_id));
-            dead.map(|layer| {
-                (
-                    catalog.chain(&layer.chain_id).len(),
-                    layer.chain_id.clone(),
-                    layer.size_bytes,
-                )
-            })
-            .collect()
+            let dead = catalog.layers.values().filter(|layer| !live.contains(&layer.chain_id));
+            dead.map(|layer| (catalog.chain(&layer.chain_id).len(), layer.chain_id.clone(), layer.size_bytes)).collect()
         };
         if dead.is_empty() {
             return Ok(());
@@ -248,17 +200,13 @@ impl Store {
         dead.sort_by(|a, b| b.cmp(a));
         self.inner.database.write(|db| {
             let mut delete = db.prepare("DELETE FROM store_layers WHERE chain_id = ?1")?;
-            dead.iter()
-                .try_for_each(|(_, chain, _)| delete.execute([chain.as_str()]).map(drop))
+            dead.iter().try_for_each(|(_, chain, _)| delete.execute([chain.as_str()]).map(drop))
         })?;
         let mut catalog = self.catalog_mut();
-        dead.iter()
-            .for_each(|(_, chain, _)| drop(catalog.layers.remove(chain)));
+        dead.iter().for_each(|(_, chain, _)| drop(catalog.layers.remove(chain)));
         drop(catalog);
         for (_, chain, size) in dead {
-            self.inner
-                .trash
-                .take(self.inner.dirs.layers.as_fd(), chain.hex().as_ref())?;
+            self.inner.trash.take(self.inner.dirs.layers.as_fd(), chain.hex().as_ref())?;
             reclaimed.size_bytes += size;
             reclaimed.layers.push(chain);
         }
@@ -267,22 +215,15 @@ impl Store {
 
     fn collect_blobs(&self, reclaimed: &mut Reclaimed) -> Result<()> {
         let live = self.live_blobs(&self.catalog());
-        for (algorithm, dir) in [
-            ("sha256", &self.inner.dirs.sha256),
-            ("sha512", &self.inner.dirs.sha512),
-        ] {
+        for (algorithm, dir) in [("sha256", &self.inner.dirs.sha256), ("sha512", &self.inner.dirs.sha512)] {
             for name in trash::names(dir.as_fd(), &self.inner.root.join("blobs").join(algorithm))? {
-                let digest = name
-                    .to_str()
-                    .and_then(|hex| Digest::parse(&format!("{algorithm}:{hex}")).ok());
+                let digest = name.to_str().and_then(|hex| Digest::parse(&format!("{algorithm}:{hex}")).ok());
                 if digest.as_ref().is_some_and(|digest| live.contains(digest)) {
                     continue;
                 }
-                let size = rustix::fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW)
-                    .map_or(0, |stat| stat.st_size);
-                rustix::fs::unlinkat(dir, &name, AtFlags::empty()).map_err(|errno| {
-                    Error::io(format!("remove blob {algorithm}:{}", name.display()), errno)
-                })?;
+                let size = rustix::fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW).map_or(0, |stat| stat.st_size);
+                rustix::fs::unlinkat(dir, &name, AtFlags::empty())
+                    .map_err(|errno| Error::io(format!("remove blob {algorithm}:{}", name.display()), errno))?;
                 reclaimed.size_bytes += u64::try_from(size).unwrap_or_default();
                 reclaimed.blobs.extend(digest);
             }
@@ -301,14 +242,9 @@ impl Store {
             if !live.insert(digest.clone()) {
                 continue;
             }
-            let document = self
-                .read_blob(&digest)
-                .ok()
-                .and_then(|bytes| Document::parse(&bytes, None).ok());
+            let document = self.read_blob(&digest).ok().and_then(|bytes| Document::parse(&bytes, None).ok());
             match document {
-                Some(Document::Index(index)) => {
-                    todo.extend(index.manifests.into_iter().map(|entry| entry.digest))
-                }
+                Some(Document::Index(index)) => todo.extend(index.manifests.into_iter().map(|entry| entry.digest)),
                 Some(Document::Manifest(manifest)) => live.extend([manifest.config.digest]),
                 None => {}
             }
@@ -319,8 +255,6 @@ impl Store {
 }
 
 fn now() -> i64 {
-    let elapsed = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
 }

@@ -5,6 +5,7 @@
 
 mod active;
 mod apply;
+pub mod archive;
 mod catalog;
 mod database;
 mod decompress;

@@ -31,11 +31,7 @@ impl Reserve {
         let stat = rustix::fs::fstat(&file).map_err(|errno| Error::io(path.display(), errno))?;
         // st_blocks counts 512 bytes each, on every file system.
         let allocated = u64::try_from(stat.st_blocks).unwrap_or_default() * 512;
-        let reserve = Reserve {
-            file,
-            size,
-            filled: Mutex::new(size > 0 && allocated >= size),
-        };
+        let reserve = Reserve { file, size, filled: Mutex::new(size > 0 && allocated >= size) };
         reserve.refill();
         Ok(reserve)
     }
@@ -45,24 +41,16 @@ impl Reserve {
         if self.free().is_none_or(|free| free >= LOW) {
             return;
         }
-        let mut filled = self
-            .filled
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut filled = self.filled.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if *filled && rustix::fs::ftruncate(&self.file, 0).is_ok() {
-            tracing::warn!(
-                "the disk is full: the store's reserve was given up so that things can be removed"
-            );
+            tracing::warn!("the disk is full: the store's reserve was given up so that things can be removed");
             *filled = false;
         }
     }
 
     /// Sets the space aside again once there is plenty.
     pub(crate) fn refill(&self) {
-        let mut filled = self
-            .filled
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut filled = self.filled.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if *filled || self.size == 0 || self.free().is_none_or(|free| free < 4 * self.size) {
             return;
         }

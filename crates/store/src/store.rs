@@ -74,18 +74,8 @@ impl Store {
         let catalog = RwLock::new(Catalog::load(&database)?);
         let root = root.to_owned();
         let gate = Mutex::default();
-        let store = Store {
-            inner: Arc::new(Inner {
-                root,
-                dirs,
-                database,
-                catalog,
-                trash,
-                reserve,
-                gate,
-                _lock: lock,
-            }),
-        };
+        let store =
+            Store { inner: Arc::new(Inner { root, dirs, database, catalog, trash, reserve, gate, _lock: lock }) };
         store.sweep()?;
         Ok(store)
     }
@@ -139,22 +129,16 @@ impl Store {
     pub fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>> {
         let path = self.blob_path(digest);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = match rustix::fs::openat(self.blobs(digest), digest.hex(), flags, Mode::empty())
-        {
+        let file = match rustix::fs::openat(self.blobs(digest), digest.hex(), flags, Mode::empty()) {
             Ok(file) => std::fs::File::from(file),
             Err(Errno::NOENT) => {
-                return Err(Error::not_found(format!(
-                    "blob {digest} is not in the store"
-                )));
+                return Err(Error::not_found(format!("blob {digest} is not in the store")));
             }
             Err(errno) => return Err(Error::io(format!("open {}", path.display()), errno)),
         };
         let mut bytes = Vec::new();
-        std::io::Read::read_to_end(
-            &mut std::io::Read::take(file, MAX_BLOB_SIZE + 1),
-            &mut bytes,
-        )
-        .map_err(|error| Error::io(format!("read {}", path.display()), error))?;
+        std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_BLOB_SIZE + 1), &mut bytes)
+            .map_err(|error| Error::io(format!("read {}", path.display()), error))?;
         if bytes.len() as u64 > MAX_BLOB_SIZE || !digest::matches(digest, &bytes) {
             let text = format!(
                 "{} is damaged: its content does not match its name; remove and pull what uses it",
@@ -168,11 +152,7 @@ impl Store {
     /// The layer with this chain id, if it is here and whole.
     pub fn layer(&self, chain: &Digest) -> Option<LayerInfo> {
         let info = self.catalog().layers.get(chain)?.clone();
-        match rustix::fs::statat(
-            &self.inner.dirs.layers,
-            chain.hex(),
-            AtFlags::SYMLINK_NOFOLLOW,
-        ) {
+        match rustix::fs::statat(&self.inner.dirs.layers, chain.hex(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(_) => Some(info),
             Err(errno) => {
                 tracing::error!(
@@ -195,25 +175,16 @@ impl Store {
     }
 
     pub(crate) fn catalog(&self) -> RwLockReadGuard<'_, Catalog> {
-        self.inner
-            .catalog
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.inner.catalog.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn catalog_mut(&self) -> RwLockWriteGuard<'_, Catalog> {
-        self.inner
-            .catalog
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.inner.catalog.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Taken by everything that adds to or takes from what is reachable.
     pub(crate) fn gate(&self) -> MutexGuard<'_, ()> {
-        self.inner
-            .gate
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.inner.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn blobs(&self, digest: &Digest) -> &OwnedFd {
@@ -224,11 +195,7 @@ impl Store {
     }
 
     fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.inner
-            .root
-            .join("blobs")
-            .join(digest.algorithm())
-            .join(digest.hex())
+        self.inner.root.join("blobs").join(digest.algorithm()).join(digest.hex())
     }
 
     fn store_blob(&self, digest: &Digest, bytes: &[u8]) -> Result<()> {
@@ -238,36 +205,24 @@ impl Store {
                 bytes.len()
             )));
         }
-        self.catalog_mut()
-            .fresh
-            .insert(digest.clone(), Instant::now());
+        self.catalog_mut().fresh.insert(digest.clone(), Instant::now());
         let dir = self.blobs(digest).as_fd();
         let there = rustix::fs::statat(dir, digest.hex(), AtFlags::SYMLINK_NOFOLLOW);
         if there.is_ok_and(|stat| u64::try_from(stat.st_size) == Ok(bytes.len() as u64)) {
             return Ok(());
         }
         let ingest = self.inner.dirs.ingest.as_fd();
-        durable::publish(
-            ingest,
-            &durable::unique_name()?,
-            dir,
-            digest.hex(),
-            &self.blob_path(digest),
-            bytes,
-        )
+        durable::publish(ingest, &durable::unique_name()?, dir, digest.hex(), &self.blob_path(digest), bytes)
     }
 
     /// After opening: what has no row is garbage, what has a row and no directory is damaged.
     fn sweep(&self) -> Result<()> {
-        let Inner {
-            root, dirs, trash, ..
-        } = &*self.inner;
+        let Inner { root, dirs, trash, .. } = &*self.inner;
         for name in trash::names(dirs.ingest.as_fd(), &root.join("ingest"))? {
             trash.take(dirs.ingest.as_fd(), &name)?;
         }
         let catalog = self.catalog();
-        let known: std::collections::HashSet<&str> =
-            catalog.layers.keys().map(Digest::hex).collect();
+        let known: std::collections::HashSet<&str> = catalog.layers.keys().map(Digest::hex).collect();
         let mut found = 0;
         for name in trash::names(dirs.layers.as_fd(), &root.join("layers"))? {
             match name.to_str().is_some_and(|name| known.contains(name)) {
@@ -282,10 +237,7 @@ impl Store {
             );
         }
         for name in trash::names(dirs.active.as_fd(), &root.join("active"))? {
-            if !name
-                .to_str()
-                .is_some_and(|name| catalog.active.contains_key(name))
-            {
+            if !name.to_str().is_some_and(|name| catalog.active.contains_key(name)) {
                 trash.take(dirs.active.as_fd(), &name)?;
             }
         }
@@ -298,8 +250,7 @@ fn lock(root: &Path) -> Result<OwnedFd> {
     let path = root.join("lock");
     let failed = |call: &str, errno: Errno| Error::io(format!("{call} {}", path.display()), errno);
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let lock = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600))
-        .map_err(|errno| failed("open", errno))?;
+    let lock = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)).map_err(|errno| failed("open", errno))?;
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {

@@ -29,11 +29,7 @@ impl Trash {
         let dir = Arc::new(durable::directory(path)?);
         let (todo, queue) = channel();
         let pending = Arc::new((Mutex::new(0), Condvar::new()));
-        let trash = Trash {
-            dir: dir.clone(),
-            todo,
-            pending: pending.clone(),
-        };
+        let trash = Trash { dir: dir.clone(), todo, pending: pending.clone() };
         for name in names(dir.as_fd(), path)? {
             trash.queue(name);
         }
@@ -47,22 +43,13 @@ impl Trash {
     /// Moves `name` of `from` out of sight. What is not there is fine: `Ok(false)`.
     pub(crate) fn take(&self, from: BorrowedFd<'_>, name: &OsStr) -> Result<bool> {
         let unique = durable::unique_name()?;
-        match rustix::fs::renameat_with(
-            from,
-            name,
-            self.dir.as_fd(),
-            &*unique,
-            RenameFlags::NOREPLACE,
-        ) {
+        match rustix::fs::renameat_with(from, name, self.dir.as_fd(), &*unique, RenameFlags::NOREPLACE) {
             Ok(()) => {
                 self.queue(unique.into());
                 Ok(true)
             }
             Err(Errno::NOENT) => Ok(false),
-            Err(errno) => Err(Error::io(
-                format!("move {} to the trash", name.display()),
-                errno,
-            )),
+            Err(errno) => Err(Error::io(format!("move {} to the trash", name.display()), errno)),
         }
     }
 
@@ -75,11 +62,7 @@ impl Trash {
     pub(crate) fn wait_empty(&self) {
         let (count, changed) = &*self.pending;
         let guard = count.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(
-            changed
-                .wait_while(guard, |count| *count > 0)
-                .unwrap_or_else(PoisonError::into_inner),
-        );
+        drop(changed.wait_while(guard, |count| *count > 0).unwrap_or_else(PoisonError::into_inner));
     }
 
     fn queue(&self, name: OsString) {
@@ -92,17 +75,10 @@ impl Trash {
     }
 }
 
-fn empty(
-    dir: &OwnedFd,
-    queue: &Receiver<OsString>,
-    pending: &(Mutex<usize>, Condvar),
-    reserve: &Reserve,
-) {
+fn empty(dir: &OwnedFd, queue: &Receiver<OsString>, pending: &(Mutex<usize>, Condvar), reserve: &Reserve) {
     while let Ok(name) = queue.recv() {
         if let Err(error) = Root::remove_tree(dir.as_fd(), &name) {
-            tracing::warn!(
-                "the trash could not be emptied, it is tried again at the next start: {error}"
-            );
+            tracing::warn!("the trash could not be emptied, it is tried again at the next start: {error}");
         }
         reserve.refill();
         let (count, changed) = pending;

@@ -103,10 +103,8 @@ fn settle(target: BorrowedFd<'_>, stat: &Stat) -> Result<()> {
 }
 
 fn times(stat: &Stat) -> Timestamps {
-    let at = |seconds: i64, nanoseconds: u64| Timespec {
-        tv_sec: seconds,
-        tv_nsec: i64::try_from(nanoseconds).unwrap_or(0),
-    };
+    let at =
+        |seconds: i64, nanoseconds: u64| Timespec { tv_sec: seconds, tv_nsec: i64::try_from(nanoseconds).unwrap_or(0) };
     Timestamps {
         last_access: at(stat.st_atime as i64, stat.st_atime_nsec as u64),
         last_modification: at(stat.st_mtime as i64, stat.st_mtime_nsec as u64),
@@ -137,8 +135,10 @@ fn copy_entry(source: BorrowedFd<'_>, target: BorrowedFd<'_>, name: &OsStr, dept
     let opened: Option<OwnedFd> = match kind {
         FileType::Directory => {
             rustix::fs::mkdirat(target, name, Mode::RWXU).map_err(failed("mkdir"))?;
-            let from = rustix::fs::openat(source, name, nofollow | OFlags::DIRECTORY, Mode::empty()).map_err(failed("open"))?;
-            let to = rustix::fs::openat(target, name, nofollow | OFlags::DIRECTORY, Mode::empty()).map_err(failed("open"))?;
+            let from = rustix::fs::openat(source, name, nofollow | OFlags::DIRECTORY, Mode::empty())
+                .map_err(failed("open"))?;
+            let to = rustix::fs::openat(target, name, nofollow | OFlags::DIRECTORY, Mode::empty())
+                .map_err(failed("open"))?;
             copy_directory(from.as_fd(), to.as_fd(), depth + 1)?;
             Some(to)
         }
@@ -173,7 +173,8 @@ fn copy_entry(source: BorrowedFd<'_>, target: BorrowedFd<'_>, name: &OsStr, dept
         Some(fd) => settle(fd.as_fd(), &stat),
         None => {
             let (uid, gid) = (rustix::fs::Uid::from_raw(stat.st_uid), rustix::fs::Gid::from_raw(stat.st_gid));
-            rustix::fs::chownat(target, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(failed("chown"))?;
+            rustix::fs::chownat(target, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(failed("chown"))?;
             rustix::fs::utimensat(target, name, &times(&stat), AtFlags::SYMLINK_NOFOLLOW).map_err(failed("set times"))
         }
     }

@@ -10,42 +10,27 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 #[test]
 fn a_layer_becomes_files() {
     let (_dir, store) = open();
-    let tar = Tar::new()
-        .dir("etc", 0o755)
-        .file("etc/hosts", b"localhost")
-        .symlink("etc/link", "/etc/hosts")
-        .finish();
+    let tar = Tar::new().dir("etc", 0o755).file("etc/hosts", b"localhost").symlink("etc/link", "/etc/hosts").finish();
     let mut ingest = store.begin_layer().unwrap();
     let unpacked = ingest.unpack(&tar[..]).unwrap();
     assert_eq!(unpacked.diff_id, brig_store::digest::sha256_of(&tar));
-    assert_eq!(
-        (unpacked.size, unpacked.content_bytes, unpacked.entries),
-        (tar.len() as u64, 9, 3)
-    );
+    assert_eq!((unpacked.size, unpacked.content_bytes, unpacked.entries), (tar.len() as u64, 9, 3));
     let info = store.commit_layer(ingest, None).unwrap();
     assert_eq!((&info.chain_id, info.size_bytes), (&unpacked.diff_id, 9));
     let diff = common::diff(&store, &info.chain_id);
     assert_eq!(std::fs::read(diff.join("etc/hosts")).unwrap(), b"localhost");
-    assert_eq!(
-        std::fs::read_link(diff.join("etc/link")).unwrap().to_str(),
-        Some("/etc/hosts")
-    );
+    assert_eq!(std::fs::read_link(diff.join("etc/link")).unwrap().to_str(), Some("/etc/hosts"));
     // The same again is the same layer, and nothing is left of the second copy.
     let again = layer(&store, &tar, None);
     assert_eq!(again, info);
     store.wait_for_removals();
-    assert_eq!(
-        common::count(&store, "ingest") + common::count(&store, "trash"),
-        0
-    );
+    assert_eq!(common::count(&store, "ingest") + common::count(&store, "trash"), 0);
 }
 
 #[test]
 fn layers_are_unpacked_in_any_order_and_committed_from_below() {
     let (_dir, store) = open();
-    let tars: Vec<Vec<u8>> = (0..3)
-        .map(|index| Tar::new().file(&format!("f{index}"), b"x").finish())
-        .collect();
+    let tars: Vec<Vec<u8>> = (0..3).map(|index| Tar::new().file(&format!("f{index}"), b"x").finish()).collect();
     let mut ingests: Vec<_> = tars.iter().map(|_| store.begin_layer().unwrap()).collect();
     std::thread::scope(|scope| {
         for (ingest, tar) in ingests.iter_mut().zip(&tars).rev() {
@@ -54,52 +39,27 @@ fn layers_are_unpacked_in_any_order_and_committed_from_below() {
     });
     let mut parent: Option<Digest> = None;
     for ingest in ingests {
-        parent = Some(
-            store
-                .commit_layer(ingest, parent.as_ref())
-                .unwrap()
-                .chain_id,
-        );
+        parent = Some(store.commit_layer(ingest, parent.as_ref()).unwrap().chain_id);
     }
     let layers = store.prepare("c1", parent.as_ref()).unwrap();
-    let names: Vec<bool> = (0..3)
-        .map(|index| layers.lower[2 - index].join(format!("f{index}")).exists())
-        .collect();
+    let names: Vec<bool> = (0..3).map(|index| layers.lower[2 - index].join(format!("f{index}")).exists()).collect();
     assert_eq!(names, [true; 3]);
     let orphan = unpack(&store, &Tar::new().file("x", b"").finish()).unwrap();
     let nowhere = brig_store::digest::sha256_of(b"nowhere");
-    assert_eq!(
-        store.commit_layer(orphan, Some(&nowhere)).unwrap_err().kind,
-        ErrorKind::NotFound
-    );
+    assert_eq!(store.commit_layer(orphan, Some(&nowhere)).unwrap_err().kind, ErrorKind::NotFound);
 }
 
 #[test]
 fn undescribed_directories_are_as_below() {
     let (_dir, store) = open();
-    let base = Tar::new()
-        .dir(".", 0o711)
-        .dir("tmp", 0o1777)
-        .dir("home", 0o750)
-        .dir("home/me", 0o700)
-        .finish();
+    let base = Tar::new().dir(".", 0o711).dir("tmp", 0o1777).dir("home", 0o750).dir("home/me", 0o700).finish();
     let base = layer(&store, &base, None);
-    let upper = Tar::new()
-        .file("tmp/a", b"")
-        .file("home/me/b", b"")
-        .file("new/c", b"")
-        .finish();
+    let upper = Tar::new().file("tmp/a", b"").file("home/me/b", b"").file("new/c", b"").finish();
     let upper = layer(&store, &upper, Some(&base.chain_id));
     let diff = common::diff(&store, &upper.chain_id);
     let mode = |path: &str| diff.join(path).metadata().unwrap().permissions().mode() & 0o7777;
     assert_eq!(
-        [
-            mode(""),
-            mode("tmp"),
-            mode("home"),
-            mode("home/me"),
-            mode("new")
-        ],
+        [mode(""), mode("tmp"), mode("home"), mode("home/me"), mode("new")],
         [0o711, 0o1777, 0o750, 0o700, 0o755]
     );
     assert_eq!(diff.join("tmp").metadata().unwrap().mtime(), common::MTIME);
@@ -108,16 +68,8 @@ fn undescribed_directories_are_as_below() {
 #[test]
 fn whiteouts_are_overlayfs_ones() {
     let (_dir, store) = open();
-    let base = layer(
-        &store,
-        &Tar::new()
-            .dir("d", 0o700)
-            .file("d/f", b"")
-            .file("g", b"")
-            .dir("e", 0o711)
-            .finish(),
-        None,
-    );
+    let base =
+        layer(&store, &Tar::new().dir("d", 0o700).file("d/f", b"").file("g", b"").dir("e", 0o711).finish(), None);
     let tar = Tar::new()
         .file(".wh.g", b"")
         .file("d/.wh..wh..opq", b"")
@@ -131,56 +83,27 @@ fn whiteouts_are_overlayfs_ones() {
     let diff = common::diff(&store, &upper.chain_id);
     let g = diff.join("g").symlink_metadata().unwrap();
     assert!(g.file_type().is_char_device() && g.rdev() == 0);
-    assert_eq!(
-        common::xattr(&diff.join("d"), "trusted.overlay.opaque").as_deref(),
-        Some(&b"y"[..])
-    );
-    assert_eq!(
-        common::xattr(&diff.join("e"), "trusted.overlay.opaque").as_deref(),
-        Some(&b"y"[..])
-    );
-    assert_eq!(
-        diff.join("e").metadata().unwrap().permissions().mode() & 0o777,
-        0o755,
-        "not what the whiteout hides"
-    );
-    assert_eq!(
-        common::listing(&diff).len(),
-        5,
-        "{:?}",
-        common::listing(&diff)
-    );
+    assert_eq!(common::xattr(&diff.join("d"), "trusted.overlay.opaque").as_deref(), Some(&b"y"[..]));
+    assert_eq!(common::xattr(&diff.join("e"), "trusted.overlay.opaque").as_deref(), Some(&b"y"[..]));
+    assert_eq!(diff.join("e").metadata().unwrap().permissions().mode() & 0o777, 0o755, "not what the whiteout hides");
+    assert_eq!(common::listing(&diff).len(), 5, "{:?}", common::listing(&diff));
 }
 
 #[test]
 fn hard_links_reach_below_by_copy() {
     let (_dir, store) = open();
     let base = layer(&store, &Tar::new().file("bin/tool", b"tool").finish(), None);
-    let tar = Tar::new()
-        .file("own", b"own")
-        .link("own2", "own")
-        .link("t1", "bin/tool")
-        .link("t2", "t1")
-        .finish();
+    let tar = Tar::new().file("own", b"own").link("own2", "own").link("t1", "bin/tool").link("t2", "t1").finish();
     let upper = layer(&store, &tar, Some(&base.chain_id));
     let diff = common::diff(&store, &upper.chain_id);
     assert_eq!(std::fs::read(diff.join("t2")).unwrap(), b"tool");
     let inode = |name: &str| diff.join(name).metadata().unwrap().ino();
     assert_eq!((inode("own"), inode("t1")), (inode("own2"), inode("t2")));
-    assert_eq!(
-        std::fs::metadata(diff.join("t1")).unwrap().mode() & 0o7777,
-        0o644
-    );
+    assert_eq!(std::fs::metadata(diff.join("t1")).unwrap().mode() & 0o7777, 0o644);
     let lost = unpack(&store, &Tar::new().link("x", "not/there").finish()).unwrap();
     let error = store.commit_layer(lost, Some(&base.chain_id)).unwrap_err();
-    assert!(
-        error.kind == ErrorKind::Invalid && error.message.contains("not/there"),
-        "{error}"
-    );
-    let hidden = Tar::new()
-        .file("bin/.wh.tool", b"")
-        .link("x", "bin/tool")
-        .finish();
+    assert!(error.kind == ErrorKind::Invalid && error.message.contains("not/there"), "{error}");
+    let hidden = Tar::new().file("bin/.wh.tool", b"").link("x", "bin/tool").finish();
     assert!(unpack(&store, &hidden).is_err());
 }
 
@@ -188,40 +111,20 @@ fn hard_links_reach_below_by_copy() {
 fn images_names_and_collection() {
     let (_dir, store) = open();
     let shared = Tar::new().file("shared", &[1; 1000]).finish();
-    let (a, b) = (
-        Tar::new().file("a", &[1; 100]).finish(),
-        Tar::new().file("b", b"b").finish(),
-    );
+    let (a, b) = (Tar::new().file("a", &[1; 100]).finish(), Tar::new().file("b", b"b").finish());
     let first = common::image(&store, &[&shared, &a]);
     let second = common::image(&store, &[&shared, &b]);
-    store
-        .tag("docker.io/library/first:latest", &first, None)
-        .unwrap();
-    store
-        .tag("docker.io/library/also:latest", &first, None)
-        .unwrap();
+    store.tag("docker.io/library/first:latest", &first, None).unwrap();
+    store.tag("docker.io/library/also:latest", &first, None).unwrap();
     assert_eq!(store.gc(&[]).unwrap(), Default::default());
     assert_eq!(store.image(&first).unwrap().size_bytes, 1100);
     assert_eq!(store.tags().len(), 2);
-    assert_eq!(
-        store
-            .untag("docker.io/library/also:latest")
-            .unwrap()
-            .unwrap()
-            .image,
-        first
-    );
-    store
-        .prepare("holder", store.image(&second).unwrap().chain_id.as_ref())
-        .unwrap();
+    assert_eq!(store.untag("docker.io/library/also:latest").unwrap().unwrap().image, first);
+    store.prepare("holder", store.image(&second).unwrap().chain_id.as_ref()).unwrap();
     store.remove_image(&first).unwrap();
     store.remove_image(&second).unwrap();
     let reclaimed = store.gc(&[]).unwrap();
-    assert_eq!(
-        (reclaimed.layers.len(), reclaimed.blobs.len()),
-        (1, 2),
-        "the container keeps its layers"
-    );
+    assert_eq!((reclaimed.layers.len(), reclaimed.blobs.len()), (1, 2), "the container keeps its layers");
     assert!(store.tags().is_empty() && !store.has_blob(&first));
     store.remove_active("holder").unwrap();
     store.remove_active("holder").unwrap();
@@ -238,17 +141,8 @@ fn an_image_needs_all_its_parts() {
     let tar = Tar::new().file("a", b"").finish();
     let config = common::config(&[&tar]);
     let id = store.put_blob(&config).unwrap();
-    assert_eq!(
-        store
-            .put_image(ImageRecord::new(id.clone(), None))
-            .unwrap_err()
-            .kind,
-        ErrorKind::NotFound
-    );
-    assert_eq!(
-        store.tag("x", &id, None).unwrap_err().kind,
-        ErrorKind::NotFound
-    );
+    assert_eq!(store.put_image(ImageRecord::new(id.clone(), None)).unwrap_err().kind, ErrorKind::NotFound);
+    assert_eq!(store.tag("x", &id, None).unwrap_err().kind, ErrorKind::NotFound);
     layer(&store, &tar, None);
     // What has just arrived is not collected before its image is there.
     assert_eq!(store.gc(&[]).unwrap(), Default::default());
@@ -263,9 +157,7 @@ fn everything_is_there_after_a_restart() {
     let tar = Tar::new().file("a", b"abc").finish();
     let id = common::image(&store, &[&tar]);
     store.tag("n", &id, None).unwrap();
-    let layers = store
-        .prepare("c", store.image(&id).unwrap().chain_id.as_ref())
-        .unwrap();
+    let layers = store.prepare("c", store.image(&id).unwrap().chain_id.as_ref()).unwrap();
     std::fs::write(layers.upper.join("x"), b"12345").unwrap();
     let image = store.image(&id);
     let abandoned = unpack(&store, &tar).unwrap();
@@ -273,21 +165,10 @@ fn everything_is_there_after_a_restart() {
     std::fs::create_dir(root.join("layers/garbage")).unwrap();
     let error = Store::open(&root).err().unwrap();
     assert_eq!(error.kind, ErrorKind::Busy);
-    assert!(
-        error.message.contains(&std::process::id().to_string()),
-        "{error}"
-    );
+    assert!(error.message.contains(&std::process::id().to_string()), "{error}");
     // The forgotten ingest keeps the store open in this process: a copy stands for what a power cut leaves.
     let copy = dir.path().join("copy");
-    assert!(
-        std::process::Command::new("cp")
-            .args(["-a"])
-            .arg(&root)
-            .arg(&copy)
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(std::process::Command::new("cp").args(["-a"]).arg(&root).arg(&copy).status().unwrap().success());
     let store = Store::open(&copy).unwrap();
     store.wait_for_removals();
     assert_eq!(store.image(&id), image);
@@ -295,11 +176,7 @@ fn everything_is_there_after_a_restart() {
     assert_eq!(store.active_size("c").unwrap(), 5);
     assert_eq!(store.active("c").unwrap().lower.len(), 1);
     assert_eq!(
-        (
-            common::count(&store, "ingest"),
-            common::count(&store, "layers"),
-            common::count(&store, "trash")
-        ),
+        (common::count(&store, "ingest"), common::count(&store, "layers"), common::count(&store, "trash")),
         (0, 1, 0)
     );
 }
@@ -314,73 +191,27 @@ fn damage_is_reported_and_healed() {
     assert_eq!(layer(&store, &tar, None), info);
     assert!(store.layer(&info.chain_id).is_some());
     let blob = store.put_blob(b"content").unwrap();
-    std::fs::write(
-        store.root().join("blobs/sha256").join(blob.hex()),
-        b"CONTENT",
-    )
-    .unwrap();
+    std::fs::write(store.root().join("blobs/sha256").join(blob.hex()), b"CONTENT").unwrap();
     assert_eq!(store.read_blob(&blob).unwrap_err().kind, ErrorKind::Corrupt);
-    assert_eq!(
-        store.put_blob_as(&blob, b"other").unwrap_err().kind,
-        ErrorKind::Mismatch
-    );
+    assert_eq!(store.put_blob_as(&blob, b"other").unwrap_err().kind, ErrorKind::Mismatch);
 }
 
 #[test]
 fn an_opaque_root_ends_the_chain() {
     let (_dir, store) = open();
     let base = layer(&store, &Tar::new().file("old", b"").finish(), None);
-    let upper = layer(
-        &store,
-        &Tar::new()
-            .file("new", b"")
-            .file(".wh..wh..opq", b"")
-            .finish(),
-        Some(&base.chain_id),
-    );
-    assert_eq!(
-        store
-            .prepare("c", Some(&upper.chain_id))
-            .unwrap()
-            .lower
-            .len(),
-        1
-    );
+    let upper = layer(&store, &Tar::new().file("new", b"").file(".wh..wh..opq", b"").finish(), Some(&base.chain_id));
+    assert_eq!(store.prepare("c", Some(&upper.chain_id)).unwrap().lower.len(), 1);
 }
 
 #[test]
 fn keys_are_one_component() {
     let (_dir, store) = open();
-    for key in [
-        "",
-        ".",
-        "..",
-        "a/b",
-        "../x",
-        ".x",
-        "-x",
-        "a b",
-        "a\n",
-        &"x".repeat(129),
-    ] {
-        assert_eq!(
-            store.prepare(key, None).unwrap_err().kind,
-            ErrorKind::Invalid,
-            "{key:?}"
-        );
-        assert!(
-            store.remove_active(key).is_err()
-                && store.active(key).is_none()
-                && store.active_size(key).is_err()
-        );
+    for key in ["", ".", "..", "a/b", "../x", ".x", "-x", "a b", "a\n", &"x".repeat(129)] {
+        assert_eq!(store.prepare(key, None).unwrap_err().kind, ErrorKind::Invalid, "{key:?}");
+        assert!(store.remove_active(key).is_err() && store.active(key).is_none() && store.active_size(key).is_err());
     }
     let layers = store.prepare("a_b.c-d", None).unwrap();
-    assert_eq!(
-        layers.upper.metadata().unwrap().permissions().mode() & 0o7777,
-        0o755
-    );
-    assert_eq!(
-        store.root().metadata().unwrap().permissions().mode() & 0o7777,
-        0o700
-    );
+    assert_eq!(layers.upper.metadata().unwrap().permissions().mode() & 0o7777, 0o755);
+    assert_eq!(store.root().metadata().unwrap().permissions().mode() & 0o7777, 0o700);
 }

@@ -62,18 +62,11 @@ pub(crate) fn apply(root: &Root, input: impl Read) -> Result<Applied> {
     let mut buffer = vec![0u8; 128 * 1024];
     while let Some(member) = archive.next_member()? {
         let described = |error: Error| {
-            error.context(
-                Path::new(OsStr::from_bytes(&member.name))
-                    .display()
-                    .to_string()
-                    .escape_default(),
-            )
+            error.context(Path::new(OsStr::from_bytes(&member.name)).display().to_string().escape_default())
         };
         tree.applied.entries += 1;
         if tree.applied.entries > MAX_ENTRIES {
-            return Err(Error::invalid(format!(
-                "archive of more than {MAX_ENTRIES} members"
-            )));
+            return Err(Error::invalid(format!("archive of more than {MAX_ENTRIES} members")));
         }
         one(&mut tree, &member, &mut archive, &mut buffer).map_err(described)?;
     }
@@ -84,26 +77,16 @@ pub(crate) fn apply(root: &Root, input: impl Read) -> Result<Applied> {
 }
 
 /// Makes one member.
-fn one(
-    tree: &mut Tree<'_>,
-    member: &Member,
-    body: &mut impl Read,
-    buffer: &mut [u8],
-) -> Result<()> {
+fn one(tree: &mut Tree<'_>, member: &Member, body: &mut impl Read, buffer: &mut [u8]) -> Result<()> {
     let path = clean(&member.name)?;
     let Some(name) = path.file_name() else {
         return match member.kind {
             Kind::Directory => root_directory(tree, member),
-            _ => Err(Error::invalid(
-                "the root of a layer can only be a directory",
-            )),
+            _ => Err(Error::invalid("the root of a layer can only be a directory")),
         };
     };
     let base = name.as_bytes();
-    if path
-        .iter()
-        .any(|part| part.as_bytes().starts_with(WHITEOUT_META))
-    {
+    if path.iter().any(|part| part.as_bytes().starts_with(WHITEOUT_META)) {
         // Of aufs' own files only the opaque marker means something; others are left out, as by Docker.
         if base == WHITEOUT_OPAQUE {
             tree.make_opaque(path.parent().unwrap_or(Path::new("")))?;
@@ -111,11 +94,7 @@ fn one(
         return Ok(());
     }
     let parts = path.iter().count();
-    if path
-        .iter()
-        .take(parts - 1)
-        .any(|part| part.as_bytes().starts_with(WHITEOUT))
-    {
+    if path.iter().take(parts - 1).any(|part| part.as_bytes().starts_with(WHITEOUT)) {
         return Err(Error::invalid("a whiteout cannot be a directory"));
     }
     if let Some(hidden) = base.strip_prefix(WHITEOUT) {
@@ -151,9 +130,7 @@ fn finish_directory(tree: &mut Tree<'_>, path: &Path, fd: &OwnedFd, member: &Mem
     describe(tree, Target::Open(fd.as_fd()), member)?;
     let stat = rustix::fs::fstat(fd).map_err(|errno| Error::io("fstat", errno))?;
     tree.described(stat.st_ino);
-    tree.applied
-        .directory_times
-        .push((path.to_owned(), stat.st_ino, member.mtime));
+    tree.applied.directory_times.push((path.to_owned(), stat.st_ino, member.mtime));
     Ok(())
 }
 
@@ -166,10 +143,7 @@ fn file(
     buffer: &mut [u8],
 ) -> Result<()> {
     if member.size > MAX_FILE {
-        return Err(Error::invalid(format!(
-            "file of {} bytes: at most {MAX_FILE}",
-            member.size
-        )));
+        return Err(Error::invalid(format!("file of {} bytes: at most {MAX_FILE}", member.size)));
     }
     let parent = tree.parent(path)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -195,17 +169,14 @@ fn file(
 
 fn copy(body: &mut impl Read, file: &mut File, mut left: u64, buffer: &mut [u8]) -> Result<()> {
     while left > 0 {
-        let want = usize::try_from(left)
-            .unwrap_or(usize::MAX)
-            .min(buffer.len());
+        let want = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
         let length = match body.read(&mut buffer[..want]) {
             Ok(0) => return Err(Error::invalid("the archive is cut off")),
             Ok(length) => length,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(Error::input("read the archive", &error)),
         };
-        file.write_all(&buffer[..length])
-            .map_err(|error| Error::io("write", error))?;
+        file.write_all(&buffer[..length]).map_err(|error| Error::io("write", error))?;
         left -= length as u64;
     }
     Ok(())
@@ -214,15 +185,10 @@ fn copy(body: &mut impl Read, file: &mut File, mut left: u64, buffer: &mut [u8])
 fn symlink(tree: &mut Tree<'_>, path: &Path, name: &OsStr, member: &Member) -> Result<()> {
     let target = OsStr::from_bytes(&member.link);
     if target.is_empty() || target.len() > MAX_PATH {
-        return Err(Error::invalid(format!(
-            "a link with a target of {} bytes",
-            target.len()
-        )));
+        return Err(Error::invalid(format!("a link with a target of {} bytes", target.len())));
     }
     let parent = tree.parent(path)?;
-    tree.make(&parent, name, "symlink", |parent, name| {
-        rustix::fs::symlinkat(target, parent, name)
-    })?;
+    tree.make(&parent, name, "symlink", |parent, name| rustix::fs::symlinkat(target, parent, name))?;
     describe(tree, Target::Named(&parent, name), member)
 }
 
@@ -233,22 +199,16 @@ fn node(tree: &mut Tree<'_>, path: &Path, name: &OsStr, member: &Member) -> Resu
         _ => (FileType::Fifo, (0, 0)),
     };
     if kind == FileType::CharacterDevice && (major, minor) == (0, 0) {
-        return Err(Error::invalid(
-            "a character device 0:0 would be a whiteout, which archives write as .wh. files",
-        ));
+        return Err(Error::invalid("a character device 0:0 would be a whiteout, which archives write as .wh. files"));
     }
     // What does not fit the kernel's 12 and 20 bits would become another device.
     if major >= 1 << 12 || minor >= 1 << 20 {
-        return Err(Error::invalid(format!(
-            "device number {major}:{minor} is out of range"
-        )));
+        return Err(Error::invalid(format!("device number {major}:{minor} is out of range")));
     }
     let parent = tree.parent(path)?;
     let device = rustix::fs::makedev(major, minor);
     let mode = Mode::from_raw_mode(0o600);
-    tree.make(&parent, name, "mknod", |parent, name| {
-        rustix::fs::mknodat(parent, name, kind, mode, device)
-    })?;
+    tree.make(&parent, name, "mknod", |parent, name| rustix::fs::mknodat(parent, name, kind, mode, device))?;
     describe(tree, Target::Named(&parent, name), member)
 }
 
@@ -258,9 +218,7 @@ fn hard_link(tree: &mut Tree<'_>, path: &Path, name: &OsStr, member: &Member) ->
         return Err(Error::invalid("a hard link to the root or to itself"));
     }
     let parent = tree.parent(path)?;
-    if !link_in(tree.root, &target, &parent, name, |parent, name| {
-        tree.clear(parent, name)
-    })? {
+    if !link_in(tree.root, &target, &parent, name, |parent, name| tree.clear(parent, name))? {
         // It may be in a layer below, which is not known yet.
         tree.clear(&parent, name)?;
         tree.applied.pending_links.push((path.to_owned(), target));
@@ -287,10 +245,7 @@ pub(crate) fn link_in(
         Err(errno) => return Err(Error::io(format!("stat {}", target.display()), errno)),
     };
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory || is_whiteout(&stat) {
-        return Err(Error::invalid(format!(
-            "a hard link to {}, which is a directory or removed",
-            target.display()
-        )));
+        return Err(Error::invalid(format!("a hard link to {}, which is a directory or removed", target.display())));
     }
     match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(there) if there.st_ino == stat.st_ino => return Ok(true),
@@ -326,30 +281,18 @@ fn describe(tree: &mut Tree<'_>, target: Target<'_>, member: &Member) -> Result<
             }
         }
         Target::Named(parent, name) => {
-            rustix::fs::chownat(
-                parent,
-                name,
-                Some(uid),
-                Some(gid),
-                AtFlags::SYMLINK_NOFOLLOW,
-            )
-            .map_err(failed("chown"))?;
+            rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(failed("chown"))?;
             if member.kind != Kind::Symlink {
-                rustix::fs::chmodat(parent, name, mode, AtFlags::empty())
-                    .map_err(failed("chmod"))?;
+                rustix::fs::chmodat(parent, name, mode, AtFlags::empty()).map_err(failed("chmod"))?;
             }
             for (attribute_name, value) in settable(tree, member) {
-                let set = beneath::set_xattr_at(parent.as_fd(), name, attribute_name, &value)
-                    .map_err(|error| error.errno);
+                let set =
+                    beneath::set_xattr_at(parent.as_fd(), name, attribute_name, &value).map_err(|error| error.errno);
                 attribute(tree, attribute_name, set)?;
             }
-            rustix::fs::utimensat(
-                parent,
-                name,
-                &times(member.mtime),
-                AtFlags::SYMLINK_NOFOLLOW,
-            )
-            .map_err(failed("utimensat"))?;
+            rustix::fs::utimensat(parent, name, &times(member.mtime), AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(failed("utimensat"))?;
         }
     }
     Ok(())
@@ -361,15 +304,11 @@ fn settable<'m>(tree: &mut Tree<'_>, member: &'m Member) -> Vec<(&'m OsStr, Vec<
     let mut settable = Vec::new();
     for (name, value) in &member.xattrs {
         let allowed = match name.as_slice() {
-            b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default" => {
-                true
-            }
+            b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default" => true,
             name => name.starts_with(b"user.") && !name.starts_with(b"user.overlay."),
         };
         match allowed {
-            true if name == b"security.capability" => {
-                settable.push((OsStr::from_bytes(name), plain_capability(value)))
-            }
+            true if name == b"security.capability" => settable.push((OsStr::from_bytes(name), plain_capability(value))),
             true => settable.push((OsStr::from_bytes(name), value.clone())),
             false => tree.applied.ignored_xattrs += 1,
         }
@@ -381,9 +320,7 @@ fn settable<'m>(tree: &mut Tree<'_>, member: &'m Member) -> Vec<(&'m OsStr, Vec<
 /// as revision 2 it is that of whichever root the layer is mounted for (capabilities(7), `vfs_ns_cap_data`).
 fn plain_capability(value: &[u8]) -> Vec<u8> {
     match value {
-        [flags, 0, 0, 3, rest @ ..] if rest.len() == 20 => {
-            [&[*flags, 0, 0, 2], &rest[..16]].concat()
-        }
+        [flags, 0, 0, 3, rest @ ..] if rest.len() == 20 => [&[*flags, 0, 0, 2], &rest[..16]].concat(),
         _ => value.to_vec(),
     }
 }
@@ -396,36 +333,23 @@ fn attribute(tree: &mut Tree<'_>, name: &OsStr, set: std::result::Result<(), Err
             tree.applied.ignored_xattrs += 1;
             Ok(())
         }
-        Err(errno @ (Errno::INVAL | Errno::RANGE | Errno::TOOBIG)) => Err(Error::invalid(format!(
-            "extended attribute {}: {errno}",
-            name.display()
-        ))),
-        Err(errno) => Err(Error::io(
-            format!("set extended attribute {}", name.display()),
-            errno,
-        )),
+        Err(errno @ (Errno::INVAL | Errno::RANGE | Errno::TOOBIG)) => {
+            Err(Error::invalid(format!("extended attribute {}: {errno}", name.display())))
+        }
+        Err(errno) => Err(Error::io(format!("set extended attribute {}", name.display()), errno)),
     }
 }
 
 /// The access time is set to the same: archives of layers do not have one that matters.
 pub(crate) fn times(time: Time) -> Timestamps {
-    let time = Timespec {
-        tv_sec: time.seconds,
-        tv_nsec: time.nanoseconds.into(),
-    };
-    Timestamps {
-        last_access: time,
-        last_modification: time,
-    }
+    let time = Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() };
+    Timestamps { last_access: time, last_modification: time }
 }
 
 /// A member's name as a path below the root: no leading slash, no `.`, no `..`. One that leads above the root is refused.
 pub(crate) fn clean(name: &[u8]) -> Result<PathBuf> {
     if name.len() > MAX_PATH {
-        return Err(Error::invalid(format!(
-            "a name of {} bytes: at most {MAX_PATH}",
-            name.len()
-        )));
+        return Err(Error::invalid(format!("a name of {} bytes: at most {MAX_PATH}", name.len())));
     }
     let mut path = PathBuf::new();
     for part in name.split(|byte| *byte == b'/') {
@@ -433,14 +357,11 @@ pub(crate) fn clean(name: &[u8]) -> Result<PathBuf> {
             b"" | b"." => {}
             b".." => {
                 if !path.pop() {
-                    return Err(Error::invalid("a name that leads out of the layer"));
+                    return Err(Error::invalid("a name that leads out of the root"));
                 }
             }
             part if part.len() > 255 => {
-                return Err(Error::invalid(format!(
-                    "a name with a part of {} bytes: at most 255",
-                    part.len()
-                )));
+                return Err(Error::invalid(format!("a name with a part of {} bytes: at most 255", part.len())));
             }
             part => path.push(OsStr::from_bytes(part)),
         }

@@ -35,24 +35,14 @@ impl<'a> Tree<'a> {
     pub(crate) fn new(root: &'a Root) -> Result<Tree<'a>> {
         let stat = rustix::fs::fstat(root.as_fd()).map_err(|errno| Error::io("fstat", errno))?;
         let implied = HashMap::from([(stat.st_ino, PathBuf::new())]);
-        Ok(Tree {
-            root,
-            applied: Applied::default(),
-            parents: HashMap::new(),
-            implied,
-            recount: false,
-        })
+        Ok(Tree { root, applied: Applied::default(), parents: HashMap::new(), implied, recount: false })
     }
 
     pub(crate) fn finish(mut self) -> Result<Applied> {
         if self.recount {
             self.applied.content_bytes = content_bytes(self.root)?;
         }
-        self.applied.implied = self
-            .implied
-            .into_iter()
-            .map(|(inode, path)| (path, inode))
-            .collect();
+        self.applied.implied = self.implied.into_iter().map(|(inode, path)| (path, inode)).collect();
         self.applied.implied.sort();
         Ok(self.applied)
     }
@@ -63,9 +53,7 @@ impl<'a> Tree<'a> {
     }
 
     pub(crate) fn open_directory(&self, path: &Path) -> Result<OwnedFd> {
-        Ok(self
-            .root
-            .open_in(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?)
+        Ok(self.root.open_in(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?)
     }
 
     /// The directory that `path` is in, resolved in-root, made if it is missing.
@@ -74,16 +62,11 @@ impl<'a> Tree<'a> {
         if let Some(fd) = self.parents.get(parent) {
             return Ok(fd.clone());
         }
-        let fd = match self
-            .root
-            .open_in(parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
-        {
+        let fd = match self.root.open_in(parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()) {
             Ok(fd) => fd,
             Err(error) if matches!(error.errno, Errno::NOENT | Errno::NOTDIR) => {
                 self.make_directories(parent)?;
-                self.root
-                    .open_in(parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
-                    .map_err(bad_path)?
+                self.root.open_in(parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).map_err(bad_path)?
             }
             Err(error) => return Err(bad_path(error)),
         };
@@ -100,18 +83,11 @@ impl<'a> Tree<'a> {
         let mut prefix = PathBuf::new();
         for part in path {
             prefix.push(part);
-            match self
-                .root
-                .open_in(&prefix, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
-            {
+            match self.root.open_in(&prefix, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()) {
                 Ok(_) => {}
                 Err(error) if error.errno == Errno::NOENT => {
-                    let made = self
-                        .root
-                        .mkdir_all(&prefix, Mode::from_raw_mode(0o755))
-                        .map_err(bad_path)?;
-                    let stat =
-                        rustix::fs::fstat(&made).map_err(|errno| Error::io("fstat", errno))?;
+                    let made = self.root.mkdir_all(&prefix, Mode::from_raw_mode(0o755)).map_err(bad_path)?;
+                    let stat = rustix::fs::fstat(&made).map_err(|errno| Error::io("fstat", errno))?;
                     self.implied.insert(stat.st_ino, prefix.clone());
                 }
                 Err(error) if error.errno == Errno::NOTDIR => {
@@ -156,8 +132,7 @@ impl<'a> Tree<'a> {
         match rustix::fs::mkdirat(parent, name, mode) {
             Ok(()) => {}
             Err(Errno::EXIST) => {
-                let stat =
-                    rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+                let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
                 if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
                     opaque = is_whiteout(&stat);
                     self.clear(parent, name)?;
@@ -229,12 +204,7 @@ impl<'a> Tree<'a> {
 
 /// Marks the directory `name` of `parent`, or `parent` itself if `name` is empty.
 pub(crate) fn set_opaque(parent: &OwnedFd, name: &OsStr) -> Result<()> {
-    Ok(beneath::set_xattr_at(
-        parent.as_fd(),
-        name,
-        OsStr::new(OPAQUE),
-        b"y",
-    )?)
+    Ok(beneath::set_xattr_at(parent.as_fd(), name, OsStr::new(OPAQUE), b"y")?)
 }
 
 /// overlayfs' mark of something removed: character device 0:0.
@@ -245,9 +215,7 @@ pub(crate) fn is_whiteout(stat: &Stat) -> bool {
 /// The kernel's verdict on a member's path is the archive's fault, unless it is about space or the disk.
 fn bad_path(error: brig_sys::Error) -> Error {
     match error.errno {
-        Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG | Errno::NOENT => {
-            Error::invalid(error.to_string())
-        }
+        Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG | Errno::NOENT => Error::invalid(error.to_string()),
         _ => error.into(),
     }
 }
@@ -265,8 +233,7 @@ fn content_bytes(root: &Root) -> Result<u64> {
             match entry.file_type() {
                 FileType::Directory if name != "." && name != ".." => todo.push(path.join(name)),
                 FileType::RegularFile => {
-                    let stat =
-                        rustix::fs::statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+                    let stat = rustix::fs::statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
                     if stat.st_nlink == 1 || seen.insert(stat.st_ino) {
                         total += u64::try_from(stat.st_size).unwrap_or_default();
                     }

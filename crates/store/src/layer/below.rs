@@ -2,7 +2,6 @@
 //! Looks at the layers below as overlayfs would merge them. Must not change them.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -10,16 +9,14 @@ use brig_sys::beneath::{self, Root};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
+use super::duplicate::copy_as;
 use crate::apply::{Applied, OPAQUE, is_whiteout, link_in, times};
 use crate::error::{Error, Result};
 use crate::tar::Time;
 
 /// Does what unpacking left open, then sets the directories' times, which all of that has disturbed.
 pub(crate) fn complete(layer: &Root, applied: &Applied, below: &[PathBuf]) -> Result<()> {
-    let below = below
-        .iter()
-        .map(|path| Root::open(path))
-        .collect::<std::result::Result<Vec<_>, _>>()?;
+    let below = below.iter().map(|path| Root::open(path)).collect::<std::result::Result<Vec<_>, _>>()?;
     let mut directory_times = Vec::new();
     for (path, inode) in &applied.implied {
         if let Some(time) = describe_implied(layer, path, *inode, &below)? {
@@ -29,12 +26,7 @@ pub(crate) fn complete(layer: &Root, applied: &Applied, below: &[PathBuf]) -> Re
     for (path, target) in &applied.pending_links {
         link(layer, path, target, &below).map_err(|error| error.context(path.display()))?;
     }
-    directory_times.extend(
-        applied
-            .directory_times
-            .iter()
-            .map(|(path, inode, time)| (path, *inode, *time)),
-    );
+    directory_times.extend(applied.directory_times.iter().map(|(path, inode, time)| (path, *inode, *time)));
     for (path, inode, time) in directory_times {
         let Some(fd) = same_directory(layer, path, inode)? else {
             continue;
@@ -54,8 +46,7 @@ fn same_directory(layer: &Root, path: &Path, inode: u64) -> Result<Option<OwnedF
         }
         Err(error) => return Err(error.into()),
     };
-    let stat = rustix::fs::fstat(&fd)
-        .map_err(|errno| Error::io(format!("fstat {}", path.display()), errno))?;
+    let stat = rustix::fs::fstat(&fd).map_err(|errno| Error::io(format!("fstat {}", path.display()), errno))?;
     Ok((stat.st_ino == inode).then_some(fd))
 }
 
@@ -76,15 +67,11 @@ fn describe_implied(layer: &Root, path: &Path, inode: u64, below: &[Root]) -> Re
         return Ok(None);
     }
     let failed = |errno: Errno| Error::io(format!("describe {}", path.display()), errno);
-    let (uid, gid) = (
-        Uid::from_raw(found.stat.st_uid),
-        Gid::from_raw(found.stat.st_gid),
-    );
+    let (uid, gid) = (Uid::from_raw(found.stat.st_uid), Gid::from_raw(found.stat.st_gid));
     rustix::fs::fchown(&fd, Some(uid), Some(gid)).map_err(failed)?;
     rustix::fs::fchmod(&fd, Mode::from_raw_mode(found.stat.st_mode & 0o7777)).map_err(failed)?;
     for (name, value) in copied_xattrs(&found)? {
-        rustix::fs::fsetxattr(&fd, &name, &value, rustix::fs::XattrFlags::empty())
-            .map_err(failed)?;
+        rustix::fs::fsetxattr(&fd, &name, &value, rustix::fs::XattrFlags::empty()).map_err(failed)?;
     }
     Ok(Some(mtime(&found.stat)))
 }
@@ -95,14 +82,9 @@ fn real_path(layer: &Root, fd: &OwnedFd) -> Result<PathBuf> {
         let link = format!("/proc/self/fd/{raw}");
         std::fs::read_link(&link).map_err(|error| Error::io(format!("readlink {link}"), error))
     };
-    let (root, path) = (
-        path_of(layer.as_fd().as_raw_fd())?,
-        path_of(fd.as_raw_fd())?,
-    );
+    let (root, path) = (path_of(layer.as_fd().as_raw_fd())?, path_of(fd.as_raw_fd())?);
     let outside = |_| Error::corrupt(format!("{} is not in {}", path.display(), root.display()));
-    path.strip_prefix(&root)
-        .map(Path::to_owned)
-        .map_err(outside)
+    path.strip_prefix(&root).map(Path::to_owned).map_err(outside)
 }
 
 /// Whether this layer itself hides what is at `path` below it: by an opaque directory on the way, or by anything that
@@ -111,11 +93,7 @@ fn hides_below(layer: &Root, path: &Path) -> Result<bool> {
     let mut prefix = PathBuf::new();
     for part in std::iter::once(OsStr::new("")).chain(path) {
         prefix.push(part);
-        match layer.open_in(
-            &prefix,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW,
-            Mode::empty(),
-        ) {
+        match layer.open_in(&prefix, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) {
             Ok(fd) if is_opaque(&fd)? => return Ok(true),
             Ok(_) => {}
             Err(error) if error.errno == Errno::NOENT => return Ok(false),
@@ -148,18 +126,10 @@ fn find(below: &[Root], path: &Path) -> Result<Option<Found>> {
     let parts: Vec<&OsStr> = path.iter().collect();
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     for layer in below {
-        let mut directory = layer.open_in(
-            Path::new(""),
-            OFlags::RDONLY | OFlags::DIRECTORY,
-            Mode::empty(),
-        )?;
+        let mut directory = layer.open_in(Path::new(""), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
         if parts.is_empty() {
             let stat = rustix::fs::fstat(&directory).map_err(|errno| Error::io("fstat", errno))?;
-            return Ok(Some(Found {
-                parent: directory,
-                name: OsString::new(),
-                stat,
-            }));
+            return Ok(Some(Found { parent: directory, name: OsString::new(), stat }));
         }
         let mut opaque = false;
         for (index, part) in parts.iter().enumerate() {
@@ -169,29 +139,20 @@ fn find(below: &[Root], path: &Path) -> Result<Option<Found>> {
                 Err(Errno::NOENT) if opaque => return Ok(None),
                 Err(Errno::NOENT) => break,
                 Err(errno) => {
-                    return Err(Error::io(
-                        format!("stat {} in a layer below", path.display()),
-                        errno,
-                    ));
+                    return Err(Error::io(format!("stat {} in a layer below", path.display()), errno));
                 }
             };
             if is_whiteout(&stat) {
                 return Ok(None);
             }
             if index + 1 == parts.len() {
-                return Ok(Some(Found {
-                    parent: directory,
-                    name: part.into(),
-                    stat,
-                }));
+                return Ok(Some(Found { parent: directory, name: part.into(), stat }));
             }
             if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
                 return Ok(None);
             }
-            directory =
-                rustix::fs::openat(&directory, *part, flags, Mode::empty()).map_err(|errno| {
-                    Error::io(format!("open {} in a layer below", path.display()), errno)
-                })?;
+            directory = rustix::fs::openat(&directory, *part, flags, Mode::empty())
+                .map_err(|errno| Error::io(format!("open {} in a layer below", path.display()), errno))?;
         }
     }
     Ok(None)
@@ -199,12 +160,8 @@ fn find(below: &[Root], path: &Path) -> Result<Option<Found>> {
 
 /// Makes a hard link whose target was not in the archive: it is in this layer by now, or a copy is made of what is below.
 fn link(layer: &Root, path: &Path, target: &Path, below: &[Root]) -> Result<()> {
-    let missing = || {
-        Error::invalid(format!(
-            "a hard link to {}, which is not in this layer nor below it",
-            target.display()
-        ))
-    };
+    let missing =
+        || Error::invalid(format!("a hard link to {}, which is not in this layer nor below it", target.display()));
     let (parent, name) = match layer.parent(path) {
         Ok(found) => found,
         // Its directory was replaced by a later member.
@@ -223,68 +180,12 @@ fn link(layer: &Root, path: &Path, target: &Path, below: &[Root]) -> Result<()> 
         return Err(missing());
     }
     let found = find(below, target)?.ok_or_else(missing)?;
-    copy(&found, &parent, &name)
-}
-
-/// Copies one thing that is no directory, with all that describes it.
-fn copy(found: &Found, parent: &OwnedFd, name: &OsStr) -> Result<()> {
-    let failed = |errno: Errno| {
-        Error::io(
-            format!("copy {} from a layer below", found.name.display()),
-            errno,
-        )
-    };
-    let mode = Mode::from_raw_mode(found.stat.st_mode & 0o7777);
-    let kind = FileType::from_raw_mode(found.stat.st_mode);
-    match kind {
-        FileType::Directory => return Err(Error::invalid("a hard link to a directory")),
-        FileType::RegularFile => {
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-            let from = rustix::fs::openat(&found.parent, &found.name, flags, Mode::empty())
-                .map_err(failed)?;
-            let flags =
-                OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let to = rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))
-                .map_err(failed)?;
-            std::io::copy(&mut File::from(from), &mut File::from(to)).map_err(|error| {
-                Error::io(
-                    format!("copy {} from a layer below", found.name.display()),
-                    error,
-                )
-            })?;
+    match FileType::from_raw_mode(found.stat.st_mode) {
+        FileType::Directory => {
+            Err(Error::invalid(format!("a hard link to {}, which is a directory", target.display())))
         }
-        FileType::Symlink => {
-            let target =
-                rustix::fs::readlinkat(&found.parent, &found.name, Vec::new()).map_err(failed)?;
-            rustix::fs::symlinkat(&target, parent, name).map_err(failed)?;
-        }
-        _ => rustix::fs::mknodat(parent, name, kind, mode, found.stat.st_rdev).map_err(failed)?,
+        _ => copy_as(&found.parent, &found.name, &parent, &name, &found.stat),
     }
-    let (uid, gid) = (
-        Uid::from_raw(found.stat.st_uid),
-        Gid::from_raw(found.stat.st_gid),
-    );
-    rustix::fs::chownat(
-        parent,
-        name,
-        Some(uid),
-        Some(gid),
-        AtFlags::SYMLINK_NOFOLLOW,
-    )
-    .map_err(failed)?;
-    if kind != FileType::Symlink {
-        rustix::fs::chmodat(parent, name, mode, AtFlags::empty()).map_err(failed)?;
-    }
-    for (attribute, value) in copied_xattrs(found)? {
-        beneath::set_xattr_at(parent.as_fd(), name, &attribute, &value)?;
-    }
-    rustix::fs::utimensat(
-        parent,
-        name,
-        &times(mtime(&found.stat)),
-        AtFlags::SYMLINK_NOFOLLOW,
-    )
-    .map_err(failed)
 }
 
 /// Attributes that belong to the file, not to overlayfs.
@@ -292,17 +193,12 @@ fn copied_xattrs(found: &Found) -> Result<Vec<(OsString, Vec<u8>)>> {
     let mut xattrs = beneath::xattrs_at(found.parent.as_fd(), &found.name)?;
     xattrs.retain(|(name, _)| {
         let name = name.as_encoded_bytes();
-        name == b"security.capability"
-            || name.starts_with(b"user.")
-            || name.starts_with(b"system.posix_acl")
+        name == b"security.capability" || name.starts_with(b"user.") || name.starts_with(b"system.posix_acl")
     });
     Ok(xattrs)
 }
 
 fn mtime(stat: &Stat) -> Time {
     // A Stat's nanoseconds are always below a thousand million.
-    Time {
-        seconds: stat.st_mtime,
-        nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or_default(),
-    }
+    Time { seconds: stat.st_mtime, nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or_default() }
 }

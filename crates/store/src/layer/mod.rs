@@ -3,6 +3,7 @@
 //! expected: it tells the diff id of what was read.
 
 mod below;
+mod duplicate;
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -80,12 +81,7 @@ impl LayerIngest {
                 Ok(Root::open(&diff)?)
             });
         match made {
-            Ok(root) => Ok(LayerIngest {
-                store: store.clone(),
-                name,
-                root,
-                state: State::Empty,
-            }),
+            Ok(root) => Ok(LayerIngest { store: store.clone(), name, root, state: State::Empty }),
             Err(error) => {
                 // The first error counts; what is left is swept at the next open.
                 let _swept_later = store.inner.trash.take(dir, name.as_ref());
@@ -107,24 +103,12 @@ impl LayerIngest {
         let outcome = std::thread::scope(|scope| {
             let worker = std::thread::Builder::new()
                 .name("store-unpack".into())
-                .spawn_scoped(scope, move || {
-                    apply::apply(
-                        root,
-                        Pieces {
-                            pieces,
-                            recycle,
-                            current: Vec::new(),
-                            at: 0,
-                        },
-                    )
-                })
+                .spawn_scoped(scope, move || apply::apply(root, Pieces { pieces, recycle, current: Vec::new(), at: 0 }))
                 .map_err(|error| Error::io("start an unpacking thread", error))?;
             let fed = feed(reader, &full, &empty);
             drop(full);
             // The unpacking thread runs engine code over hostile data: should it panic, that is this layer's failure only.
-            let applied = worker
-                .join()
-                .unwrap_or_else(|_| Err(Error::invalid("unpacking stopped unexpectedly")));
+            let applied = worker.join().unwrap_or_else(|_| Err(Error::invalid("unpacking stopped unexpectedly")));
             match (fed, applied) {
                 // A broken stream makes unpacking fail too; it is the cause.
                 (Err(error), _) | (Ok(_), Err(error)) => Err(error),
@@ -133,9 +117,7 @@ impl LayerIngest {
         });
         let path = self.store.inner.root.join("ingest");
         let (diff_id, size, applied) = outcome.map_err(|error| match error.kind {
-            crate::ErrorKind::NoSpace => {
-                error.context(format!("no space left in {}", path.display()))
-            }
+            crate::ErrorKind::NoSpace => error.context(format!("no space left in {}", path.display())),
             _ => error,
         })?;
         let unpacked = Unpacked {
@@ -151,16 +133,25 @@ impl LayerIngest {
     }
 }
 
+impl LayerIngest {
+    /// A second, independent copy of an unpacked layer, to be committed on other layers than this one.
+    pub fn duplicate(&self) -> Result<LayerIngest> {
+        let State::Unpacked(unpacked, applied) = &self.state else {
+            return Err(Error::invalid("only a layer that was unpacked whole can be copied"));
+        };
+        let mut copy = LayerIngest::begin(&self.store)?;
+        let applied = duplicate::copy(&self.root, &copy.root, applied)?;
+        copy.state = State::Unpacked(unpacked.clone(), applied);
+        Ok(copy)
+    }
+}
+
 impl Drop for LayerIngest {
     fn drop(&mut self) {
         if matches!(self.state, State::Published) {
             return;
         }
-        let taken = self
-            .store
-            .inner
-            .trash
-            .take(self.store.inner.dirs.ingest.as_fd(), self.name.as_ref());
+        let taken = self.store.inner.trash.take(self.store.inner.dirs.ingest.as_fd(), self.name.as_ref());
         if let Err(error) = taken {
             tracing::warn!("an unfinished layer is left until the next start: {error}");
         }
@@ -168,25 +159,18 @@ impl Drop for LayerIngest {
 }
 
 /// Reads to the end, hashes, and hands pieces to the other thread; ends early if that one has failed.
-fn feed(
-    mut reader: impl Read,
-    full: &SyncSender<Vec<u8>>,
-    empty: &Receiver<Vec<u8>>,
-) -> Result<(Digest, u64)> {
+fn feed(mut reader: impl Read, full: &SyncSender<Vec<u8>>, empty: &Receiver<Vec<u8>>) -> Result<(Digest, u64)> {
     let mut hasher = Hasher::sha256();
     let mut total = 0u64;
     loop {
         let mut piece = empty.try_recv().unwrap_or_else(|_| vec![0; PIECE]);
         piece.resize(PIECE, 0);
-        let length = fill(&mut reader, &mut piece)
-            .map_err(|error| Error::input("read the layer", &error))?;
+        let length = fill(&mut reader, &mut piece).map_err(|error| Error::input("read the layer", &error))?;
         piece.truncate(length);
         hasher.update(&piece);
         total += length as u64;
         if total > MAX_LAYER_SIZE {
-            return Err(Error::invalid(format!(
-                "layer of more than {MAX_LAYER_SIZE} bytes"
-            )));
+            return Err(Error::invalid(format!("layer of more than {MAX_LAYER_SIZE} bytes")));
         }
         let ended = length < PIECE;
         if full.send(piece).is_err() || ended {
@@ -239,30 +223,18 @@ impl Read for Pieces {
 }
 
 /// See [`Store::commit_layer`].
-pub(crate) fn commit(
-    store: &Store,
-    mut ingest: LayerIngest,
-    parent: Option<&Digest>,
-) -> Result<LayerInfo> {
+pub(crate) fn commit(store: &Store, mut ingest: LayerIngest, parent: Option<&Digest>) -> Result<LayerInfo> {
     let State::Unpacked(unpacked, applied) = &ingest.state else {
-        return Err(Error::invalid(
-            "only a layer that was unpacked whole can be committed",
-        ));
+        return Err(Error::invalid("only a layer that was unpacked whole can be committed"));
     };
     let chain_id = digest::chain_id(parent, &unpacked.diff_id);
     if let Some(existing) = store.layer(&chain_id) {
-        store
-            .catalog_mut()
-            .fresh
-            .entry(chain_id)
-            .or_insert_with(Instant::now);
+        store.catalog_mut().fresh.entry(chain_id).or_insert_with(Instant::now);
         return Ok(existing);
     }
     let below: Vec<PathBuf> = match parent {
         Some(parent) if !store.is_whole(parent) => {
-            return Err(Error::not_found(format!(
-                "the layer below, {parent}, is not in the store"
-            )));
+            return Err(Error::not_found(format!("the layer below, {parent}, is not in the store")));
         }
         Some(parent) => store.diff_paths(&store.catalog(), parent),
         None => Vec::new(),
@@ -275,8 +247,7 @@ pub(crate) fn commit(
         size_bytes: unpacked.content_bytes,
         opaque: applied.opaque,
     };
-    let dir: OwnedFd =
-        durable::open_directory(&store.inner.root.join("ingest").join(&ingest.name))?;
+    let dir: OwnedFd = durable::open_directory(&store.inner.root.join("ingest").join(&ingest.name))?;
     rustix::fs::syncfs(&dir).map_err(|errno| Error::io("syncfs", errno))?;
     publish(store, &mut ingest, info)
 }
@@ -288,32 +259,17 @@ fn publish(store: &Store, ingest: &mut LayerIngest, info: LayerInfo) -> Result<L
         return Ok(existing);
     }
     // The layer below was here when this one was completed from it; a collection may have come between.
-    if info
-        .parent
-        .as_ref()
-        .is_some_and(|parent| !store.is_whole(parent))
-    {
+    if info.parent.as_ref().is_some_and(|parent| !store.is_whole(parent)) {
         return Err(Error::not_found("the layer below was removed meanwhile"));
     }
     let dirs = &store.inner.dirs;
     let path = store.inner.root.join("layers").join(info.chain_id.hex());
     // Of a damaged layer a directory may be left.
-    store
-        .inner
-        .trash
-        .take(dirs.layers.as_fd(), info.chain_id.hex().as_ref())?;
-    let moved = durable::rename_new(
-        dirs.ingest.as_fd(),
-        &ingest.name,
-        dirs.layers.as_fd(),
-        info.chain_id.hex(),
-    )
-    .map_err(|errno| Error::io(format!("rename to {}", path.display()), errno))?;
+    store.inner.trash.take(dirs.layers.as_fd(), info.chain_id.hex().as_ref())?;
+    let moved = durable::rename_new(dirs.ingest.as_fd(), &ingest.name, dirs.layers.as_fd(), info.chain_id.hex())
+        .map_err(|errno| Error::io(format!("rename to {}", path.display()), errno))?;
     if !moved {
-        return Err(Error::corrupt(format!(
-            "{} is in the way of a layer",
-            path.display()
-        )));
+        return Err(Error::corrupt(format!("{} is in the way of a layer", path.display())));
     }
     ingest.state = State::Published;
     let recorded = durable::sync(dirs.layers.as_fd(), &path).and_then(|()| {
@@ -333,10 +289,7 @@ fn publish(store: &Store, ingest: &mut LayerIngest, info: LayerInfo) -> Result<L
         })
     });
     if let Err(error) = recorded {
-        store
-            .inner
-            .trash
-            .take(dirs.layers.as_fd(), info.chain_id.hex().as_ref())?;
+        store.inner.trash.take(dirs.layers.as_fd(), info.chain_id.hex().as_ref())?;
         return Err(error);
     }
     let mut catalog = store.catalog_mut();

@@ -21,29 +21,14 @@ enum Format {
 
 impl Header {
     pub(super) fn new(block: [u8; BLOCK]) -> Result<Header> {
-        let expected =
-            number(&block[148..156]).map_err(|_| Error::invalid("tar: not a tar archive"))?;
+        let expected = number(&block[148..156]).map_err(|_| Error::invalid("tar: not a tar archive"))?;
         let counted = |byte: (usize, &u8)| {
-            if (148..156).contains(&byte.0) {
-                b' '
-            } else {
-                *byte.1
-            }
+            if (148..156).contains(&byte.0) { b' ' } else { *byte.1 }
         };
-        let unsigned: i64 = block
-            .iter()
-            .enumerate()
-            .map(|byte| i64::from(counted(byte)))
-            .sum();
-        let signed: i64 = block
-            .iter()
-            .enumerate()
-            .map(|byte| i64::from(counted(byte).cast_signed()))
-            .sum();
+        let unsigned: i64 = block.iter().enumerate().map(|byte| i64::from(counted(byte))).sum();
+        let signed: i64 = block.iter().enumerate().map(|byte| i64::from(counted(byte).cast_signed())).sum();
         if expected != unsigned && expected != signed {
-            return Err(Error::invalid(
-                "tar: not a tar archive, or damaged: a header's checksum is wrong",
-            ));
+            return Err(Error::invalid("tar: not a tar archive, or damaged: a header's checksum is wrong"));
         }
         let format = match &block[257..265] {
             b"ustar  \0" => Format::Gnu,
@@ -61,9 +46,7 @@ impl Header {
     pub(super) fn kind(&self, name: &[u8]) -> Result<Kind> {
         Ok(match self.type_flag() {
             // Before there was a type for them, directories were files whose name ends in a slash.
-            b'0' | 0 if name.ends_with(b"/") && self.size().is_ok_and(|size| size == 0) => {
-                Kind::Directory
-            }
+            b'0' | 0 if name.ends_with(b"/") && self.size().is_ok_and(|size| size == 0) => Kind::Directory,
             b'0' | 0 | b'S' => Kind::File,
             b'1' => Kind::HardLink,
             b'2' => Kind::Symlink,
@@ -72,10 +55,7 @@ impl Header {
             b'5' => Kind::Directory,
             b'6' => Kind::Fifo,
             other => {
-                return Err(Error::invalid(format!(
-                    "unsupported member type '{}'",
-                    other.escape_ascii()
-                )));
+                return Err(Error::invalid(format!("unsupported member type '{}'", other.escape_ascii())));
             }
         })
     }
@@ -87,11 +67,7 @@ impl Header {
             Format::Star => text(&self.block[345..476]),
             Format::V7 | Format::Gnu => &[],
         };
-        Ok(if prefix.is_empty() {
-            name.to_vec()
-        } else {
-            [prefix, b"/", name].concat()
-        })
+        Ok(if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() })
     }
 
     pub(super) fn link(&self) -> Vec<u8> {
@@ -101,8 +77,7 @@ impl Header {
     pub(super) fn mode(&self) -> Result<u32> {
         let mode = field("mode", &self.block[100..108])?;
         // Type bits above the permissions are written by some and mean nothing here.
-        u32::try_from(mode & 0xffff)
-            .map_err(|_| Error::invalid(format!("mode {mode} is out of range")))
+        u32::try_from(mode & 0xffff).map_err(|_| Error::invalid(format!("mode {mode} is out of range")))
     }
 
     pub(super) fn uid(&self) -> Result<i64> {
@@ -119,10 +94,7 @@ impl Header {
     }
 
     pub(super) fn mtime(&self) -> Result<Time> {
-        Ok(Time {
-            seconds: field("mtime", &self.block[136..148])?,
-            nanoseconds: 0,
-        })
+        Ok(Time { seconds: field("mtime", &self.block[136..148])?, nanoseconds: 0 })
     }
 
     pub(super) fn device(&self) -> Result<(u32, u32)> {
@@ -131,27 +103,20 @@ impl Header {
         }
         let part = |name, range: std::ops::Range<usize>| {
             let value = field(name, &self.block[range])?;
-            u32::try_from(value)
-                .map_err(|_| Error::invalid(format!("{name} {value} is out of range")))
+            u32::try_from(value).map_err(|_| Error::invalid(format!("{name} {value} is out of range")))
         };
-        Ok((
-            part("device major", 329..337)?,
-            part("device minor", 337..345)?,
-        ))
+        Ok((part("device major", 329..337)?, part("device minor", 337..345)?))
     }
 
     /// The start of an old GNU sparse map: the file's size, the segments, and whether blocks of more follow.
     pub(super) fn sparse(&self) -> Result<(u64, Vec<Segment>, bool)> {
         if self.format != Format::Gnu {
-            return Err(Error::invalid(
-                "sparse file in an archive that is not GNU's",
-            ));
+            return Err(Error::invalid("sparse file in an archive that is not GNU's"));
         }
         let mut segments = Vec::new();
         read_segments(&self.block[386..482], &mut segments)?;
         let size = field("real size", &self.block[483..495])?;
-        let size =
-            u64::try_from(size).map_err(|_| Error::invalid("sparse file of negative size"))?;
+        let size = u64::try_from(size).map_err(|_| Error::invalid("sparse file of negative size"))?;
         Ok((size, segments, self.block[482] != 0))
     }
 }
@@ -171,19 +136,13 @@ fn read_segments(table: &[u8], segments: &mut Vec<Segment>) -> Result<()> {
             let value = field("sparse map", bytes)?;
             u64::try_from(value).map_err(|_| Error::invalid("sparse map with a negative number"))
         };
-        segments.push(Segment {
-            offset: part(&entry[..12])?,
-            length: part(&entry[12..])?,
-        });
+        segments.push(Segment { offset: part(&entry[..12])?, length: part(&entry[12..])? });
     }
     Ok(())
 }
 
 fn text(field: &[u8]) -> &[u8] {
-    let end = field
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(field.len());
+    let end = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
     &field[..end]
 }
 
@@ -201,11 +160,7 @@ fn number(bytes: &[u8]) -> std::result::Result<i64, &'static str> {
         let fill: u8 = if negative { 0xff } else { 0 };
         let mut value: i64 = if negative { -1 } else { 0 };
         for (index, byte) in bytes.iter().enumerate() {
-            let byte = if index == 0 {
-                (byte & 0x7f) | (fill & 0x80)
-            } else {
-                *byte
-            };
+            let byte = if index == 0 { (byte & 0x7f) | (fill & 0x80) } else { *byte };
             let significant = bytes.len() - index <= 8;
             if !significant && byte != fill {
                 return Err("number is too large");
@@ -220,14 +175,8 @@ fn number(bytes: &[u8]) -> std::result::Result<i64, &'static str> {
         return Ok(value);
     }
     let is_blank = |byte: &u8| matches!(byte, b' ' | 0);
-    let start = bytes
-        .iter()
-        .position(|byte| !is_blank(byte))
-        .unwrap_or(bytes.len());
-    let end = bytes
-        .iter()
-        .rposition(|byte| !is_blank(byte))
-        .map_or(start, |last| last + 1);
+    let start = bytes.iter().position(|byte| !is_blank(byte)).unwrap_or(bytes.len());
+    let end = bytes.iter().rposition(|byte| !is_blank(byte)).map_or(start, |last| last + 1);
     let mut value: i64 = 0;
     for byte in text(&bytes[start..end]) {
         if !(b'0'..=b'7').contains(byte) {
@@ -251,31 +200,13 @@ mod tests {
         assert_eq!(number(b""), Ok(0));
         assert_eq!(number(b"\x80"), Ok(0));
         assert_eq!(number(b"\x80\x00"), Ok(0));
-        assert_eq!(
-            number(b"\x87\x76\xa2\x22\xeb\x8a\x72\x61"),
-            Ok(537_795_476_381_659_745)
-        );
-        assert_eq!(
-            number(b"\x80\x00\x00\x00\x07\x76\xa2\x22\xeb\x8a\x72\x61"),
-            Ok(537_795_476_381_659_745)
-        );
-        assert_eq!(
-            number(b"\xf7\x76\xa2\x22\xeb\x8a\x72\x61"),
-            Ok(-615_126_028_225_187_231)
-        );
-        assert_eq!(
-            number(b"\xff\xff\xff\xff\xf7\x76\xa2\x22\xeb\x8a\x72\x61"),
-            Ok(-615_126_028_225_187_231)
-        );
-        assert_eq!(
-            number(b"\x80\x7f\xff\xff\xff\xff\xff\xff\xff"),
-            Ok(i64::MAX)
-        );
+        assert_eq!(number(b"\x87\x76\xa2\x22\xeb\x8a\x72\x61"), Ok(537_795_476_381_659_745));
+        assert_eq!(number(b"\x80\x00\x00\x00\x07\x76\xa2\x22\xeb\x8a\x72\x61"), Ok(537_795_476_381_659_745));
+        assert_eq!(number(b"\xf7\x76\xa2\x22\xeb\x8a\x72\x61"), Ok(-615_126_028_225_187_231));
+        assert_eq!(number(b"\xff\xff\xff\xff\xf7\x76\xa2\x22\xeb\x8a\x72\x61"), Ok(-615_126_028_225_187_231));
+        assert_eq!(number(b"\x80\x7f\xff\xff\xff\xff\xff\xff\xff"), Ok(i64::MAX));
         assert!(number(b"\x80\x80\x00\x00\x00\x00\x00\x00\x00").is_err());
-        assert_eq!(
-            number(b"\xff\x80\x00\x00\x00\x00\x00\x00\x00"),
-            Ok(i64::MIN)
-        );
+        assert_eq!(number(b"\xff\x80\x00\x00\x00\x00\x00\x00\x00"), Ok(i64::MIN));
         assert!(number(b"\xff\x7f\xff\xff\xff\xff\xff\xff\xff").is_err());
         assert_eq!(number(b"0000000\x00"), Ok(0));
         assert_eq!(number(b" \x0000000\x00"), Ok(0));

@@ -104,12 +104,7 @@ struct Extensions {
 impl<R: Read> Archive<R> {
     /// Starts at the beginning of an uncompressed archive.
     pub fn new(input: R) -> Archive<R> {
-        Archive {
-            input,
-            remaining: 0,
-            padding: 0,
-            ended: false,
-        }
+        Archive { input, remaining: 0, padding: 0, ended: false }
     }
 
     /// The stream, wherever it stands now.
@@ -124,10 +119,7 @@ impl<R: Read> Archive<R> {
         loop {
             self.skip()?;
             let Some(header) = self.header()? else {
-                if extensions.pax.is_some()
-                    || extensions.long_name.is_some()
-                    || extensions.long_link.is_some()
-                {
+                if extensions.pax.is_some() || extensions.long_name.is_some() || extensions.long_link.is_some() {
                     return Err(Error::invalid("tar: ends after an extension header"));
                 }
                 return Ok(None);
@@ -136,12 +128,8 @@ impl<R: Read> Archive<R> {
                 b'x' => extensions.pax = Some(Pax::parse(&self.extension(&header, "PAX header")?)?),
                 // About all that follow, which would let one member change another: read past, as Docker does.
                 b'g' => drop(self.extension(&header, "PAX global header")?),
-                b'L' => {
-                    extensions.long_name = Some(until_nul(self.extension(&header, "long name")?))
-                }
-                b'K' => {
-                    extensions.long_link = Some(until_nul(self.extension(&header, "long link")?))
-                }
+                b'L' => extensions.long_name = Some(until_nul(self.extension(&header, "long name")?)),
+                b'K' => extensions.long_link = Some(until_nul(self.extension(&header, "long link")?)),
                 _ => return self.member(&header, extensions).map(Some),
             }
         }
@@ -150,14 +138,8 @@ impl<R: Read> Archive<R> {
     /// Makes a member of its header and extensions, and sets up reading its body.
     fn member(&mut self, header: &Header, extensions: Extensions) -> Result<Member> {
         let pax = extensions.pax.unwrap_or_default();
-        let name = extensions
-            .long_name
-            .or_else(|| pax.path.clone())
-            .map_or_else(|| header.name(), Ok)?;
-        let link = extensions
-            .long_link
-            .or_else(|| pax.link_path.clone())
-            .unwrap_or_else(|| header.link());
+        let name = extensions.long_name.or_else(|| pax.path.clone()).map_or_else(|| header.name(), Ok)?;
+        let link = extensions.long_link.or_else(|| pax.link_path.clone()).unwrap_or_else(|| header.link());
         let described = |error: Error| error.context(format!("tar: {}", name.escape_ascii()));
         let kind = header.kind(&name).map_err(described)?;
         let stored = match pax.size {
@@ -171,21 +153,10 @@ impl<R: Read> Archive<R> {
             kind,
             link,
             mode: header.mode().map_err(described)? & 0o7777,
-            uid: id(pax
-                .uid
-                .map_or_else(|| header.uid(), Ok)
-                .map_err(described)?)
-            .map_err(described)?,
-            gid: id(pax
-                .gid
-                .map_or_else(|| header.gid(), Ok)
-                .map_err(described)?)
-            .map_err(described)?,
+            uid: id(pax.uid.map_or_else(|| header.uid(), Ok).map_err(described)?).map_err(described)?,
+            gid: id(pax.gid.map_or_else(|| header.gid(), Ok).map_err(described)?).map_err(described)?,
             size: stored,
-            mtime: pax
-                .mtime
-                .map_or_else(|| header.mtime(), Ok)
-                .map_err(described)?,
+            mtime: pax.mtime.map_or_else(|| header.mtime(), Ok).map_err(described)?,
             device: if matches!(kind, Kind::CharDevice | Kind::BlockDevice) {
                 header.device().map_err(described)?
             } else {
@@ -204,14 +175,11 @@ impl<R: Read> Archive<R> {
         if member.kind != Kind::File {
             return Ok(());
         }
-        let described =
-            |error: Error| error.context(format!("tar: {}", member.name.escape_ascii()));
+        let described = |error: Error| error.context(format!("tar: {}", member.name.escape_ascii()));
         let (size, segments) = if header.type_flag() == b'S' {
             let (size, mut segments, mut more) = header.sparse().map_err(described)?;
             while more {
-                let block = self
-                    .block()?
-                    .ok_or_else(|| Error::invalid("tar: cut off in a sparse map"))?;
+                let block = self.block()?.ok_or_else(|| Error::invalid("tar: cut off in a sparse map"))?;
                 more = header::extended_sparse(&block, &mut segments).map_err(described)?;
                 if segments.len() as u64 * 24 > MAX_EXTENSION {
                     return Err(described(Error::invalid("sparse map is too long")));
@@ -237,15 +205,12 @@ impl<R: Read> Archive<R> {
     fn extension(&mut self, header: &Header, what: &str) -> Result<Vec<u8>> {
         let size = header.size()?;
         if size > MAX_EXTENSION {
-            return Err(Error::invalid(format!(
-                "tar: {what} of {size} bytes: at most {MAX_EXTENSION}"
-            )));
+            return Err(Error::invalid(format!("tar: {what} of {size} bytes: at most {MAX_EXTENSION}")));
         }
         self.remaining = size;
         self.padding = size.wrapping_neg() % BLOCK as u64;
         let mut body = Vec::new();
-        self.read_to_end(&mut body)
-            .map_err(|error| Error::input(format!("tar: {what}"), &error))?;
+        self.read_to_end(&mut body).map_err(|error| Error::input(format!("tar: {what}"), &error))?;
         self.skip()?;
         Ok(body)
     }
@@ -289,9 +254,7 @@ impl<R: Read> Archive<R> {
 
     /// Reads past what is left of the current member.
     fn skip(&mut self) -> Result<()> {
-        let left = self
-            .remaining
-            .saturating_add(std::mem::take(&mut self.padding));
+        let left = self.remaining.saturating_add(std::mem::take(&mut self.padding));
         self.remaining = 0;
         let skipped = io::copy(&mut (&mut self.input).take(left), &mut io::sink())
             .map_err(|error| Error::input("tar: read", &error))?;
@@ -304,18 +267,13 @@ impl<R: Read> Archive<R> {
 
 impl<R: Read> Read for Archive<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let want = usize::try_from(self.remaining)
-            .unwrap_or(usize::MAX)
-            .min(buffer.len());
+        let want = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(buffer.len());
         if want == 0 {
             return Ok(0);
         }
         let length = self.input.read(&mut buffer[..want])?;
         if length == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "cut off in the middle of a member",
-            ));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "cut off in the middle of a member"));
         }
         self.remaining -= length as u64;
         Ok(length)
@@ -326,9 +284,7 @@ impl<R: Read> Read for Archive<R> {
 fn id(value: i64) -> Result<u32> {
     match u32::try_from(value) {
         Ok(id) if id != u32::MAX => Ok(id),
-        _ => Err(Error::invalid(format!(
-            "owner or group {value} is out of range"
-        ))),
+        _ => Err(Error::invalid(format!("owner or group {value} is out of range"))),
     }
 }
 
@@ -337,4 +293,9 @@ fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
         bytes.truncate(end);
     }
     bytes
+}
+
+/// Whether this block is a header, by its checksum.
+pub(crate) fn is_header(block: &[u8; BLOCK]) -> bool {
+    block.iter().any(|byte| *byte != 0) && Header::new(*block).is_ok()
 }

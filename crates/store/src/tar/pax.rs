@@ -38,8 +38,7 @@ impl Pax {
         let mut pax = Pax::default();
         // Some writers pad with zeros.
         while !data.iter().all(|byte| *byte == 0) {
-            let (key, value, rest) =
-                record(data).ok_or_else(|| Error::invalid("tar: malformed PAX record"))?;
+            let (key, value, rest) = record(data).ok_or_else(|| Error::invalid("tar: malformed PAX record"))?;
             pax.set(key, value)?;
             data = rest;
         }
@@ -47,13 +46,7 @@ impl Pax {
     }
 
     fn set(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
-        let bad = |why: &str| {
-            Error::invalid(format!(
-                "tar: PAX record {}={}: {why}",
-                key.escape_ascii(),
-                shown(value)
-            ))
-        };
+        let bad = |why: &str| Error::invalid(format!("tar: PAX record {}={}: {why}", key.escape_ascii(), shown(value)));
         let present = !value.is_empty();
         let name = || match value.contains(&0) {
             true => Err(bad("a name with a NUL in it")),
@@ -67,11 +60,7 @@ impl Pax {
             b"size" => self.size = present.then(count).transpose()?,
             b"uid" => self.uid = present.then(id).transpose()?,
             b"gid" => self.gid = present.then(id).transpose()?,
-            b"mtime" => {
-                self.mtime = present
-                    .then(|| time(value).ok_or_else(|| bad("not a time")))
-                    .transpose()?
-            }
+            b"mtime" => self.mtime = present.then(|| time(value).ok_or_else(|| bad("not a time"))).transpose()?,
             b"GNU.sparse.major" => self.sparse_major = Some(count()?),
             b"GNU.sparse.minor" => self.sparse_minor = Some(count()?),
             b"GNU.sparse.name" => self.sparse_name = name()?,
@@ -118,21 +107,14 @@ impl Pax {
         let bad = || Error::invalid("malformed sparse map");
         let numbers = match &self.sparse_map {
             Some(map) if map.is_empty() => Vec::new(),
-            Some(map) => map
-                .split(|byte| *byte == b',')
-                .map(unsigned)
-                .collect::<Option<Vec<u64>>>()
-                .ok_or_else(bad)?,
+            Some(map) => map.split(|byte| *byte == b',').map(unsigned).collect::<Option<Vec<u64>>>().ok_or_else(bad)?,
             None if self.sparse_pairs.is_empty() && self.sparse_size.is_none() => return Ok(None),
             None => self.sparse_pairs.clone(),
         };
         if numbers.len() % 2 != 0 {
             return Err(bad());
         }
-        let segments = numbers.chunks_exact(2).map(|pair| Segment {
-            offset: pair[0],
-            length: pair[1],
-        });
+        let segments = numbers.chunks_exact(2).map(|pair| Segment { offset: pair[0], length: pair[1] });
         Ok(Some(segments.collect()))
     }
 
@@ -161,11 +143,7 @@ fn unsigned(text: &[u8]) -> Option<u64> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    std::str::from_utf8(text)
-        .ok()?
-        .parse::<u64>()
-        .ok()
-        .filter(|value| i64::try_from(*value).is_ok())
+    std::str::from_utf8(text).ok()?.parse::<u64>().ok().filter(|value| i64::try_from(*value).is_ok())
 }
 
 fn signed(text: &[u8]) -> Option<i64> {
@@ -190,18 +168,9 @@ fn time(text: &[u8]) -> Option<Time> {
     let digit = |index: usize| u32::from(fraction.get(index).map_or(0, |byte| byte - b'0'));
     let nanoseconds = (0..9).fold(0, |value, index| value * 10 + digit(index));
     Some(match (negative, nanoseconds) {
-        (false, _) => Time {
-            seconds,
-            nanoseconds,
-        },
-        (true, 0) => Time {
-            seconds: -seconds,
-            nanoseconds: 0,
-        },
-        (true, _) => Time {
-            seconds: -seconds - 1,
-            nanoseconds: 1_000_000_000 - nanoseconds,
-        },
+        (false, _) => Time { seconds, nanoseconds },
+        (true, 0) => Time { seconds: -seconds, nanoseconds: 0 },
+        (true, _) => Time { seconds: -seconds - 1, nanoseconds: 1_000_000_000 - nanoseconds },
     })
 }
 
@@ -218,10 +187,7 @@ mod tests {
     #[test]
     fn records_are_cut_by_length_not_by_line() {
         let (key, value, rest) = record(b"11 key=a\nb\nrest").unwrap();
-        assert_eq!(
-            (key, value, rest),
-            (&b"key"[..], &b"a\nb"[..], &b"rest"[..])
-        );
+        assert_eq!((key, value, rest), (&b"key"[..], &b"a\nb"[..], &b"rest"[..]));
         for bad in [
             &b""[..],
             b"1",
@@ -240,25 +206,14 @@ mod tests {
             b"- k=v\n",
         ] {
             let whole = record(bad).filter(|(_, _, rest)| rest.is_empty());
-            assert!(
-                whole.is_none() || bad == b"6 k=1\n",
-                "{:?}",
-                bad.escape_ascii().to_string()
-            );
+            assert!(whole.is_none() || bad == b"6 k=1\n", "{:?}", bad.escape_ascii().to_string());
         }
     }
 
     #[test]
     fn times_have_nanoseconds_before_and_after_1970() {
         let is = |text: &str, seconds, nanoseconds| {
-            assert_eq!(
-                time(text.as_bytes()),
-                Some(Time {
-                    seconds,
-                    nanoseconds
-                }),
-                "{text}"
-            );
+            assert_eq!(time(text.as_bytes()), Some(Time { seconds, nanoseconds }), "{text}");
         };
         is("1350244992.023960108", 1_350_244_992, 23_960_108);
         is("1.9999999999", 1, 999_999_999);
@@ -267,17 +222,7 @@ mod tests {
         is("-1", -1, 0);
         is("-1.5", -2, 500_000_000);
         is("-0.000000001", -1, 999_999_999);
-        for bad in [
-            "",
-            "-",
-            ".5",
-            "1.5x",
-            "NaN",
-            "1e5",
-            "+1",
-            "9223372036854775808",
-            "1.-5",
-        ] {
+        for bad in ["", "-", ".5", "1.5x", "NaN", "1e5", "+1", "9223372036854775808", "1.-5"] {
             assert_eq!(time(bad.as_bytes()), None, "{bad}");
         }
     }

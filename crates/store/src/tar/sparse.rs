@@ -26,17 +26,13 @@ pub(super) fn check(segments: &[Segment], size: u64, stored: u64) -> Result<()> 
         match next {
             Some(next) if segment.offset >= end && next <= size => end = next,
             _ => {
-                return Err(Error::invalid(
-                    "sparse map is out of order, overlaps, or leaves the file",
-                ));
+                return Err(Error::invalid("sparse map is out of order, overlaps, or leaves the file"));
             }
         }
         total += segment.length;
     }
     if total != stored {
-        return Err(Error::invalid(format!(
-            "sparse map is about {total} bytes, {stored} are stored"
-        )));
+        return Err(Error::invalid(format!("sparse map is about {total} bytes, {stored} are stored")));
     }
     Ok(())
 }
@@ -44,22 +40,14 @@ pub(super) fn check(segments: &[Segment], size: u64, stored: u64) -> Result<()> 
 /// Reads the map at the start of the body (PAX sparse 1.0): a count, then offset and length of each segment, one decimal
 /// number a line, padded to a whole block.
 pub(super) fn read_map(body: &mut impl Read, limit: u64) -> Result<Vec<Segment>> {
-    let mut lines = Lines {
-        body,
-        block: [0; BLOCK],
-        at: BLOCK,
-        left: limit,
-    };
+    let mut lines = Lines { body, block: [0; BLOCK], at: BLOCK, left: limit };
     let count = lines.number()?;
     if count > limit / 4 {
         return Err(Error::invalid("sparse map is too long"));
     }
     let mut segments = Vec::new();
     for _ in 0..count {
-        segments.push(Segment {
-            offset: lines.number()?,
-            length: lines.number()?,
-        });
+        segments.push(Segment { offset: lines.number()?, length: lines.number()? });
     }
     Ok(segments)
 }
@@ -77,13 +65,9 @@ impl<R: Read> Lines<'_, R> {
         let (mut value, mut digits) = (0u64, 0);
         loop {
             if self.at == BLOCK {
-                self.left = self
-                    .left
-                    .checked_sub(BLOCK as u64)
-                    .ok_or_else(|| Error::invalid("sparse map is too long"))?;
-                self.body
-                    .read_exact(&mut self.block)
-                    .map_err(|error| Error::input("sparse map", &error))?;
+                self.left =
+                    self.left.checked_sub(BLOCK as u64).ok_or_else(|| Error::invalid("sparse map is too long"))?;
+                self.body.read_exact(&mut self.block).map_err(|error| Error::input("sparse map", &error))?;
                 self.at = 0;
             }
             let byte = self.block[self.at];

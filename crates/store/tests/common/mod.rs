@@ -30,15 +30,7 @@ pub struct Entry<'a> {
 
 impl Default for Entry<'_> {
     fn default() -> Self {
-        Entry {
-            name: b"",
-            link: b"",
-            kind: b'0',
-            mode: 0o644,
-            body: b"",
-            device: (0, 0),
-            owner: (0, 0),
-        }
+        Entry { name: b"", link: b"", kind: b'0', mode: 0o644, body: b"", device: (0, 0), owner: (0, 0) }
     }
 }
 
@@ -48,20 +40,11 @@ impl Tar {
     }
 
     pub fn file(self, name: &str, body: &[u8]) -> Tar {
-        self.entry(&Entry {
-            name: name.as_bytes(),
-            body,
-            ..Entry::default()
-        })
+        self.entry(&Entry { name: name.as_bytes(), body, ..Entry::default() })
     }
 
     pub fn dir(self, name: &str, mode: u32) -> Tar {
-        self.entry(&Entry {
-            name: name.as_bytes(),
-            kind: b'5',
-            mode,
-            ..Entry::default()
-        })
+        self.entry(&Entry { name: name.as_bytes(), kind: b'5', mode, ..Entry::default() })
     }
 
     pub fn symlink(self, name: &str, target: &str) -> Tar {
@@ -75,22 +58,11 @@ impl Tar {
     }
 
     pub fn link(self, name: &str, target: &str) -> Tar {
-        self.entry(&Entry {
-            name: name.as_bytes(),
-            link: target.as_bytes(),
-            kind: b'1',
-            ..Entry::default()
-        })
+        self.entry(&Entry { name: name.as_bytes(), link: target.as_bytes(), kind: b'1', ..Entry::default() })
     }
 
     pub fn device(self, name: &str, kind: u8, device: (u32, u32)) -> Tar {
-        self.entry(&Entry {
-            name: name.as_bytes(),
-            kind,
-            device,
-            mode: 0o600,
-            ..Entry::default()
-        })
+        self.entry(&Entry { name: name.as_bytes(), kind, device, mode: 0o600, ..Entry::default() })
     }
 
     /// A PAX header for the next member.
@@ -110,12 +82,7 @@ impl Tar {
 
     /// An extension header with this body.
     pub fn raw(self, kind: u8, body: &[u8]) -> Tar {
-        self.entry(&Entry {
-            name: b"extension",
-            kind,
-            body,
-            ..Entry::default()
-        })
+        self.entry(&Entry { name: b"extension", kind, body, ..Entry::default() })
     }
 
     /// Any member. A name that is too long for the header gets a GNU long name before it.
@@ -126,8 +93,7 @@ impl Tar {
         if entry.link.len() > 100 {
             self = self.raw(b'K', &[entry.link, b"\0"].concat());
         }
-        self.bytes
-            .extend_from_slice(&header(entry, entry.body.len() as u64));
+        self.bytes.extend_from_slice(&header(entry, entry.body.len() as u64));
         self.body(entry.body)
     }
 
@@ -202,17 +168,12 @@ pub fn unpack(store: &Store, tar: &[u8]) -> Result<LayerIngest> {
 }
 
 pub fn layer(store: &Store, tar: &[u8], parent: Option<&Digest>) -> LayerInfo {
-    store
-        .commit_layer(unpack(store, tar).unwrap(), parent)
-        .unwrap()
+    store.commit_layer(unpack(store, tar).unwrap(), parent).unwrap()
 }
 
 /// The configuration of an image of these layers.
 pub fn config(tars: &[&[u8]]) -> Vec<u8> {
-    let diff_ids: Vec<String> = tars
-        .iter()
-        .map(|tar| format!("\"{}\"", brig_store::digest::sha256_of(tar)))
-        .collect();
+    let diff_ids: Vec<String> = tars.iter().map(|tar| format!("\"{}\"", brig_store::digest::sha256_of(tar))).collect();
     format!(
         r#"{{"architecture":"amd64","os":"linux","created":"2026-01-01T00:00:00Z","config":{{}},"rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#,
         diff_ids.join(",")
@@ -240,9 +201,7 @@ pub fn count(store: &Store, name: &str) -> usize {
 
 pub fn xattr(path: &Path, name: &str) -> Option<Vec<u8>> {
     let mut value = [0u8; 4096];
-    rustix::fs::lgetxattr(path, name, &mut value[..])
-        .ok()
-        .map(|length| value[..length].to_vec())
+    rustix::fs::lgetxattr(path, name, &mut value[..]).ok().map(|length| value[..length].to_vec())
 }
 
 /// Everything beneath a directory, by path, as text that says all that matters about it.
@@ -253,11 +212,7 @@ pub fn listing(root: &Path) -> BTreeMap<String, String> {
         let metadata = path.symlink_metadata().unwrap();
         let kind = metadata.file_type();
         let what = if kind.is_dir() {
-            todo.extend(
-                std::fs::read_dir(&path)
-                    .unwrap()
-                    .map(|entry| entry.unwrap().path()),
-            );
+            todo.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
             "dir".to_owned()
         } else if kind.is_symlink() {
             format!("link {:?}", std::fs::read_link(&path).unwrap())
@@ -273,11 +228,7 @@ pub fn listing(root: &Path) -> BTreeMap<String, String> {
             format!("node {:x}", metadata.rdev())
         };
         if path != root {
-            let name = path
-                .strip_prefix(root)
-                .unwrap()
-                .to_string_lossy()
-                .into_owned();
+            let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
             let text = format!(
                 "{what} {:o} {}:{} {}.{:09}",
                 metadata.mode() & 0o7777,

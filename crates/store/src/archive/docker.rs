@@ -1,0 +1,59 @@
+//! The format of `docker save`: `manifest.json` lists each image's config, names and layers by path.
+//! Must not use paths but to look members up.
+
+use brig_oci::{Digest, MAX_LAYERS, Reference};
+use serde::Deserialize;
+
+use super::parts::Parts;
+use super::{ListedLayer, Planned, diff_ids, mismatch};
+use crate::digest;
+use crate::error::{Error, Result};
+
+/// The most images of one archive.
+const MAX_IMAGES: usize = 1_000;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Entry {
+    config: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    #[serde(default)]
+    layers: Option<Vec<String>>,
+}
+
+/// The images that `manifest.json` lists.
+pub(super) fn images(parts: &Parts) -> Result<Vec<Planned>> {
+    let entries: Vec<Entry> = serde_json::from_slice(parts.document("manifest.json")?)
+        .map_err(|error| Error::invalid(format!("manifest.json: {error}")))?;
+    if entries.len() > MAX_IMAGES {
+        return Err(Error::invalid(format!("archive of {} images: at most {MAX_IMAGES}", entries.len())));
+    }
+    entries.into_iter().map(|entry| image(parts, entry)).collect()
+}
+
+fn image(parts: &Parts, entry: Entry) -> Result<Planned> {
+    let layers = entry.layers.unwrap_or_default();
+    if layers.len() > MAX_LAYERS {
+        return Err(Error::invalid(format!("image of {} layers: at most {MAX_LAYERS}", layers.len())));
+    }
+    let mut names = Vec::new();
+    for name in entry.repo_tags.unwrap_or_default() {
+        let parsed = Reference::parse(&name);
+        names.push(parsed.map_err(|error| Error::invalid(format!("manifest.json: name {name:?}: {error}")))?);
+    }
+    let config = parts.document(&entry.config)?.to_vec();
+    check_name(&entry.config, &digest::sha256_of(&config))?;
+    let layers = layers.into_iter().map(|path| ListedLayer { path, blob: None }).collect();
+    Ok(Planned { diff_ids: diff_ids(&config)?, config, layers, manifest: None, target: None, names })
+}
+
+/// A config whose name is a digest must have that digest.
+fn check_name(path: &str, digest: &Digest) -> Result<()> {
+    let base = path.rsplit('/').next().unwrap_or(path);
+    let hex = base.strip_suffix(".json").unwrap_or(base);
+    if brig_oci::is_identifier(hex) && hex != digest.hex() {
+        return Err(mismatch(format!("config {path} in the archive is {digest}, not what its name says")));
+    }
+    Ok(())
+}

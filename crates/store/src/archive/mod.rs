@@ -1,0 +1,159 @@
+//! Images as files: `docker save` archives, OCI image layouts in a tar, and the tar of a root file system.
+//! Owns reading the outer archive in one pass, layers being unpacked as they come by. Must not believe a name:
+//! what a member is called only says where it is listed, its digest says what it is.
+
+mod docker;
+mod layout;
+mod parts;
+
+use std::io::Read;
+
+use brig_oci::{Digest, History, ImageConfig, Reference, RootFs};
+
+use crate::catalog::ImageRecord;
+use crate::decompress::decompress;
+use crate::digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::Store;
+use parts::Parts;
+
+/// How loading gets on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LoadEvent {
+    /// A layer is being unpacked.
+    Layer {
+        /// 12 hex digits by which the archive knows it.
+        id: String,
+        /// Bytes read so far.
+        current: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+}
+
+/// One image that was loaded, once for each of its names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// The canonical name it was given, if the archive has one.
+    pub name: Option<String>,
+    /// Its id.
+    pub id: Digest,
+}
+
+/// Loads and names all images of an archive in the format of `docker save` or of an OCI layout, plain or packed with
+/// gzip or zstd as a whole. Of images for several platforms the one for this machine is loaded. Every digest is verified.
+/// Everything is checked before the first image is stored.
+pub fn load(store: &Store, reader: impl Read, on_event: &mut dyn FnMut(LoadEvent)) -> Result<Vec<Loaded>> {
+    let mut parts = Parts::read(store, decompress(reader)?, on_event)?;
+    let images = if parts.has("manifest.json") {
+        docker::images(&parts)?
+    } else if parts.has("index.json") {
+        layout::images(store, &parts)?
+    } else {
+        let hint = match parts.has("repositories") {
+            true => ": it was made by a Docker older than 1.10, save it again with a current one",
+            false => "",
+        };
+        return Err(Error::invalid(format!(
+            "not an image archive: it has neither manifest.json (docker save) nor index.json (OCI layout){hint}"
+        )));
+    };
+    for image in &images {
+        image.check(&mut parts)?;
+    }
+    let mut loaded = Vec::new();
+    for image in images {
+        loaded.extend(image.store(store, &mut parts)?);
+    }
+    Ok(loaded)
+}
+
+/// Makes an image of one layer from the tar of a root file system, plain or packed with gzip or zstd.
+/// `config` describes it except for the layer; `name` is a canonical one.
+pub fn import(store: &Store, reader: impl Read, mut config: ImageConfig, name: Option<&str>) -> Result<Digest> {
+    let mut ingest = store.begin_layer()?;
+    let unpacked = ingest.unpack(decompress(reader)?)?;
+    store.commit_layer(ingest, None)?;
+    config.rootfs = RootFs { diff_ids: vec![unpacked.diff_id], ..RootFs::default() };
+    config.history =
+        vec![History { created: config.created.clone(), comment: config.comment.clone(), ..History::default() }];
+    let bytes = serde_json::to_vec(&config).map_err(|error| Error::invalid(format!("image config: {error}")))?;
+    let id = store.put_blob(&bytes)?;
+    store.put_image(ImageRecord::new(id.clone(), None))?;
+    if let Some(name) = name {
+        store.tag(name, &id, None)?;
+    }
+    Ok(id)
+}
+
+/// One layer that an image lists: where it is in the archive and, if the image says so, its digest as it is there.
+struct ListedLayer {
+    path: String,
+    blob: Option<Digest>,
+}
+
+/// One image that was found whole and is about to be stored.
+struct Planned {
+    /// The configuration's bytes, verified as far as the archive promises anything about them.
+    config: Vec<u8>,
+    diff_ids: Vec<Digest>,
+    /// From below, as many as diff ids.
+    layers: Vec<ListedLayer>,
+    /// The image's own manifest.
+    manifest: Option<Digest>,
+    /// What its names mean in the archive: the manifest, or the index that led to it.
+    target: Option<Digest>,
+    names: Vec<Reference>,
+}
+
+impl Planned {
+    /// Checks that the configuration and the layers fit together and are all there.
+    fn check(&self, parts: &mut Parts) -> Result<()> {
+        if self.diff_ids.len() != self.layers.len() {
+            let (promised, listed) = (self.diff_ids.len(), self.layers.len());
+            return Err(Error::invalid(format!("the image config has {promised} layers, the manifest {listed}")));
+        }
+        let mut parent = None;
+        for (diff_id, listed) in self.diff_ids.iter().zip(&self.layers) {
+            let chain_id = digest::chain_id(parent.as_ref(), diff_id);
+            parts.plan_layer(listed, diff_id, &chain_id)?;
+            parent = Some(chain_id);
+        }
+        Ok(())
+    }
+
+    /// Commits the layers, makes the image, gives it its names. One without any is reported once, nameless.
+    fn store(self, store: &Store, parts: &mut Parts) -> Result<Vec<Loaded>> {
+        let mut parent: Option<Digest> = None;
+        for (diff_id, listed) in self.diff_ids.iter().zip(&self.layers) {
+            let chain_id = digest::chain_id(parent.as_ref(), diff_id);
+            if store.layer(&chain_id).is_none() {
+                store.commit_layer(parts.take_layer(&listed.path)?, parent.as_ref())?;
+            }
+            parent = Some(chain_id);
+        }
+        let _pin = store.pin(parent.as_slice());
+        let id = store.put_blob(&self.config)?;
+        store.put_image(ImageRecord::new(id.clone(), self.manifest))?;
+        if self.names.is_empty() {
+            return Ok(vec![Loaded { name: None, id }]);
+        }
+        let mut loaded = Vec::new();
+        for name in self.names {
+            let name = name.canonical();
+            store.tag(&name, &id, self.target.as_ref())?;
+            loaded.push(Loaded { name: Some(name), id: id.clone() });
+        }
+        Ok(loaded)
+    }
+}
+
+/// The diff ids that a configuration promises.
+fn diff_ids(config: &[u8]) -> Result<Vec<Digest>> {
+    let config = ImageConfig::parse(config).map_err(|error| Error::invalid(error.to_string()))?;
+    Ok(config.rootfs.diff_ids)
+}
+
+fn mismatch(text: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Mismatch, text)
+}
