@@ -180,6 +180,7 @@ async fn launch(
         process,
         attach,
         terminal: asked.tty,
+        privileged: asked.privileged,
         console_size: size.filter(|[h, w]| *h > 0 && *w > 0).map(|[h, w]| [narrow(h), narrow(w)]),
     }));
     let answered = shim_link::stream_with::<ExecStarted>(&handle.paths.run, &request).await;

@@ -183,7 +183,9 @@ fn watch_directory(log: &std::path::Path) -> std::io::Result<AsyncFd<std::os::fd
     let directory = log.parent().unwrap_or(std::path::Path::new("/"));
     let wanted = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
     inotify::add_watch(&watcher, directory, wanted)?;
-    AsyncFd::register(watcher).map_err(std::io::Error::from)
+    // Deprecated for descriptors that someone else may close; this one is owned by what is made here.
+    #[expect(deprecated, reason = "the replacement is unsafe, and an owned descriptor outlives its registration")]
+    AsyncFd::new(watcher)
 }
 
 /// Waits for any change beside the log and eats what is queued of them.
