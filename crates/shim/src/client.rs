@@ -34,12 +34,7 @@ const MAX_FILE: u64 = 16 << 20;
 
 /// `argv` of a shim for the container in `dir`, the program's name first.
 pub fn argv(dir: &Path) -> [OsString; 4] {
-    [
-        "brig-rt".into(),
-        "shim".into(),
-        "--dir".into(),
-        dir.as_os_str().to_owned(),
-    ]
+    ["brig-rt".into(), "shim".into(), "--dir".into(), dir.as_os_str().to_owned()]
 }
 
 /// A sealed copy of the program at `path`, to be run as `/proc/self/fd/N`: what no container can change.
@@ -57,10 +52,7 @@ pub fn connect(dir: &Path) -> io::Result<UnixStream> {
 }
 
 /// Calls `then` with a path of the socket in `dir` that is short enough for a socket address.
-pub(crate) fn with_socket_path<T>(
-    dir: &Path,
-    then: impl FnOnce(&Path) -> io::Result<T>,
-) -> io::Result<T> {
+pub(crate) fn with_socket_path<T>(dir: &Path, then: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     // sun_path holds 108 bytes with the terminating zero.
     const LONGEST: usize = 107;
     let path = dir.join(SOCKET);
@@ -68,18 +60,12 @@ pub(crate) fn with_socket_path<T>(
         return then(&path);
     }
     let handle = open_directory(dir)?;
-    then(&PathBuf::from(format!(
-        "/proc/self/fd/{}/{SOCKET}",
-        handle.as_raw_fd()
-    )))
+    then(&PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", handle.as_raw_fd())))
 }
 
 fn open_directory(dir: &Path) -> io::Result<File> {
     let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::PATH;
-    File::options()
-        .read(true)
-        .custom_flags(flags.bits() as i32)
-        .open(dir)
+    File::options().read(true).custom_flags(flags.bits() as i32).open(dir)
 }
 
 /// Reads an `exit.json`; `None` when there is none yet.
@@ -91,12 +77,8 @@ pub fn read_exit(path: &Path) -> io::Result<Option<Exit>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let exit = serde_json::from_slice(&content).map_err(|error| {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("{}: {error}", path.display()),
-        )
-    })?;
+    let exit = serde_json::from_slice(&content)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display())))?;
     Ok(Some(exit))
 }
 
@@ -112,9 +94,7 @@ pub fn read_failure(dir: &Path) -> Option<String> {
 /// Reads a whole file of at most [`MAX_FILE`] bytes.
 pub(crate) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
-    File::open(path)?
-        .take(MAX_FILE + 1)
-        .read_to_end(&mut content)?;
+    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut content)?;
     if content.len() as u64 > MAX_FILE {
         let text = format!("{}: larger than {MAX_FILE} bytes", path.display());
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
@@ -142,20 +122,10 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("exit.json");
         assert_eq!(read_exit(&path).unwrap(), None);
-        std::fs::write(
-            &path,
-            r#"{"exit_code":143,"signal":15,"started_at":"a","finished_at":"b"}"#,
-        )
-        .unwrap();
+        std::fs::write(&path, r#"{"exit_code":143,"signal":15,"started_at":"a","finished_at":"b"}"#).unwrap();
         let exit = read_exit(&path).unwrap().unwrap();
-        assert_eq!(
-            (exit.exit_code, exit.signal, exit.oom_killed),
-            (143, Some(15), false)
-        );
+        assert_eq!((exit.exit_code, exit.signal, exit.oom_killed), (143, Some(15), false));
         std::fs::write(&path, "").unwrap();
-        assert_eq!(
-            read_exit(&path).unwrap_err().kind(),
-            io::ErrorKind::InvalidData
-        );
+        assert_eq!(read_exit(&path).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

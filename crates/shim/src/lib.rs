@@ -4,5 +4,20 @@
 //! async, know images, networks or Docker's JSON.
 
 pub mod client;
+mod clients;
+pub mod command;
+mod connection;
+mod diagnose;
+mod ending;
+mod exit_file;
+mod launch;
+mod log;
+mod log_line;
 pub mod protocol;
-mod stats;
+mod queue;
+mod requests;
+mod server;
+mod setup;
+mod socket;
+mod streams;
+mod timestamp;

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use brig_oci::runtime::{Process, Resources};
+pub use brig_runtime::cgroup::{BlockIoEntry, BlockIoStats, CpuStats, MemoryStats, PidsStats, Stats};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -159,6 +160,8 @@ pub struct Exec {
     /// The terminal's first size: rows, columns.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub console_size: Option<[u16; 2]>,
+    /// Let the process have capabilities that the container has not (`exec --privileged`).
+    pub privileged: bool,
 }
 
 /// The answer to one request.
@@ -193,10 +196,7 @@ pub struct Failure {
 impl Failure {
     /// A failure of `kind` with a text for people.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Failure {
-        Failure {
-            kind,
-            message: message.into(),
-        }
+        Failure { kind, message: message.into() }
     }
 }
 
@@ -492,22 +492,13 @@ pub fn decode_answer<T: DeserializeOwned>(line: &[u8]) -> Result<Answer<T>, Deco
 /// Reads a line that may be an event or an answer.
 pub fn decode_message(line: &[u8]) -> Result<Message, DecodeError> {
     let value: serde_json::Value = decode("message", line)?;
-    let failed = |source| DecodeError {
-        what: "message",
-        source,
-    };
+    let failed = |source| DecodeError { what: "message", source };
     if value.get("event").is_some() {
-        serde_json::from_value(value)
-            .map(Message::Event)
-            .map_err(failed)
+        serde_json::from_value(value).map(Message::Event).map_err(failed)
     } else {
-        serde_json::from_value(value)
-            .map(Message::Answer)
-            .map_err(failed)
+        serde_json::from_value(value).map(Message::Answer).map_err(failed)
     }
 }
-
-pub use crate::stats::{CpuStats, IoStats, MemoryStats, PidStats, Stats};
 
 #[cfg(test)]
 #[path = "protocol_tests.rs"]
