@@ -9,6 +9,7 @@ pub mod clone;
 mod error;
 pub mod fdpass;
 pub mod idmap;
+pub mod inherited;
 pub mod memfd;
 pub mod mount;
 pub mod namespace;
