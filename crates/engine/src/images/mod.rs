@@ -1,7 +1,7 @@
 //! Images: names, ids and what they resolve to. Owns Docker's rules about naming, listing and removing them; blobs and
 //! layers are the store's, the wire is the registry's.
 
-//mod archive;
+mod archive;
 mod changes;
 mod remove;
 mod show;
@@ -18,7 +18,7 @@ use brig_store::{ImageRecord, Store, TagRecord};
 use crate::container::{Index, Record};
 use crate::error::{Error, Result, from_store};
 use crate::events::Events;
-//pub use archive::Import;
+pub use archive::Import;
 pub use transfer::Progress;
 
 /// The images of this host.
