@@ -43,9 +43,7 @@ impl Body {
 
     /// A body that comes from a channel; ends when the senders are gone.
     pub fn channel(mut receiver: mpsc::Receiver<Bytes>) -> Self {
-        Self::stream(futures_util::stream::poll_fn(move |context| {
-            receiver.poll_recv(context)
-        }))
+        Self::stream(futures_util::stream::poll_fn(move |context| receiver.poll_recv(context)))
     }
 }
 
@@ -53,16 +51,12 @@ impl HttpBody for Body {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream(stream) => stream
-                .as_mut()
-                .poll_next(context)
-                .map(|item| item.map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream(stream) => {
+                stream.as_mut().poll_next(context).map(|item| item.map(|bytes| Ok(Frame::data(bytes))))
+            }
         }
     }
 
@@ -72,9 +66,7 @@ impl HttpBody for Body {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(bytes) => {
-                SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
-            }
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Self::Stream(_) => SizeHint::default(),
         }
     }
@@ -84,17 +76,13 @@ impl HttpBody for Body {
 ///
 /// # Errors
 /// 400 for a wrong content type or JSON that does not fit, 413 beyond [`MAX_JSON`].
-pub async fn json<T: DeserializeOwned + Default>(
-    headers: &HeaderMap,
-    body: Incoming,
-) -> Result<T, Fault> {
+pub async fn json<T: DeserializeOwned + Default>(headers: &HeaderMap, body: Incoming) -> Result<T, Fault> {
     check_content_type(headers, &body)?;
     let bytes = bytes(headers, body).await?;
     if bytes.is_empty() {
         return Ok(T::default());
     }
-    brig_api::go::from_slice(&bytes)
-        .map_err(|error| Fault::bad_request(format!("invalid JSON: {error}")))
+    brig_api::go::from_slice(&bytes).map_err(|error| Fault::bad_request(format!("invalid JSON: {error}")))
 }
 
 async fn bytes(headers: &HeaderMap, body: Incoming) -> Result<Bytes, Fault> {
@@ -104,27 +92,19 @@ async fn bytes(headers: &HeaderMap, body: Incoming) -> Result<Bytes, Fault> {
             format!("request body is larger than the {MAX_JSON} bytes that are accepted"),
         )
     };
-    let announced = headers
-        .get(CONTENT_LENGTH)
-        .and_then(|v| v.to_str().ok())
-        .and_then(|v| v.parse::<u64>().ok());
+    let announced = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
     if announced.is_some_and(|length| length > MAX_JSON as u64) {
         return Err(too_large());
     }
     match Limited::new(body, MAX_JSON).collect().await {
         Ok(whole) => Ok(whole.to_bytes()),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
-        Err(error) => Err(Fault::bad_request(format!(
-            "reading the request body: {error}"
-        ))),
+        Err(error) => Err(Fault::bad_request(format!("reading the request body: {error}"))),
     }
 }
 
 fn check_content_type(headers: &HeaderMap, body: &Incoming) -> Result<(), Fault> {
-    let given = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
+    let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if given.is_empty() && body.is_end_stream() {
         return Ok(());
     }
@@ -133,13 +113,9 @@ fn check_content_type(headers: &HeaderMap, body: &Incoming) -> Result<(), Fault>
         return Ok(());
     }
     if media.is_empty() {
-        return Err(Fault::bad_request(
-            "malformed Content-Type header (): mime: no media type",
-        ));
+        return Err(Fault::bad_request("malformed Content-Type header (): mime: no media type"));
     }
-    Err(Fault::bad_request(format!(
-        "unsupported Content-Type header ({given}): must be 'application/json'"
-    )))
+    Err(Fault::bad_request(format!("unsupported Content-Type header ({given}): must be 'application/json'")))
 }
 
 /// A request's body for a blocking reader on another thread. Pieces are handed over through a bounded channel, so a slow
@@ -166,10 +142,7 @@ impl BodyReader {
                 }
             }
         });
-        Self {
-            pieces,
-            current: Bytes::new(),
-        }
+        Self { pieces, current: Bytes::new() }
     }
 }
 

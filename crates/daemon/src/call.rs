@@ -50,23 +50,13 @@ impl Call {
     /// # Errors
     /// See [`body::json`].
     pub async fn json<T: DeserializeOwned + Default>(self) -> Result<(T, Caller), Fault> {
-        let caller = Caller {
-            engine: self.engine,
-            version: self.version,
-            params: self.params,
-            query: self.query,
-        };
+        let caller = Caller { engine: self.engine, version: self.version, params: self.params, query: self.query };
         Ok((body::json(&self.head.headers, self.body).await?, caller))
     }
 
     /// The body for a blocking reader.
     pub fn reader(self) -> (BodyReader, Caller) {
-        let caller = Caller {
-            engine: self.engine,
-            version: self.version,
-            params: self.params,
-            query: self.query,
-        };
+        let caller = Caller { engine: self.engine, version: self.version, params: self.params, query: self.query };
         (BodyReader::new(self.body), caller)
     }
 
@@ -75,11 +65,7 @@ impl Call {
     /// # Errors
     /// 400 when the header is not base64 of JSON.
     pub fn registry_auth(&self) -> Result<Option<brig_api::system::AuthConfig>, Fault> {
-        let header = self
-            .head
-            .headers
-            .get("x-registry-auth")
-            .and_then(|value| value.to_str().ok());
+        let header = self.head.headers.get("x-registry-auth").and_then(|value| value.to_str().ok());
         brig_api::auth::decode(header.unwrap_or_default()).map_err(Fault::bad_request)
     }
 }
@@ -107,12 +93,7 @@ impl Query {
             let (name, value) = piece.split_once('=').unwrap_or((piece, ""));
             (percent_decode(name, true), percent_decode(value, true))
         };
-        Self(
-            text.split('&')
-                .filter(|piece| !piece.is_empty())
-                .map(pair)
-                .collect(),
-        )
+        Self(text.split('&').filter(|piece| !piece.is_empty()).map(pair).collect())
     }
 
     /// The first value of a parameter; empty if it is absent.
@@ -122,36 +103,22 @@ impl Query {
 
     /// The first value of a parameter.
     pub fn given(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// All values of a parameter.
     pub fn all(&self, name: &str) -> Vec<String> {
-        self.0
-            .iter()
-            .filter(|(key, _)| key == name)
-            .map(|(_, value)| value.clone())
-            .collect()
+        self.0.iter().filter(|(key, _)| key == name).map(|(_, value)| value.clone()).collect()
     }
 
     /// A flag as Docker reads it: everything is true except nothing, `0`, `no`, `false` and `none`.
     pub fn flag(&self, name: &str) -> bool {
-        !matches!(
-            self.get(name).trim().to_lowercase().as_str(),
-            "" | "0" | "no" | "false" | "none"
-        )
+        !matches!(self.get(name).trim().to_lowercase().as_str(), "" | "0" | "no" | "false" | "none")
     }
 
     /// A flag with a default for when it is absent.
     pub fn flag_or(&self, name: &str, default: bool) -> bool {
-        if self.given(name).is_none() {
-            default
-        } else {
-            self.flag(name)
-        }
+        if self.given(name).is_none() { default } else { self.flag(name) }
     }
 
     /// A whole number; absent or empty is `None`.
@@ -188,20 +155,16 @@ pub async fn blocking<T: Send + 'static>(
 ) -> Result<T, Fault> {
     match tokio::task::spawn_blocking(work).await {
         Ok(outcome) => Ok(outcome?),
-        Err(error) => Err(Fault::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!("the operation was cut short: {error}"),
-        )),
+        Err(error) => {
+            Err(Fault::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the operation was cut short: {error}")))
+        }
     }
 }
 
 /// An answer with a JSON body.
 pub fn json<T: Serialize>(status: StatusCode, value: &T) -> Outcome {
     let mut bytes = serde_json::to_vec(value).map_err(|error| {
-        Fault::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!("encoding the answer as JSON: {error}"),
-        )
+        Fault::new(StatusCode::INTERNAL_SERVER_ERROR, format!("encoding the answer as JSON: {error}"))
     })?;
     bytes.push(b'\n');
     Ok(typed(status, "application/json", Body::whole(bytes)))
@@ -228,9 +191,7 @@ pub fn no_content() -> Outcome {
 pub fn typed(status: StatusCode, content_type: &'static str, body: Body) -> Reply {
     let mut reply = Response::new(body);
     *reply.status_mut() = status;
-    reply
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     reply
 }
 
@@ -241,16 +202,10 @@ pub fn failure(fault: &Fault) -> Reply {
         *reply.status_mut() = fault.status;
         return reply;
     }
-    let error = brig_api::system::ErrorResponse {
-        message: fault.message.clone(),
-    };
+    let error = brig_api::system::ErrorResponse { message: fault.message.clone() };
     let mut bytes = serde_json::to_vec(&error).expect("a message is a string and always JSON");
     bytes.push(b'\n');
-    typed(
-        fault.status,
-        "application/json",
-        Body::whole(Bytes::from(bytes)),
-    )
+    typed(fault.status, "application/json", Body::whole(Bytes::from(bytes)))
 }
 
 #[cfg(test)]
@@ -260,22 +215,13 @@ mod tests {
     #[test]
     fn queries_are_read_as_docker_reads_them() {
         let query = Query::parse("a=1&b=false&c=yes&d=&e&f=None&x=a%26b&x=2");
-        let flags: Vec<bool> = ["a", "b", "c", "d", "e", "f", "g"]
-            .iter()
-            .map(|n| query.flag(n))
-            .collect();
+        let flags: Vec<bool> = ["a", "b", "c", "d", "e", "f", "g"].iter().map(|n| query.flag(n)).collect();
         assert_eq!(flags, [true, false, true, false, false, false, false]);
         assert!(query.flag_or("nope", true));
         assert!(!query.flag_or("b", true));
         assert_eq!(query.all("x"), ["a&b", "2"]);
         assert_eq!(query.number("a").unwrap(), Some(1));
         assert_eq!(query.number("d").unwrap(), None);
-        assert!(
-            query
-                .number("c")
-                .unwrap_err()
-                .message
-                .contains("invalid syntax")
-        );
+        assert!(query.number("c").unwrap_err().message.contains("invalid syntax"));
     }
 }

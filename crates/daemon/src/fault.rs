@@ -16,10 +16,7 @@ pub struct Fault {
 impl Fault {
     /// An error with a status.
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self {
-            status,
-            message: message.into(),
-        }
+        Self { status, message: message.into() }
     }
 
     /// The request itself is wrong.

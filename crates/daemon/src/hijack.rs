@@ -9,7 +9,7 @@ use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
 use hyper::upgrade::OnUpgrade;
 use hyper::{Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
@@ -31,9 +31,7 @@ pub fn switching(framed: bool, version: Version) -> Reply {
     };
     let mut reply = Response::new(Body::Whole(None));
     *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    reply
-        .extensions_mut()
-        .insert(ReasonPhrase::from_static(b"UPGRADED"));
+    reply.extensions_mut().insert(ReasonPhrase::from_static(b"UPGRADED"));
     let headers = reply.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media));
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -72,13 +70,7 @@ pub fn run(upgrade: OnUpgrade, session: Session) {
         let (mut client, rest) = parts.io.into_inner().into_transport();
         let mut early = parts.read_buf.to_vec();
         early.extend(rest);
-        let Session {
-            replay,
-            container,
-            framed,
-            detach,
-            stdin,
-        } = session;
+        let Session { replay, container, framed, detach, stdin } = session;
         if let Some(replay) = replay
             && !send_replay(&mut client, replay, framed).await
         {
@@ -112,69 +104,28 @@ async fn send_replay(
 }
 
 /// Copies until the container's output has ended, the client is gone, or the keys were pressed.
-async fn copy<C>(
-    client: C,
-    early: Vec<u8>,
-    container: UnixStream,
-    mut detach: Option<Detector>,
-    forward: bool,
-) where
+async fn copy<C>(client: C, early: Vec<u8>, container: UnixStream, detach: Option<Detector>, stdin: bool)
+where
     C: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut client_in, mut client_out) = tokio::io::split(client);
-    let (mut container_out, mut container_in) = container.into_split();
-
+    let (container_out, mut container_in) = container.into_split();
     let output = async {
-        tokio::io::copy_buf(
-            &mut tokio::io::BufReader::with_capacity(CHUNK, &mut container_out),
-            &mut client_out,
-        )
-        .await?;
+        let mut output = BufReader::with_capacity(CHUNK, container_out);
+        tokio::io::copy_buf(&mut output, &mut client_out).await?;
         client_out.flush().await
     };
-    let input = async {
-        let mut keys = Vec::new();
-        let mut chunk = early;
-        loop {
-            if !chunk.is_empty() && forward {
-                keys.clear();
-                let detached = match &mut detach {
-                    None => {
-                        keys.extend_from_slice(&chunk);
-                        false
-                    }
-                    Some(detector) => detector.feed(&chunk, &mut keys),
-                };
-                if container_in.write_all(&keys).await.is_err() || detached {
-                    return detached;
-                }
-            }
-            chunk.resize(CHUNK, 0);
-            match client_in.read(&mut chunk).await {
-                Ok(0) => break,
-                Ok(count) => chunk.truncate(count),
-                // The client is gone altogether, not just done with its input.
-                Err(_) => return true,
-            }
-        }
-        if let Some(detector) = &mut detach {
-            keys.clear();
-            detector.finish(&mut keys);
-            if container_in.write_all(&keys).await.is_err() {
-                return false;
-            }
-        }
-        // The end of input is passed on; a container that is gone already does not need it.
-        container_in.shutdown().await.ok();
-        false
-    };
-
     let ended = {
+        let input = Input { container: &mut container_in, detach, forward: stdin };
+        let input = input.copy(&mut client_in, early);
         tokio::pin!(output);
         tokio::pin!(input);
         tokio::select! {
             result = &mut output => result,
-            leave = &mut input => if leave { Ok(()) } else { output.await },
+            next = &mut input => match next {
+                Next::Leave => Ok(()),
+                Next::ReadOn => output.await,
+            },
         }
     };
     if let Err(error) = ended {
@@ -183,6 +134,67 @@ async fn copy<C>(
     // Both sides learn of the end, whichever way it came; either may be gone already.
     client_out.shutdown().await.ok();
     container_in.shutdown().await.ok();
+}
+
+/// What happens to a session when its input has ended.
+enum Next {
+    /// The output goes on.
+    ReadOn,
+    /// The client is gone or wants to be.
+    Leave,
+}
+
+/// The way from the client to the container.
+struct Input<'a, W> {
+    container: &'a mut W,
+    detach: Option<Detector>,
+    forward: bool,
+}
+
+impl<W: AsyncWrite + Unpin> Input<'_, W> {
+    async fn copy(mut self, client: &mut (impl AsyncRead + Unpin), early: Vec<u8>) -> Next {
+        let mut chunk = early;
+        loop {
+            if !chunk.is_empty()
+                && self.forward
+                && let Some(next) = self.pass_on(&chunk).await
+            {
+                return next;
+            }
+            chunk.resize(CHUNK, 0);
+            match client.read(&mut chunk).await {
+                Ok(0) => break,
+                Ok(count) => chunk.truncate(count),
+                // The client is gone altogether, not just done with its input.
+                Err(_) => return Next::Leave,
+            }
+        }
+        if !self.forward {
+            return Next::ReadOn;
+        }
+        if let Some(detector) = &mut self.detach {
+            let mut held_back = Vec::new();
+            detector.finish(&mut held_back);
+            if self.container.write_all(&held_back).await.is_err() {
+                return Next::ReadOn;
+            }
+        }
+        // The end of input is passed on; a container that is gone already does not need it.
+        self.container.shutdown().await.ok();
+        Next::ReadOn
+    }
+
+    /// Writes what is not the detach keys; an answer means that this was the end.
+    async fn pass_on(&mut self, chunk: &[u8]) -> Option<Next> {
+        let Some(detector) = &mut self.detach else {
+            // A container that takes no more input may still have output.
+            return self.container.write_all(chunk).await.is_err().then_some(Next::ReadOn);
+        };
+        let mut keys = Vec::with_capacity(chunk.len());
+        let detached = detector.feed(chunk, &mut keys);
+        let written = self.container.write_all(&keys).await;
+        if detached { Some(Next::Leave) } else { written.is_err().then_some(Next::ReadOn) }
+    }
 }
 
 #[cfg(test)]
@@ -202,20 +214,12 @@ mod tests {
         let (container, there) = UnixStream::pair().unwrap();
         let detach = keys.map(|keys| Detector::new(detach::parse(keys).unwrap()));
         let task = tokio::spawn(copy(here, early.to_vec(), there, detach, true));
-        Ends {
-            client,
-            container,
-            task,
-        }
+        Ends { client, container, task }
     }
 
     #[tokio::test]
     async fn output_goes_on_after_the_end_of_input() {
-        let Ends {
-            mut client,
-            mut container,
-            task,
-        } = session(b"early ", None);
+        let Ends { mut client, mut container, task } = session(b"early ", None);
         client.write_all(b"late").await.unwrap();
         client.shutdown().await.unwrap();
         let mut input = String::new();
@@ -231,34 +235,20 @@ mod tests {
 
     #[tokio::test]
     async fn the_end_of_output_ends_the_session_though_input_is_open() {
-        let Ends {
-            mut client,
-            container,
-            task,
-        } = session(b"", None);
+        let Ends { mut client, container, task } = session(b"", None);
         drop(container);
         let mut output = String::new();
         client.read_to_string(&mut output).await.unwrap();
         assert_eq!(output, "");
-        tokio::time::timeout(Duration::from_secs(5), task)
-            .await
-            .unwrap()
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(5), task).await.unwrap().unwrap();
     }
 
     #[tokio::test]
     async fn the_keys_end_it_and_do_not_reach_the_container() {
-        let Ends {
-            mut client,
-            mut container,
-            task,
-        } = session(b"ls", Some(""));
+        let Ends { mut client, mut container, task } = session(b"ls", Some(""));
         client.write_all(b"\x10").await.unwrap();
         client.write_all(b"\x11more").await.unwrap();
-        tokio::time::timeout(Duration::from_secs(5), task)
-            .await
-            .unwrap()
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(5), task).await.unwrap().unwrap();
         let mut input = String::new();
         container.read_to_string(&mut input).await.unwrap();
         assert_eq!(input, "ls");
@@ -273,33 +263,15 @@ mod tests {
         let (client, there) = UnixStream::pair().unwrap();
         let (started, container) = oneshot::channel();
         let container = std::sync::Mutex::new(Some(container));
-        let service = hyper::service::service_fn(
-            move |mut request: hyper::Request<hyper::body::Incoming>| {
-                let upgrade = request.extensions_mut().remove::<OnUpgrade>().unwrap();
-                let container = container.lock().unwrap().take();
-                run(
-                    upgrade,
-                    Session {
-                        replay: None,
-                        container,
-                        framed: !tty,
-                        detach: None,
-                        stdin: true,
-                    },
-                );
-                std::future::ready(Ok::<_, std::convert::Infallible>(switching(
-                    !tty,
-                    Version::one(42),
-                )))
-            },
-        );
+        let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+            let upgrade = request.extensions_mut().remove::<OnUpgrade>().unwrap();
+            let container = container.lock().unwrap().take();
+            run(upgrade, Session { replay: None, container, framed: !tty, detach: None, stdin: true });
+            std::future::ready(Ok::<_, std::convert::Infallible>(switching(!tty, Version::one(42))))
+        });
         tokio::spawn(async move {
             let socket = TokioIo::new(Socket::new(crate::socket::Transport::Unix(there)));
-            hyper::server::conn::http1::Builder::new()
-                .serve_connection(socket, service)
-                .with_upgrades()
-                .await
-                .unwrap();
+            hyper::server::conn::http1::Builder::new().serve_connection(socket, service).with_upgrades().await.unwrap();
         });
         (client, started)
     }
@@ -316,8 +288,7 @@ mod tests {
     async fn early_input_and_its_end_reach_a_container_that_starts_later() {
         for upgrade in ["", "Connection: Upgrade\r\nUpgrade: tcp\r\n"] {
             let (mut client, started) = hijacking(false);
-            let request =
-                format!("POST /containers/x/attach HTTP/1.1\r\nHost: d\r\n{upgrade}\r\nearly ");
+            let request = format!("POST /containers/x/attach HTTP/1.1\r\nHost: d\r\n{upgrade}\r\nearly ");
             client.write_all(request.as_bytes()).await.unwrap();
             let head = read_head(&mut client).await;
             if upgrade.is_empty() {
@@ -327,10 +298,7 @@ mod tests {
                 assert!(head.starts_with("HTTP/1.1 101 UPGRADED\r\n"), "{head}");
                 assert!(head.to_lowercase().contains("upgrade: tcp"), "{head}");
             }
-            assert!(
-                head.contains("application/vnd.docker.multiplexed-stream"),
-                "{head}"
-            );
+            assert!(head.contains("application/vnd.docker.multiplexed-stream"), "{head}");
             assert!(!head.to_lowercase().contains("transfer-encoding"), "{head}");
             client.write_all(b"late").await.unwrap();
             client.shutdown().await.unwrap();
@@ -350,10 +318,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_closes_its_side_with_the_request_is_still_attached() {
         let (mut client, started) = hijacking(true);
-        client
-            .write_all(b"POST /v1.41/exec/x/start HTTP/1.1\r\nHost: d\r\n\r\nall")
-            .await
-            .unwrap();
+        client.write_all(b"POST /v1.41/exec/x/start HTTP/1.1\r\nHost: d\r\n\r\nall").await.unwrap();
         client.shutdown().await.unwrap();
         let head = read_head(&mut client).await;
         assert!(head.contains("application/vnd.docker.raw-stream"), "{head}");
@@ -372,10 +337,7 @@ mod tests {
     #[tokio::test]
     async fn a_container_that_never_starts_ends_the_session() {
         let (mut client, started) = hijacking(true);
-        client
-            .write_all(b"POST /containers/x/attach HTTP/1.1\r\nHost: d\r\n\r\n")
-            .await
-            .unwrap();
+        client.write_all(b"POST /containers/x/attach HTTP/1.1\r\nHost: d\r\n\r\n").await.unwrap();
         read_head(&mut client).await;
         drop(started);
         let mut output = String::new();
@@ -385,18 +347,12 @@ mod tests {
 
     #[tokio::test]
     async fn megabytes_pass_in_both_directions() {
-        let Ends {
-            client,
-            container,
-            task,
-        } = session(b"", None);
+        let Ends { client, container, task } = session(b"", None);
         let data = vec![7u8; 3 << 20];
         let (mut read, mut write) = client.into_split();
         let (mut inner_read, mut inner_write) = container.into_split();
         let echo = tokio::spawn(async move {
-            tokio::io::copy(&mut inner_read, &mut inner_write)
-                .await
-                .unwrap();
+            tokio::io::copy(&mut inner_read, &mut inner_write).await.unwrap();
             inner_write.shutdown().await.unwrap();
         });
         let sent = data.clone();

@@ -40,14 +40,10 @@ impl Host {
         match scheme {
             "unix" if rest.is_empty() => Ok(Self::Unix(PathBuf::from("/run/brig.sock"))),
             "unix" if rest.starts_with('/') => Ok(Self::Unix(PathBuf::from(rest))),
-            "unix" => Err(format!(
-                "invalid bind address ({text}): the path of a unix socket must be absolute"
-            )),
+            "unix" => Err(format!("invalid bind address ({text}): the path of a unix socket must be absolute")),
             "tcp" => tcp_address(text, rest, tls).map(Self::Tcp),
             "fd" if rest.is_empty() || rest == "*" => Ok(Self::Activation),
-            _ => Err(format!(
-                "invalid bind address ({text}): use unix:///path, tcp://host:port or fd://"
-            )),
+            _ => Err(format!("invalid bind address ({text}): use unix:///path, tcp://host:port or fd://")),
         }
     }
 }
@@ -66,9 +62,7 @@ fn tcp_address(text: &str, rest: &str, tls: bool) -> Result<String, String> {
     let port = match port {
         "" if tls => 2376,
         "" => 2375,
-        port => port
-            .parse::<u16>()
-            .map_err(|_| invalid("the port is not a number from 0 to 65535"))?,
+        port => port.parse::<u16>().map_err(|_| invalid("the port is not a number from 0 to 65535"))?,
     };
     Ok(format!("{host}:{port}"))
 }
@@ -93,11 +87,7 @@ impl Listener {
     ///
     /// # Errors
     /// Names the address and what is in the way.
-    pub async fn bind(
-        host: &Host,
-        group: Option<&str>,
-        tls: Option<&TlsAcceptor>,
-    ) -> Result<Vec<Self>, String> {
+    pub async fn bind(host: &Host, group: Option<&str>, tls: Option<&TlsAcceptor>) -> Result<Vec<Self>, String> {
         match host {
             Host::Unix(path) => Ok(vec![Self {
                 socket: Bound::Unix(bind_unix(path, group)?),
@@ -106,23 +96,12 @@ impl Listener {
                 file: Some(path.clone()),
             }]),
             Host::Tcp(address) => {
-                let socket = TcpListener::bind(address)
-                    .await
-                    .map_err(|e| format!("listening on tcp://{address}: {e}"))?;
-                let name = socket
-                    .local_addr()
-                    .map_or_else(|_| address.clone(), |a| a.to_string());
-                Ok(vec![Self {
-                    socket: Bound::Tcp(socket),
-                    tls: tls.cloned(),
-                    name,
-                    file: None,
-                }])
+                let socket =
+                    TcpListener::bind(address).await.map_err(|e| format!("listening on tcp://{address}: {e}"))?;
+                let name = socket.local_addr().map_or_else(|_| address.clone(), |a| a.to_string());
+                Ok(vec![Self { socket: Bound::Tcp(socket), tls: tls.cloned(), name, file: None }])
             }
-            Host::Activation => activated()?
-                .into_iter()
-                .map(|fd| Self::adopt(fd, tls))
-                .collect(),
+            Host::Activation => activated()?.into_iter().map(|fd| Self::adopt(fd, tls)).collect(),
         }
     }
 
@@ -132,27 +111,15 @@ impl Listener {
         let unix = std::os::unix::net::UnixListener::from(fd);
         if let Ok(address) = unix.local_addr() {
             unix.set_nonblocking(true).map_err(failed)?;
-            let name = address
-                .as_pathname()
-                .map_or_else(|| "fd://".into(), |path| path.display().to_string());
+            let name = address.as_pathname().map_or_else(|| "fd://".into(), |path| path.display().to_string());
             let socket = Bound::Unix(UnixListener::from_std(unix).map_err(failed)?);
-            return Ok(Self {
-                socket,
-                tls: None,
-                name,
-                file: None,
-            });
+            return Ok(Self { socket, tls: None, name, file: None });
         }
         let tcp = std::net::TcpListener::from(again);
         let name = tcp.local_addr().map_err(failed)?.to_string();
         tcp.set_nonblocking(true).map_err(failed)?;
         let socket = Bound::Tcp(TcpListener::from_std(tcp).map_err(failed)?);
-        Ok(Self {
-            socket,
-            tls: tls.cloned(),
-            name,
-            file: None,
-        })
+        Ok(Self { socket, tls: tls.cloned(), name, file: None })
     }
 
     /// Whether commands travel over it unprotected.
@@ -164,14 +131,8 @@ impl Listener {
     pub async fn run(self, server: Arc<Server>) {
         loop {
             let accepted = match &self.socket {
-                Bound::Unix(listener) => listener
-                    .accept()
-                    .await
-                    .map(|(stream, _)| Transport::Unix(stream)),
-                Bound::Tcp(listener) => listener
-                    .accept()
-                    .await
-                    .map(|(stream, _)| Transport::Tcp(stream)),
+                Bound::Unix(listener) => listener.accept().await.map(|(stream, _)| Transport::Unix(stream)),
+                Bound::Tcp(listener) => listener.accept().await.map(|(stream, _)| Transport::Tcp(stream)),
             };
             match accepted {
                 Ok(transport) => {
@@ -210,10 +171,7 @@ async fn secure(transport: Transport, tls: Option<TlsAcceptor>) -> Option<Transp
             }
             match tls {
                 None => return Some(Transport::Tcp(stream)),
-                Some(tls) => {
-                    tokio::time::timeout(std::time::Duration::from_secs(10), tls.accept(stream))
-                        .await
-                }
+                Some(tls) => tokio::time::timeout(std::time::Duration::from_secs(10), tls.accept(stream)).await,
             }
         }
         (transport, _) => return Some(transport),
@@ -231,18 +189,15 @@ async fn secure(transport: Transport, tls: Option<TlsAcceptor>) -> Option<Transp
 fn bind_unix(path: &Path, group: Option<&str>) -> Result<UnixListener, String> {
     let name = path.display();
     if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)
-            .map_err(|e| format!("creating the directory of the socket {name}: {e}"))?;
+        fs::create_dir_all(parent).map_err(|e| format!("creating the directory of the socket {name}: {e}"))?;
     }
     remove_stale(path)?;
-    let listener =
-        UnixListener::bind(path).map_err(|e| format!("listening on unix://{name}: {e}"))?;
+    let listener = UnixListener::bind(path).map_err(|e| format!("listening on unix://{name}: {e}"))?;
     // Until here only root can connect: the umask leaves nobody else the write permission that it takes.
     if let Some(id) = socket_group(group)? {
         chown(path, None, Some(id)).map_err(|e| format!("chown({name}, gid {id}): {e}"))?;
     }
-    fs::set_permissions(path, fs::Permissions::from_mode(0o660))
-        .map_err(|e| format!("chmod({name}, 0660): {e}"))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(|e| format!("chmod({name}, 0660): {e}"))?;
     Ok(listener)
 }
 
@@ -255,14 +210,12 @@ fn remove_stale(path: &Path) -> Result<(), String> {
         Ok(metadata) => metadata.file_type(),
     };
     if !kind.is_socket() {
-        return Err(format!(
-            "{name} exists and is not a socket: remove it, or choose another path with --host"
-        ));
+        return Err(format!("{name} exists and is not a socket: remove it, or choose another path with --host"));
     }
     match StdUnixStream::connect(path) {
-        Ok(_) => Err(format!(
-            "a daemon already answers on unix://{name}: stop it, or choose another socket with --host"
-        )),
+        Ok(_) => {
+            Err(format!("a daemon already answers on unix://{name}: stop it, or choose another socket with --host"))
+        }
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).map_err(|e| format!("removing the stale socket {name}: {e}"))
         }
@@ -286,56 +239,46 @@ fn socket_group(asked: Option<&str>) -> Result<Option<u32>, String> {
 fn find_group(groups: &str, name: &str) -> Option<u32> {
     groups.lines().find_map(|line| {
         let mut fields = line.split(':');
-        (fields.next() == Some(name))
-            .then(|| fields.nth(1)?.parse().ok())
-            .flatten()
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
     })
 }
 
 /// The sockets handed over by the service manager (sd_listen_fds(3)).
 fn activated() -> Result<Vec<OwnedFd>, String> {
-    let variable = |name: &str| {
-        std::env::var(name)
-            .ok()
-            .and_then(|value| value.parse::<i32>().ok())
-    };
+    let variable = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<i32>().ok());
     let pid = getpid();
     if variable("LISTEN_PID") != Some(pid.as_raw_nonzero().get()) {
-        return Err(
-            "fd:// needs sockets from a service manager, and LISTEN_PID does not name this process"
-                .into(),
-        );
+        return Err("fd:// needs sockets from a service manager, and LISTEN_PID does not name this process".into());
     }
-    let count = variable("LISTEN_FDS")
-        .filter(|count| *count > 0)
-        .ok_or("LISTEN_FDS names no sockets")?;
+    let count = variable("LISTEN_FDS").filter(|count| *count > 0).ok_or("LISTEN_FDS names no sockets")?;
     // Descriptors by number can only be had safely by asking the kernel for duplicates of our own.
-    let own = pidfd_open(pid, PidfdFlags::empty())
-        .map_err(|e| format!("pidfd_open(own process): {e}"))?;
+    let own = pidfd_open(pid, PidfdFlags::empty()).map_err(|e| format!("pidfd_open(own process): {e}"))?;
     (3..3 + count)
         .map(|fd| {
-            pidfd_getfd(&own, fd, PidfdGetfdFlags::empty())
-                .map_err(|e| format!("pidfd_getfd(own process, {fd}): {e}"))
+            pidfd_getfd(&own, fd, PidfdGetfdFlags::empty()).map_err(|e| format!("pidfd_getfd(own process, {fd}): {e}"))
         })
         .collect()
 }
 
-/// Makes a directory of the daemon's own, and refuses one that others could have put things into.
+/// Makes a directory of the daemon's own, with its parents. One that is there already keeps its mode, but must be root's.
 ///
 /// # Errors
 /// Names the directory and what is wrong.
 pub fn own_directory(path: &Path, mode: u32) -> Result<(), String> {
     let name = path.display();
-    fs::create_dir_all(path).map_err(|e| format!("creating {name}: {e}"))?;
-    let metadata = fs::metadata(path).map_err(|e| format!("stat({name}): {e}"))?;
-    if metadata.uid() != 0 {
-        return Err(format!(
-            "{name} belongs to user {}, not to root: choose another directory",
-            metadata.uid()
-        ));
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_dir() => Err(format!("{name} is not a directory: choose another one")),
+        Ok(metadata) if metadata.uid() != 0 => {
+            Err(format!("{name} belongs to user {}, not to root: choose another directory", metadata.uid()))
+        }
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(path).map_err(|e| format!("creating {name}: {e}"))?;
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))
+                .map_err(|e| format!("chmod({name}, {mode:04o}): {e}"))
+        }
+        Err(error) => Err(format!("stat({name}): {error}")),
     }
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))
-        .map_err(|e| format!("chmod({name}, {mode:04o}): {e}"))
 }
 
 #[cfg(test)]
@@ -345,14 +288,8 @@ mod tests {
     #[test]
     fn hosts_are_read_as_dockerd_reads_them() {
         let tcp = |text: &str| Ok(Host::Tcp(text.to_owned()));
-        assert_eq!(
-            Host::parse("unix:///a/b", false),
-            Ok(Host::Unix("/a/b".into()))
-        );
-        assert_eq!(
-            Host::parse("unix://", false),
-            Ok(Host::Unix("/run/brig.sock".into()))
-        );
+        assert_eq!(Host::parse("unix:///a/b", false), Ok(Host::Unix("/a/b".into())));
+        assert_eq!(Host::parse("unix://", false), Ok(Host::Unix("/run/brig.sock".into())));
         assert_eq!(Host::parse("tcp://", false), tcp("localhost:2375"));
         assert_eq!(Host::parse("tcp://:1", true), tcp("localhost:1"));
         assert_eq!(Host::parse("tcp://0.0.0.0", true), tcp("0.0.0.0:2376"));
@@ -360,12 +297,7 @@ mod tests {
         assert_eq!(Host::parse("tcp://[::1]", false), tcp("[::1]:2375"));
         assert_eq!(Host::parse("127.0.0.1:9", false), tcp("127.0.0.1:9"));
         assert_eq!(Host::parse("fd://", false), Ok(Host::Activation));
-        for bad in [
-            "unix://relative",
-            "npipe://x",
-            "tcp://a:b",
-            "tcp://a:1/path",
-        ] {
+        for bad in ["unix://relative", "npipe://x", "tcp://a:b", "tcp://a:1/path"] {
             assert!(Host::parse(bad, false).unwrap_err().contains(bad), "{bad}");
         }
     }
@@ -383,22 +315,11 @@ mod tests {
         let path = dir.path().join("s");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let listener = bind_unix(&path, Some("")).unwrap();
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o660
-        );
-        assert!(
-            bind_unix(&path, Some(""))
-                .unwrap_err()
-                .contains("already answers")
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        assert!(bind_unix(&path, Some("")).unwrap_err().contains("already answers"));
         drop(listener);
         fs::remove_file(&path).unwrap();
         fs::write(&path, "").unwrap();
-        assert!(
-            bind_unix(&path, Some(""))
-                .unwrap_err()
-                .contains("is not a socket")
-        );
+        assert!(bind_unix(&path, Some("")).unwrap_err().contains("is not a socket"));
     }
 }

@@ -18,16 +18,9 @@ pub type SetLevel = Box<dyn Fn(LevelFilter) + Send + Sync>;
 /// Starts logging. The result changes the level later.
 pub fn start(level: LevelFilter) -> SetLevel {
     let (filter, handle) = tracing_subscriber::reload::Layer::new(level);
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .event_format(Logfmt);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).event_format(Logfmt);
     // A logger may be there already when several daemons live in one test process.
-    if tracing_subscriber::registry()
-        .with(filter)
-        .with(lines)
-        .try_init()
-        .is_err()
-    {
+    if tracing_subscriber::registry().with(filter).with(lines).try_init().is_err() {
         return Box::new(|_| ());
     }
     Box::new(move |level| {
@@ -48,9 +41,7 @@ pub fn parse_level(name: &str) -> Result<LevelFilter, String> {
         "info" => Ok(LevelFilter::INFO),
         "warn" | "warning" => Ok(LevelFilter::WARN),
         "error" | "fatal" | "panic" => Ok(LevelFilter::ERROR),
-        _ => Err(format!(
-            "invalid log level {name:?}: choose debug, info, warn, error or fatal"
-        )),
+        _ => Err(format!("invalid log level {name:?}: choose debug, info, warn, error or fatal")),
     }
 }
 
@@ -61,12 +52,7 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(
-        &self,
-        _: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let level = match *event.metadata().level() {
             Level::ERROR => "error",
             Level::WARN => "warning",
@@ -77,12 +63,7 @@ where
         let mut fields = Fields::default();
         event.record(&mut fields);
         let now = jiff::Timestamp::now();
-        writeln!(
-            writer,
-            "time=\"{now:.9}\" level={level} msg={}{}",
-            quoted(&fields.message),
-            fields.rest
-        )
+        writeln!(writer, "time=\"{now:.9}\" level={level} msg={}{}", quoted(&fields.message), fields.rest)
     }
 }
 
@@ -98,8 +79,7 @@ impl Visit for Fields {
             self.message = format!("{value:?}");
         } else {
             let text = format!("{value:?}");
-            write!(self.rest, " {}={}", field.name(), quoted(&text))
-                .expect("writing to a string cannot fail");
+            write!(self.rest, " {}={}", field.name(), quoted(&text)).expect("writing to a string cannot fail");
         }
     }
 
@@ -110,15 +90,8 @@ impl Visit for Fields {
 
 /// A value in quotes where it needs them; line breaks cannot forge another line.
 fn quoted(text: &str) -> String {
-    let plain = !text.is_empty()
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-._/@^+:,".contains(&b));
-    if plain {
-        text.to_owned()
-    } else {
-        format!("{text:?}")
-    }
+    let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._/@^+:,".contains(&b));
+    if plain { text.to_owned() } else { format!("{text:?}") }
 }
 
 #[cfg(test)]

@@ -15,12 +15,7 @@ pub const DEFAULT_CONFIG_FILE: &str = "/etc/brig/daemon.json";
 
 /// The flags of `brig daemon`.
 #[derive(Debug, Clone, Parser)]
-#[command(
-    name = "brig daemon",
-    bin_name = "brig daemon",
-    version,
-    about = "The container engine's daemon."
-)]
+#[command(name = "brig daemon", bin_name = "brig daemon", version, about = "The container engine's daemon.")]
 pub struct Options {
     /// Address to listen on: unix:///path, tcp://host:port or fd:// (may be repeated) [default: unix:///run/brig.sock]
     #[arg(short = 'H', long = "host", value_name = "ADDRESS")]
@@ -183,10 +178,7 @@ impl Options {
     pub fn check(&self) -> Result<(), String> {
         let driver = self.storage_driver.as_str();
         let runtime = self.default_runtime.as_str();
-        let foreign = self
-            .exec_opts
-            .iter()
-            .find(|option| *option != "native.cgroupdriver=cgroupfs");
+        let foreign = self.exec_opts.iter().find(|option| *option != "native.cgroupdriver=cgroupfs");
         let refusals = [
             (!matches!(driver, "overlay2" | "overlay" | "overlayfs"), format!("--storage-driver {driver}: brig stores on overlay2 only")),
             (!matches!(runtime, "runc" | "brig" | "brig-rt"), format!("--default-runtime {runtime}: brig runs containers with its own runtime only")),
@@ -217,10 +209,7 @@ impl Options {
         if self.hosts.is_empty() {
             return Ok(vec![Host::parse(DEFAULT_HOST, tls)?]);
         }
-        self.hosts
-            .iter()
-            .map(|host| Host::parse(host, tls))
-            .collect()
+        self.hosts.iter().map(|host| Host::parse(host, tls)).collect()
     }
 
     /// What the engine is told.
@@ -250,16 +239,9 @@ impl Options {
                 .iter()
                 .map(|text| pair("--log-opt", text))
                 .collect::<Result<BTreeMap<_, _>, _>>()?,
-            default_ulimits: self
-                .default_ulimits
-                .iter()
-                .map(|text| ulimit(text))
-                .collect::<Result<_, _>>()?,
+            default_ulimits: self.default_ulimits.iter().map(|text| ulimit(text)).collect::<Result<_, _>>()?,
             default_shm_size: size("--default-shm-size", &self.default_shm_size)?,
-            cgroup_parent: self
-                .cgroup_parent
-                .clone()
-                .filter(|parent| !parent.is_empty()),
+            cgroup_parent: self.cgroup_parent.clone().filter(|parent| !parent.is_empty()),
             no_new_privileges: self.no_new_privileges,
             labels: self.labels.clone(),
             debug: self.debug,
@@ -268,26 +250,17 @@ impl Options {
 }
 
 fn pair(flag: &str, text: &str) -> Result<(String, String), String> {
-    let (key, value) = text
-        .split_once('=')
-        .ok_or_else(|| format!("{flag} {text}: must be KEY=VALUE"))?;
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("{flag} {text}: must be KEY=VALUE"))?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
 fn ulimit(text: &str) -> Result<(String, i64, i64), String> {
-    let wrong = || {
-        format!("--default-ulimit {text}: must be NAME=SOFT[:HARD] with numbers, -1 for unlimited")
-    };
+    let wrong = || format!("--default-ulimit {text}: must be NAME=SOFT[:HARD] with numbers, -1 for unlimited");
     let (name, limits) = text.split_once('=').ok_or_else(wrong)?;
     let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
-    let (soft, hard) = (
-        soft.parse::<i64>().map_err(|_| wrong())?,
-        hard.parse::<i64>().map_err(|_| wrong())?,
-    );
+    let (soft, hard) = (soft.parse::<i64>().map_err(|_| wrong())?, hard.parse::<i64>().map_err(|_| wrong())?);
     if hard != -1 && (soft == -1 || soft > hard) {
-        return Err(format!(
-            "--default-ulimit {text}: the soft limit is above the hard one"
-        ));
+        return Err(format!("--default-ulimit {text}: the soft limit is above the hard one"));
     }
     Ok((name.to_owned(), soft, hard))
 }
@@ -305,10 +278,7 @@ fn size(flag: &str, text: &str) -> Result<i64, String> {
         _ => return Err(wrong()),
     };
     let number: i64 = digits.parse().map_err(|_| wrong())?;
-    number
-        .checked_mul(1 << shift)
-        .filter(|bytes| *bytes > 0)
-        .ok_or_else(wrong)
+    number.checked_mul(1 << shift).filter(|bytes| *bytes > 0).ok_or_else(wrong)
 }
 
 #[cfg(test)]
@@ -323,14 +293,8 @@ mod tests {
     fn the_defaults_are_the_engines() {
         let options = parse(&[]);
         options.check().unwrap();
-        assert_eq!(
-            options.addresses().unwrap(),
-            [Host::Unix("/run/brig.sock".into())]
-        );
-        assert_eq!(
-            format!("{:?}", options.engine_config().unwrap()),
-            format!("{:?}", Config::default())
-        );
+        assert_eq!(options.addresses().unwrap(), [Host::Unix("/run/brig.sock".into())]);
+        assert_eq!(format!("{:?}", options.engine_config().unwrap()), format!("{:?}", Config::default()));
     }
 
     #[test]

@@ -27,17 +27,16 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// Runs the daemon with a command line, its program name first, until it is told to stop.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
-    let options =
-        match config_file::load(&args).and_then(|o| o.check().map(|()| o).map_err(Stop::File)) {
-            Ok(options) => options,
-            Err(Stop::Usage(error)) => {
-                let code = u8::try_from(error.exit_code()).unwrap_or(1);
-                // Nothing more can be done if even the message cannot be written.
-                error.print().ok();
-                return ExitCode::from(code);
-            }
-            Err(Stop::File(text)) => return fail(&text),
-        };
+    let options = match config_file::load(&args).and_then(|o| o.check().map(|()| o).map_err(Stop::File)) {
+        Ok(options) => options,
+        Err(Stop::Usage(error)) => {
+            let code = u8::try_from(error.exit_code()).unwrap_or(1);
+            // Nothing more can be done if even the message cannot be written.
+            error.print().ok();
+            return ExitCode::from(code);
+        }
+        Err(Stop::File(text)) => return fail(&text),
+    };
     if options.validate {
         // As dockerd: said on stderr, where scripts that check it look.
         writeln!(std::io::stderr(), "configuration OK").ok();
@@ -57,11 +56,7 @@ fn fail(text: &str) -> ExitCode {
 
 fn level(options: &Options) -> LevelFilter {
     let named = logging::parse_level(&options.log_level).unwrap_or(LevelFilter::INFO);
-    if options.debug {
-        named.max(LevelFilter::DEBUG)
-    } else {
-        named
-    }
+    if options.debug { named.max(LevelFilter::DEBUG) } else { named }
 }
 
 fn run(options: &Options, args: Vec<OsString>, set_level: SetLevel) -> Result<(), String> {
@@ -69,7 +64,7 @@ fn run(options: &Options, args: Vec<OsString>, set_level: SetLevel) -> Result<()
         return Err("the daemon needs root: run it with sudo".into());
     }
     own_directory(&options.data_root, 0o711)?;
-    own_directory(&options.exec_root, 0o711)?;
+    own_directory(&options.exec_root, 0o700)?;
     let _pidfile = options.pidfile.as_deref().map(PidFile::write).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -85,9 +80,7 @@ fn run(options: &Options, args: Vec<OsString>, set_level: SetLevel) -> Result<()
 async fn serve(options: &Options, args: Vec<OsString>, set_level: SetLevel) -> Result<(), String> {
     tracing::info!("Starting up");
     let mut signals = Signals::new()?;
-    let engine = Engine::open(options.engine_config()?)
-        .await
-        .map_err(|e| e.message)?;
+    let engine = Engine::open(options.engine_config()?).await.map_err(|e| e.message)?;
     let server = Arc::new(Server::new(Arc::new(engine)));
     let tasks = listen(options, &server).await?;
     ready(options.ready_fd)?;
@@ -119,10 +112,7 @@ async fn serve(options: &Options, args: Vec<OsString>, set_level: SetLevel) -> R
     Ok(())
 }
 
-async fn listen(
-    options: &Options,
-    server: &Arc<Server>,
-) -> Result<Vec<tokio::task::JoinHandle<()>>, String> {
+async fn listen(options: &Options, server: &Arc<Server>) -> Result<Vec<tokio::task::JoinHandle<()>>, String> {
     let acceptor = if options.tls || options.tlsverify {
         let authority = options.tlsverify.then_some(options.tlscacert.as_path());
         Some(tls::acceptor(&options.tlscert, &options.tlskey, authority)?)
@@ -170,8 +160,7 @@ fn notify(state: &str) {
         Some(name) => SocketAddr::from_abstract_name(name),
         None => SocketAddr::from_pathname(&name),
     };
-    let sent = address
-        .and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
+    let sent = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
     if let Err(error) = sent {
         tracing::warn!("telling the service manager {state}: {error}");
     }
@@ -197,9 +186,7 @@ fn reload(args: &[OsString], set_level: &SetLevel) {
     match config_file::load(args).and_then(|o| o.check().map(|()| o).map_err(Stop::File)) {
         Ok(options) => {
             set_level(level(&options));
-            tracing::info!(
-                "configuration reloaded: the log level is in force, other changes need a restart"
-            );
+            tracing::info!("configuration reloaded: the log level is in force, other changes need a restart");
         }
         Err(Stop::Usage(error)) => tracing::error!("configuration not reloaded: {error}"),
         Err(Stop::File(text)) => tracing::error!("configuration not reloaded: {text}"),
@@ -249,12 +236,9 @@ impl PidFile {
             && pid != std::process::id()
             && Path::new(&format!("/proc/{pid}")).exists()
         {
-            return Err(format!(
-                "process with PID {pid} is still running, as {name} says: stop it or remove the file"
-            ));
+            return Err(format!("process with PID {pid} is still running, as {name} says: stop it or remove the file"));
         }
-        fs::write(path, std::process::id().to_string())
-            .map_err(|e| format!("writing the pid file {name}: {e}"))?;
+        fs::write(path, std::process::id().to_string()).map_err(|e| format!("writing the pid file {name}: {e}"))?;
         Ok(Self(path.to_owned()))
     }
 }

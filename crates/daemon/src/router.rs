@@ -21,30 +21,18 @@ pub struct Params(Vec<(&'static str, String)>);
 impl Params {
     /// The value of a name that the pattern has; empty if it does not have it.
     pub fn get(&self, name: &str) -> &str {
-        self.0
-            .iter()
-            .find(|(key, _)| *key == name)
-            .map_or("", |(_, value)| value)
+        self.0.iter().find(|(key, _)| *key == name).map_or("", |(_, value)| value)
     }
 }
 
 impl Pattern {
     /// Reads a pattern.
     pub fn new(text: &'static str) -> Self {
-        let part = |segment: &'static str| match segment
-            .strip_prefix('{')
-            .and_then(|s| s.strip_suffix('}'))
-        {
+        let part = |segment: &'static str| match segment.strip_prefix('{').and_then(|s| s.strip_suffix('}')) {
             None => Part::Literal(segment),
             Some(name) => name.strip_suffix("...").map_or(Part::One(name), Part::Many),
         };
-        Self(
-            text.strip_prefix('/')
-                .unwrap_or(text)
-                .split('/')
-                .map(part)
-                .collect(),
-        )
+        Self(text.strip_prefix('/').unwrap_or(text).split('/').map(part).collect())
     }
 
     /// Matches a decoded path that was split at its slashes.
@@ -52,8 +40,7 @@ impl Pattern {
         let mut params = Params::default();
         let many = self.0.iter().position(|part| matches!(part, Part::Many(_)));
         let Some(at) = many else {
-            return (segments.len() == self.0.len() && all_match(&self.0, segments, &mut params))
-                .then_some(params);
+            return (segments.len() == self.0.len() && all_match(&self.0, segments, &mut params)).then_some(params);
         };
         let (before, rest) = self.0.split_at(at);
         let (name, after) = match rest {
@@ -74,18 +61,15 @@ impl Pattern {
 }
 
 fn all_match(parts: &[Part], segments: &[&str], params: &mut Params) -> bool {
-    parts
-        .iter()
-        .zip(segments)
-        .all(|(part, segment)| match part {
-            Part::Literal(text) => text == segment,
-            Part::One(_) if segment.is_empty() => false,
-            Part::One(name) => {
-                params.0.push((name, (*segment).to_owned()));
-                true
-            }
-            Part::Many(_) => false,
-        })
+    parts.iter().zip(segments).all(|(part, segment)| match part {
+        Part::Literal(text) => text == segment,
+        Part::One(_) if segment.is_empty() => false,
+        Part::One(name) => {
+            params.0.push((name, (*segment).to_owned()));
+            true
+        }
+        Part::Many(_) => false,
+    })
 }
 
 /// An API version such as 1.51.
@@ -108,10 +92,7 @@ impl Version {
 
     fn parse(text: &str) -> Option<Self> {
         let (major, minor) = text.split_once('.')?;
-        Some(Self {
-            major: major.parse().ok()?,
-            minor: minor.parse().ok()?,
-        })
+        Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
     }
 }
 
@@ -129,10 +110,7 @@ pub struct Versioned<'a> {
 /// # Errors
 /// Docker's texts for versions that are too old or too new.
 pub fn split_version(path: &str) -> Result<Versioned<'_>, String> {
-    let unversioned = Versioned {
-        version: Version::MAX,
-        path,
-    };
+    let unversioned = Versioned { version: Version::MAX, path };
     let Some(rest) = path.strip_prefix("/v") else {
         return Ok(unversioned);
     };
@@ -157,10 +135,7 @@ pub fn split_version(path: &str) -> Result<Versioned<'_>, String> {
             brig_api::API_VERSION
         ));
     }
-    Ok(Versioned {
-        version,
-        path: &rest[text.len()..],
-    })
+    Ok(Versioned { version, path: &rest[text.len()..] })
 }
 
 /// A table of routes; the first that matches wins.
@@ -197,11 +172,7 @@ pub fn percent_decode(text: &str, plus: bool) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let hex = |offset: usize| {
-            bytes
-                .get(at + offset)
-                .and_then(|b| char::from(*b).to_digit(16))
-        };
+        let hex = |offset: usize| bytes.get(at + offset).and_then(|b| char::from(*b).to_digit(16));
         match (bytes[at], hex(1), hex(2)) {
             (b'%', Some(high), Some(low)) => {
                 out.push(u8::try_from(high << 4 | low).expect("two hexadecimal digits fit a byte"));
@@ -231,49 +202,22 @@ mod tests {
     }
 
     fn find(method: Method, path: &str) -> Option<(&'static str, String)> {
-        table()
-            .find(&method, path)
-            .map(|(handler, params)| (*handler, params.get("name").to_owned()))
+        table().find(&method, path).map(|(handler, params)| (*handler, params.get("name").to_owned()))
     }
 
     #[test]
     fn names_may_have_slashes_in_the_middle() {
-        assert_eq!(
-            find(Method::GET, "/images/json"),
-            Some(("list", String::new()))
-        );
-        assert_eq!(
-            find(Method::GET, "/images/a/json"),
-            Some(("inspect", "a".into()))
-        );
-        assert_eq!(
-            find(Method::GET, "/images/r.io:5/a/b:t/json"),
-            Some(("inspect", "r.io:5/a/b:t".into()))
-        );
-        assert_eq!(
-            find(Method::GET, "/images/json/json"),
-            Some(("inspect", "json".into()))
-        );
-        assert_eq!(
-            find(Method::DELETE, "/images/a/b"),
-            Some(("remove", "a/b".into()))
-        );
-        assert_eq!(
-            find(Method::GET, "/containers/x/json"),
-            Some(("container", "x".into()))
-        );
+        assert_eq!(find(Method::GET, "/images/json"), Some(("list", String::new())));
+        assert_eq!(find(Method::GET, "/images/a/json"), Some(("inspect", "a".into())));
+        assert_eq!(find(Method::GET, "/images/r.io:5/a/b:t/json"), Some(("inspect", "r.io:5/a/b:t".into())));
+        assert_eq!(find(Method::GET, "/images/json/json"), Some(("inspect", "json".into())));
+        assert_eq!(find(Method::DELETE, "/images/a/b"), Some(("remove", "a/b".into())));
+        assert_eq!(find(Method::GET, "/containers/x/json"), Some(("container", "x".into())));
     }
 
     #[test]
     fn what_does_not_match_is_not_found() {
-        for path in [
-            "/",
-            "",
-            "/images",
-            "/containers//json",
-            "/containers/a/b/json",
-            "/images/a/nope",
-        ] {
+        for path in ["/", "", "/images", "/containers//json", "/containers/a/b/json", "/images/a/nope"] {
             assert_eq!(find(Method::GET, path), None, "{path}");
         }
         assert_eq!(find(Method::POST, "/images/json"), None);

@@ -29,136 +29,32 @@ macro_rules! serve {
 
 /// Docker's routes that brig does not have yet, with the feature that is missing.
 const MISSING: &[(Method, &str, &str)] = &[
-    (
-        Method::POST,
-        "/build",
-        "building images is not supported yet",
-    ),
-    (
-        Method::POST,
-        "/build/cancel",
-        "building images is not supported yet",
-    ),
-    (
-        Method::POST,
-        "/session",
-        "building images with BuildKit is not supported yet",
-    ),
-    (
-        Method::POST,
-        "/grpc",
-        "building images with BuildKit is not supported yet",
-    ),
-    (
-        Method::POST,
-        "/commit",
-        "making an image of a container (commit) is not supported yet",
-    ),
-    (
-        Method::POST,
-        "/images/{name...}/push",
-        "pushing images is not supported yet",
-    ),
-    (
-        Method::GET,
-        "/images/search",
-        "searching a registry is not supported yet",
-    ),
-    (
-        Method::GET,
-        "/images/get",
-        "saving images is not supported yet",
-    ),
-    (
-        Method::GET,
-        "/images/{name...}/get",
-        "saving images is not supported yet",
-    ),
-    (
-        Method::GET,
-        "/images/{name...}/attestations",
-        "attestations of images are not supported yet",
-    ),
-    (
-        Method::GET,
-        "/distribution/{name...}/json",
-        "asking a registry about an image is not supported yet",
-    ),
-    (
-        Method::GET,
-        "/containers/{name}/changes",
-        "listing a container's changes (diff) is not supported yet",
-    ),
-    (
-        Method::GET,
-        "/containers/{name}/export",
-        "exporting a container is not supported yet",
-    ),
-    (
-        Method::HEAD,
-        "/containers/{name}/archive",
-        "copying files from and to a container is not supported yet",
-    ),
-    (
-        Method::GET,
-        "/containers/{name}/archive",
-        "copying files from and to a container is not supported yet",
-    ),
-    (
-        Method::PUT,
-        "/containers/{name}/archive",
-        "copying files from and to a container is not supported yet",
-    ),
-    (
-        Method::GET,
-        "/containers/{name}/attach/ws",
-        "attaching through a WebSocket is not supported yet",
-    ),
-    (
-        Method::GET,
-        "/containers/{name}/checkpoints",
-        "checkpoints are not supported yet",
-    ),
-    (
-        Method::POST,
-        "/containers/{name}/checkpoints",
-        "checkpoints are not supported yet",
-    ),
-    (
-        Method::DELETE,
-        "/containers/{name}/checkpoints/{id}",
-        "checkpoints are not supported yet",
-    ),
-    (
-        Method::POST,
-        "/networks/create",
-        "networks of your own are not supported yet: bridge, host and none are there",
-    ),
-    (
-        Method::DELETE,
-        "/networks/{name}",
-        "networks of your own are not supported yet: bridge, host and none stay",
-    ),
-    (
-        Method::POST,
-        "/networks/{name}/connect",
-        "connecting a container to a further network is not supported yet",
-    ),
-    (
-        Method::POST,
-        "/networks/{name}/disconnect",
-        "disconnecting a container from a network is not supported yet",
-    ),
-    (
-        Method::PUT,
-        "/volumes/{name}",
-        "cluster volumes are not supported",
-    ),
-    (
-        Method::GET,
-        "/plugins/privileges",
-        "plugins are not supported",
-    ),
+    (Method::POST, "/build", "building images is not supported yet"),
+    (Method::POST, "/build/cancel", "building images is not supported yet"),
+    (Method::POST, "/session", "building images with BuildKit is not supported yet"),
+    (Method::POST, "/grpc", "building images with BuildKit is not supported yet"),
+    (Method::POST, "/commit", "making an image of a container (commit) is not supported yet"),
+    (Method::POST, "/images/{name...}/push", "pushing images is not supported yet"),
+    (Method::GET, "/images/search", "searching a registry is not supported yet"),
+    (Method::GET, "/images/get", "saving images is not supported yet"),
+    (Method::GET, "/images/{name...}/get", "saving images is not supported yet"),
+    (Method::GET, "/images/{name...}/attestations", "attestations of images are not supported yet"),
+    (Method::GET, "/distribution/{name...}/json", "asking a registry about an image is not supported yet"),
+    (Method::GET, "/containers/{name}/changes", "listing a container's changes (diff) is not supported yet"),
+    (Method::GET, "/containers/{name}/export", "exporting a container is not supported yet"),
+    (Method::HEAD, "/containers/{name}/archive", "copying files from and to a container is not supported yet"),
+    (Method::GET, "/containers/{name}/archive", "copying files from and to a container is not supported yet"),
+    (Method::PUT, "/containers/{name}/archive", "copying files from and to a container is not supported yet"),
+    (Method::GET, "/containers/{name}/attach/ws", "attaching through a WebSocket is not supported yet"),
+    (Method::GET, "/containers/{name}/checkpoints", "checkpoints are not supported yet"),
+    (Method::POST, "/containers/{name}/checkpoints", "checkpoints are not supported yet"),
+    (Method::DELETE, "/containers/{name}/checkpoints/{id}", "checkpoints are not supported yet"),
+    (Method::POST, "/networks/create", "networks of your own are not supported yet: bridge, host and none are there"),
+    (Method::DELETE, "/networks/{name}", "networks of your own are not supported yet: bridge, host and none stay"),
+    (Method::POST, "/networks/{name}/connect", "connecting a container to a further network is not supported yet"),
+    (Method::POST, "/networks/{name}/disconnect", "disconnecting a container from a network is not supported yet"),
+    (Method::PUT, "/volumes/{name}", "cluster volumes are not supported"),
+    (Method::GET, "/plugins/privileges", "plugins are not supported"),
     (Method::POST, "/plugins/pull", "plugins are not supported"),
     (Method::POST, "/plugins/create", "plugins are not supported"),
     (Method::POST, "/swarm/init", "swarm mode is not supported"),
@@ -255,18 +151,10 @@ pub fn table() -> Router<Action> {
         DELETE "/volumes/{name}" => volumes::remove,
     );
     for (method, pattern, message) in MISSING {
-        router.add(
-            method.clone(),
-            pattern,
-            Action::Refuse(StatusCode::NOT_IMPLEMENTED, message),
-        );
+        router.add(method.clone(), pattern, Action::Refuse(StatusCode::NOT_IMPLEMENTED, message));
     }
     for (method, pattern) in SWARM {
-        router.add(
-            method.clone(),
-            pattern,
-            Action::Refuse(StatusCode::SERVICE_UNAVAILABLE, NO_SWARM),
-        );
+        router.add(method.clone(), pattern, Action::Refuse(StatusCode::SERVICE_UNAVAILABLE, NO_SWARM));
     }
     router
 }
@@ -287,14 +175,8 @@ mod tests {
     fn routes_that_look_alike_are_told_apart() {
         assert_eq!(action(Method::GET, "/images/json"), Some("served"));
         assert_eq!(action(Method::GET, "/images/a/b/json"), Some("served"));
-        assert_eq!(
-            action(Method::GET, "/images/get"),
-            Some("saving images is not supported yet")
-        );
-        assert_eq!(
-            action(Method::POST, "/images/a/push"),
-            Some("pushing images is not supported yet")
-        );
+        assert_eq!(action(Method::GET, "/images/get"), Some("saving images is not supported yet"));
+        assert_eq!(action(Method::POST, "/images/a/push"), Some("pushing images is not supported yet"));
         assert_eq!(action(Method::GET, "/networks/"), Some("served"));
         assert_eq!(action(Method::GET, "/nodes/x"), Some(NO_SWARM));
         assert_eq!(action(Method::GET, "/nope"), None);

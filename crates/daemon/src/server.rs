@@ -34,12 +34,11 @@ pub struct Server {
 impl Server {
     /// A server in front of an engine.
     pub fn new(engine: Arc<Engine>) -> Self {
-        let name = format!("Docker/{} (linux)", env!("CARGO_PKG_VERSION"));
+        let name = format!("Docker/{} (linux)", brig_engine::VERSION);
         Self {
             engine,
             router: routes::table(),
-            server_header: HeaderValue::from_str(&name)
-                .expect("a version is made of visible characters"),
+            server_header: HeaderValue::from_str(&name).expect("a version is made of visible characters"),
             activity: Arc::default(),
         }
     }
@@ -62,19 +61,15 @@ impl Server {
             let (server, busy) = (self.clone(), busy.clone());
             async move { Ok::<_, Infallible>(server.answer(request, busy).await) }
         });
-        let connection = hyper::server::conn::http1::Builder::new()
-            .serve_connection(TokioIo::new(socket), service)
-            .with_upgrades();
+        let connection =
+            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service).with_upgrades();
         if let Err(error) = connection.await {
             tracing::debug!(%error, "connection ended");
         }
     }
 
     async fn answer(self: Arc<Self>, request: Request<Incoming>, busy: Busy) -> Response<Tracked> {
-        let guard = Guard {
-            busy,
-            _present: self.activity.present(),
-        };
+        let guard = Guard { busy, _present: self.activity.present() };
         let present = self.activity.present();
         // A task of its own: what was begun is finished though the client leaves, and a panic is only this request's.
         let server = self.clone();
@@ -100,10 +95,7 @@ impl Server {
             }
         };
         self.common_headers(&mut reply);
-        reply.map(|body| Tracked {
-            body,
-            _guard: guard,
-        })
+        reply.map(|body| Tracked { body, _guard: guard })
     }
 
     async fn dispatch(self: Arc<Self>, request: Request<Incoming>) -> Outcome {
@@ -114,23 +106,12 @@ impl Server {
         if head.method == Method::OPTIONS {
             return crate::call::empty(StatusCode::OK);
         }
-        let (action, params) = self
-            .router
-            .find(&head.method, versioned.path)
-            .ok_or_else(Fault::page_not_found)?;
+        let (action, params) = self.router.find(&head.method, versioned.path).ok_or_else(Fault::page_not_found)?;
         let version: Version = versioned.version;
         let query = Query::parse(head.uri.query().unwrap_or_default());
         match action {
             Action::Serve(handler) => {
-                handler(Call {
-                    engine: self.engine.clone(),
-                    version,
-                    params,
-                    query,
-                    head,
-                    body,
-                })
-                .await
+                handler(Call { engine: self.engine.clone(), version, params, query, head, body }).await
             }
             Action::Refuse(status, message) => Err(Fault::new(*status, *message)),
         }
@@ -139,15 +120,10 @@ impl Server {
     fn common_headers(&self, reply: &mut Reply) {
         let headers = reply.headers_mut();
         headers.insert(SERVER, self.server_header.clone());
-        for (name, value) in [
-            ("api-version", brig_api::API_VERSION),
-            ("ostype", "linux"),
-            ("docker-experimental", "false"),
-        ] {
-            headers.insert(
-                HeaderName::from_static(name),
-                HeaderValue::from_static(value),
-            );
+        for (name, value) in
+            [("api-version", brig_api::API_VERSION), ("ostype", "linux"), ("docker-experimental", "false")]
+        {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
     }
 }
@@ -160,10 +136,7 @@ struct Activity {
 
 impl Default for Activity {
     fn default() -> Self {
-        Self {
-            requests: AtomicUsize::new(0),
-            last: Mutex::new(Instant::now()),
-        }
+        Self { requests: AtomicUsize::new(0), last: Mutex::new(Instant::now()) }
     }
 }
 
@@ -174,10 +147,7 @@ impl Activity {
     }
 
     fn end(&self) {
-        *self
-            .last
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = Instant::now();
+        *self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Instant::now();
         self.requests.fetch_sub(1, Ordering::AcqRel);
     }
 
@@ -185,10 +155,7 @@ impl Activity {
         if self.requests.load(Ordering::Acquire) > 0 {
             return Duration::ZERO;
         }
-        self.last
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .elapsed()
+        self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner).elapsed()
     }
 }
 
@@ -223,10 +190,7 @@ impl HttpBody for Tracked {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         Pin::new(&mut self.get_mut().body).poll_frame(context)
     }
 

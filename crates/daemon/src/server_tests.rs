@@ -26,10 +26,7 @@ impl Fixture {
             ..Config::default()
         };
         let engine = Engine::open(config).await.unwrap();
-        Self {
-            server: Arc::new(Server::new(Arc::new(engine))),
-            _root: root,
-        }
+        Self { server: Arc::new(Server::new(Arc::new(engine))), _root: root }
     }
 
     fn connect(&self) -> UnixStream {
@@ -44,10 +41,7 @@ impl Fixture {
         client.write_all(request).await.unwrap();
         let mut answer = Vec::new();
         let read = client.read_to_end(&mut answer);
-        tokio::time::timeout(Duration::from_secs(10), read)
-            .await
-            .expect("an answer in time")
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(10), read).await.expect("an answer in time").unwrap();
         String::from_utf8_lossy(&answer).into_owned()
     }
 
@@ -55,22 +49,13 @@ impl Fixture {
         let content = if body.is_empty() {
             String::new()
         } else {
-            format!(
-                "Content-Type: application/json\r\nContent-Length: {}\r\n",
-                body.len()
-            )
+            format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len())
         };
-        let request = format!(
-            "{method} {target} HTTP/1.1\r\nHost: d\r\nConnection: close\r\n{content}\r\n{body}"
-        );
+        let request = format!("{method} {target} HTTP/1.1\r\nHost: d\r\nConnection: close\r\n{content}\r\n{body}");
         let answer = self.raw(request.as_bytes()).await;
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (
-            status,
-            head.to_ascii_lowercase(),
-            body.trim_end().to_owned(),
-        )
+        (status, head.to_ascii_lowercase(), body.trim_end().to_owned())
     }
 }
 
@@ -101,14 +86,7 @@ async fn versions_and_routes_are_refused_in_dockers_words() {
     let fixture = Fixture::new().await;
     let refused = |status: u16, text: &str| (status, format!("{{\"message\":\"{text}\"}}"));
     for (method, target, expected) in [
-        (
-            "GET",
-            "/v1.99/info",
-            refused(
-                400,
-                "client version 1.99 is too new. Maximum supported API version is 1.51",
-            ),
-        ),
+        ("GET", "/v1.99/info", refused(400, "client version 1.99 is too new. Maximum supported API version is 1.51")),
         (
             "GET",
             "/v1.2/info",
@@ -119,19 +97,8 @@ async fn versions_and_routes_are_refused_in_dockers_words() {
         ),
         ("GET", "/v1.51/nope", refused(404, "page not found")),
         ("PATCH", "/containers/json", refused(404, "page not found")),
-        (
-            "POST",
-            "/commit",
-            refused(
-                501,
-                "making an image of a container (commit) is not supported yet",
-            ),
-        ),
-        (
-            "GET",
-            "/containers/nope/json",
-            refused(404, "No such container: nope"),
-        ),
+        ("POST", "/commit", refused(501, "making an image of a container (commit) is not supported yet")),
+        ("GET", "/containers/nope/json", refused(404, "No such container: nope")),
     ] {
         let (status, _, body) = fixture.ask(method, target, "").await;
         assert_eq!((status, body), expected, "{method} {target}");
@@ -144,35 +111,16 @@ async fn versions_and_routes_are_refused_in_dockers_words() {
 #[tokio::test]
 async fn bodies_are_checked_and_bounded() {
     let fixture = Fixture::new().await;
-    let (status, _, body) = fixture
-        .ask("POST", "/containers/create", "{\"Image\":7}")
-        .await;
+    let (status, _, body) = fixture.ask("POST", "/containers/create", "{\"Image\":7}").await;
     assert_eq!(status, 400);
-    assert!(
-        body.contains("invalid JSON: json: cannot unmarshal"),
-        "{body}"
-    );
+    assert!(body.contains("invalid JSON: json: cannot unmarshal"), "{body}");
     let (status, _, body) = fixture.ask("POST", "/containers/create", "{} {}").await;
-    assert_eq!(
-        (status, body.as_str()),
-        (
-            400,
-            "{\"message\":\"invalid JSON: unexpected content after JSON\"}"
-        )
-    );
+    assert_eq!((status, body.as_str()), (400, "{\"message\":\"invalid JSON: unexpected content after JSON\"}"));
     let wrong = "POST /containers/create HTTP/1.1\r\nHost: d\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}";
     let answer = fixture.raw(wrong.as_bytes()).await;
-    assert!(
-        answer.contains("unsupported Content-Type header (text/plain): must be 'application/json'"),
-        "{answer}"
-    );
+    assert!(answer.contains("unsupported Content-Type header (text/plain): must be 'application/json'"), "{answer}");
     let announced = "POST /containers/create HTTP/1.1\r\nHost: d\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 5000000\r\n\r\n";
-    assert!(
-        fixture
-            .raw(announced.as_bytes())
-            .await
-            .starts_with("HTTP/1.1 413 ")
-    );
+    assert!(fixture.raw(announced.as_bytes()).await.starts_with("HTTP/1.1 413 "));
     // The same without saying so in advance.
     let mut chunked = b"POST /containers/create HTTP/1.1\r\nHost: d\r\nConnection: close\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
     chunked.extend(format!("{:x}\r\n", 5 << 20).as_bytes());
@@ -194,10 +142,7 @@ async fn one_connection_serves_several_requests() {
     let fixture = Fixture::new().await;
     let mut client = fixture.connect();
     for _ in 0..3 {
-        client
-            .write_all(b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n")
-            .await
-            .unwrap();
+        client.write_all(b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n").await.unwrap();
         let mut answer = Vec::new();
         while !answer.ends_with(b"\r\n\r\nOK") {
             let mut piece = [0; 1024];
@@ -213,10 +158,7 @@ async fn one_connection_serves_several_requests() {
 async fn a_client_that_closes_its_side_still_gets_a_quick_answer() {
     let fixture = Fixture::new().await;
     let mut client = fixture.connect();
-    client
-        .write_all(b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n")
-        .await
-        .unwrap();
+    client.write_all(b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n").await.unwrap();
     client.shutdown().await.unwrap();
     let mut answer = String::new();
     client.read_to_string(&mut answer).await.unwrap();
@@ -227,10 +169,7 @@ async fn a_client_that_closes_its_side_still_gets_a_quick_answer() {
 async fn a_client_that_leaves_ends_its_stream() {
     let fixture = Fixture::new().await;
     let mut client = fixture.connect();
-    client
-        .write_all(b"GET /events HTTP/1.1\r\nHost: d\r\n\r\n")
-        .await
-        .unwrap();
+    client.write_all(b"GET /events HTTP/1.1\r\nHost: d\r\n\r\n").await.unwrap();
     let mut head = [0; 15];
     client.read_exact(&mut head).await.unwrap();
     assert_eq!(&head, b"HTTP/1.1 200 OK");
@@ -241,9 +180,7 @@ async fn a_client_that_leaves_ends_its_stream() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(5), gone)
-        .await
-        .expect("the stream ends with its client");
+    tokio::time::timeout(Duration::from_secs(5), gone).await.expect("the stream ends with its client");
 }
 
 #[tokio::test]
@@ -251,8 +188,7 @@ async fn a_hijack_that_fails_is_told_by_status_with_and_without_upgrade() {
     let fixture = Fixture::new().await;
     for upgrade in ["", "Connection: Upgrade\r\nUpgrade: tcp\r\n"] {
         let mut client = fixture.connect();
-        let request =
-            format!("POST /containers/nope/attach?stream=1 HTTP/1.1\r\nHost: d\r\n{upgrade}\r\n");
+        let request = format!("POST /containers/nope/attach?stream=1 HTTP/1.1\r\nHost: d\r\n{upgrade}\r\n");
         client.write_all(request.as_bytes()).await.unwrap();
         let mut answer = vec![0; 22];
         client.read_exact(&mut answer).await.unwrap();

@@ -34,11 +34,7 @@ pub enum Transport {
 }
 
 impl AsyncRead for Transport {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -48,11 +44,7 @@ impl AsyncRead for Transport {
 }
 
 impl AsyncWrite for Transport {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
@@ -145,12 +137,8 @@ impl Socket {
     /// Takes bytes that begin a request. They are held until it is clear whether the request is a hijack.
     fn examine(&mut self, bytes: &[u8]) {
         self.held.extend_from_slice(bytes);
-        let end = self
-            .held
-            .windows(4)
-            .position(|window| window == b"\r\n\r\n");
-        let may_be_hijack = b"POST /".starts_with(&self.held[..self.held.len().min(6)])
-            && self.held.len() < MAX_HEAD;
+        let end = self.held.windows(4).position(|window| window == b"\r\n\r\n");
+        let may_be_hijack = b"POST /".starts_with(&self.held[..self.held.len().min(6)]) && self.held.len() < MAX_HEAD;
         if may_be_hijack && end.is_none() {
             return;
         }
@@ -161,10 +149,7 @@ impl Socket {
             self.hijack = true;
             if !has_upgrade(&head[..end]) {
                 self.rewrite = true;
-                let line = head
-                    .windows(2)
-                    .position(|window| window == b"\r\n")
-                    .map_or(0, |at| at + 2);
+                let line = head.windows(2).position(|window| window == b"\r\n").map_or(0, |at| at + 2);
                 head.splice(line..line, *b"Connection: Upgrade\r\nUpgrade: tcp\r\n");
             }
         }
@@ -182,18 +167,14 @@ impl Socket {
         if self.hijack {
             return Poll::Pending;
         }
-        let sleep = self
-            .leaving
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(LEAVING)));
+        let sleep = self.leaving.get_or_insert_with(|| Box::pin(tokio::time::sleep(LEAVING)));
         ready!(sleep.as_mut().poll(cx));
         Poll::Ready(Ok(()))
     }
 
     fn poll_outward(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.outward.1 < self.outward.0.len() {
-            let count = ready!(
-                Pin::new(&mut self.transport).poll_write(cx, &self.outward.0[self.outward.1..])
-            )?;
+            let count = ready!(Pin::new(&mut self.transport).poll_write(cx, &self.outward.0[self.outward.1..]))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -207,22 +188,16 @@ impl Socket {
 /// Whether a head, without its empty line, asks for a hijacked route: `…/containers/x/attach` or `…/exec/x/start`.
 fn is_hijack(head: &[u8]) -> bool {
     let line = head.split(|b| *b == b'\r').next().unwrap_or_default();
-    let Some(target) = line
-        .strip_prefix(b"POST ")
-        .and_then(|rest| rest.split(|b| *b == b' ' || *b == b'?').next())
+    let Some(target) = line.strip_prefix(b"POST ").and_then(|rest| rest.split(|b| *b == b' ' || *b == b'?').next())
     else {
         return false;
     };
     let segments: Vec<&[u8]> = target.split(|b| *b == b'/').collect();
-    matches!(
-        segments.as_slice(),
-        [.., b"containers", _, b"attach"] | [.., b"exec", _, b"start"]
-    )
+    matches!(segments.as_slice(), [.., b"containers", _, b"attach"] | [.., b"exec", _, b"start"])
 }
 
 fn has_upgrade(head: &[u8]) -> bool {
-    head.split(|b| *b == b'\n')
-        .any(|line| line.len() > 8 && line[..8].eq_ignore_ascii_case(b"upgrade:"))
+    head.split(|b| *b == b'\n').any(|line| line.len() > 8 && line[..8].eq_ignore_ascii_case(b"upgrade:"))
 }
 
 /// Makes the `200` that Docker answers a hijack without `Upgrade` with of the `101` that HTTP insists on.
@@ -239,11 +214,7 @@ fn to_ok(head: &[u8]) -> Option<Vec<u8>> {
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         loop {
             let (bytes, taken) = &mut this.inward;
@@ -279,20 +250,11 @@ impl AsyncRead for Socket {
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.rewrite {
             this.outward.0.extend_from_slice(buf);
-            if let Some(end) = this
-                .outward
-                .0
-                .windows(4)
-                .position(|window| window == b"\r\n\r\n")
-            {
+            if let Some(end) = this.outward.0.windows(4).position(|window| window == b"\r\n\r\n") {
                 this.rewrite = false;
                 if let Some(mut head) = to_ok(&this.outward.0[..end + 4]) {
                     head.extend_from_slice(&this.outward.0[end + 4..]);
@@ -326,26 +288,11 @@ mod tests {
 
     #[test]
     fn hijacks_are_told_from_other_requests() {
-        for line in [
-            "/containers/x/attach?stream=1",
-            "/v1.41/exec/y/start",
-            "/v1.51/containers/a/attach",
-        ] {
-            assert!(
-                is_hijack(format!("POST {line} HTTP/1.1\r\nHost: d").as_bytes()),
-                "{line}"
-            );
+        for line in ["/containers/x/attach?stream=1", "/v1.41/exec/y/start", "/v1.51/containers/a/attach"] {
+            assert!(is_hijack(format!("POST {line} HTTP/1.1\r\nHost: d").as_bytes()), "{line}");
         }
-        for line in [
-            "/containers/x/start",
-            "/containers/x/exec",
-            "/exec/x/resize",
-            "/x?y=/exec/a/start",
-        ] {
-            assert!(
-                !is_hijack(format!("POST {line} HTTP/1.1").as_bytes()),
-                "{line}"
-            );
+        for line in ["/containers/x/start", "/containers/x/exec", "/exec/x/resize", "/x?y=/exec/a/start"] {
+            assert!(!is_hijack(format!("POST {line} HTTP/1.1").as_bytes()), "{line}");
         }
         assert!(!is_hijack(b"GET /containers/x/attach HTTP/1.1"));
     }
@@ -359,10 +306,7 @@ mod tests {
     #[test]
     fn a_switch_of_protocols_becomes_ok_and_errors_stay() {
         let head = b"HTTP/1.1 101 UPGRADED\r\nconnection: Upgrade\r\nupgrade: tcp\r\ncontent-type: x\r\n\r\n";
-        assert_eq!(
-            to_ok(head).unwrap(),
-            b"HTTP/1.1 200 OK\r\ncontent-type: x\r\n\r\n"
-        );
+        assert_eq!(to_ok(head).unwrap(), b"HTTP/1.1 200 OK\r\ncontent-type: x\r\n\r\n");
         assert_eq!(to_ok(b"HTTP/1.1 404 Not Found\r\n\r\n"), None);
     }
 }

@@ -14,11 +14,7 @@ use tokio_rustls::TlsAcceptor;
 ///
 /// # Errors
 /// Names the file and what is wrong with it.
-pub fn acceptor(
-    certificate: &Path,
-    key: &Path,
-    authority: Option<&Path>,
-) -> Result<TlsAcceptor, String> {
+pub fn acceptor(certificate: &Path, key: &Path, authority: Option<&Path>) -> Result<TlsAcceptor, String> {
     let chain = certificates(certificate)?;
     let private = PrivateKeyDer::from_pem_file(key)
         .map_err(|e| format!("reading the TLS key {} (--tlskey): {e}", key.display()))?;
@@ -31,9 +27,7 @@ pub fn acceptor(
         Some(path) => {
             let mut roots = RootCertStore::empty();
             for root in certificates(path)? {
-                roots
-                    .add(root)
-                    .map_err(|e| format!("the authority {} (--tlscacert): {e}", path.display()))?;
+                roots.add(root).map_err(|e| format!("the authority {} (--tlscacert): {e}", path.display()))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
                 .build()
@@ -42,24 +36,16 @@ pub fn acceptor(
         }
     };
     let mut config = builder.with_single_cert(chain, private).map_err(|e| {
-        format!(
-            "the certificate {} (--tlscert) and the key {} (--tlskey): {e}",
-            certificate.display(),
-            key.display()
-        )
+        format!("the certificate {} (--tlscert) and the key {} (--tlskey): {e}", certificate.display(), key.display())
     })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let failed = |e: rustls::pki_types::pem::Error| {
-        format!("reading the certificates in {}: {e}", path.display())
-    };
-    let chain: Vec<_> = CertificateDer::pem_file_iter(path)
-        .map_err(failed)?
-        .collect::<Result<_, _>>()
-        .map_err(failed)?;
+    let failed = |e: rustls::pki_types::pem::Error| format!("reading the certificates in {}: {e}", path.display());
+    let chain: Vec<_> =
+        CertificateDer::pem_file_iter(path).map_err(failed)?.collect::<Result<_, _>>().map_err(failed)?;
     if chain.is_empty() {
         return Err(format!("{} has no certificate in it", path.display()));
     }

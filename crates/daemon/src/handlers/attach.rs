@@ -17,10 +17,7 @@ use crate::router::Version;
 pub async fn attach(mut call: Call) -> Outcome {
     let query = &call.query;
     let keys = detach::parse(query.get("detachKeys")).map_err(|error| {
-        Fault::bad_request(format!(
-            "Invalid detach keys ({}) provided: {error}",
-            query.get("detachKeys")
-        ))
+        Fault::bad_request(format!("Invalid detach keys ({}) provided: {error}", query.get("detachKeys")))
     })?;
     let options = AttachOptions {
         stdin: query.flag("stdin"),
@@ -30,25 +27,14 @@ pub async fn attach(mut call: Call) -> Outcome {
         logs: query.flag("logs"),
     };
     let upgrade = take_upgrade(&mut call)?;
-    let attachment = call
-        .engine
-        .containers
-        .attach(call.param("name"), options)
-        .await?;
+    let attachment = call.engine.containers.attach(call.param("name"), options).await?;
     Ok(begin(upgrade, attachment, keys, call.version))
 }
 
 /// `POST /exec/{name}/start`
 pub async fn exec_start(mut call: Call) -> Outcome {
     let upgrade = take_upgrade(&mut call);
-    let Call {
-        engine,
-        version,
-        params,
-        head,
-        body,
-        ..
-    } = call;
+    let Call { engine, version, params, head, body, .. } = call;
     let request: StartRequest = body::json(&head.headers, body).await?;
     let upgrade = if request.detach { None } else { Some(upgrade?) };
     let id = params.get("name");
@@ -61,28 +47,17 @@ pub async fn exec_start(mut call: Call) -> Outcome {
 
 /// The keys that the exec was made with.
 fn exec_keys(engine: &brig_engine::Engine, id: &str) -> Result<Vec<u8>, Fault> {
-    let asked = engine
-        .containers
-        .exec_inspect(id)?
-        .detach_keys
-        .unwrap_or_default();
+    let asked = engine.containers.exec_inspect(id)?.detach_keys.unwrap_or_default();
     detach::parse(&asked).map_err(Fault::bad_request)
 }
 
 fn take_upgrade(call: &mut Call) -> Result<OnUpgrade, Fault> {
     call.head.extensions.remove::<OnUpgrade>().ok_or_else(|| {
-        Fault::bad_request(
-            "this request takes over its connection, which HTTP/1.0 and HTTP/2 do not allow",
-        )
+        Fault::bad_request("this request takes over its connection, which HTTP/1.0 and HTTP/2 do not allow")
     })
 }
 
-fn begin(
-    upgrade: OnUpgrade,
-    attachment: Attachment,
-    keys: Vec<u8>,
-    version: Version,
-) -> crate::call::Reply {
+fn begin(upgrade: OnUpgrade, attachment: Attachment, keys: Vec<u8>, version: Version) -> crate::call::Reply {
     let detach = (attachment.tty && attachment.stdin_open).then(|| Detector::new(keys));
     let reply = hijack::switching(!attachment.tty, version);
     hijack::run(

@@ -10,11 +10,7 @@ use crate::router::Version;
 
 /// `GET /containers/json`
 pub async fn list(call: Call) -> Outcome {
-    let limit = call
-        .query
-        .number("limit")?
-        .and_then(|limit| usize::try_from(limit).ok())
-        .filter(|limit| *limit > 0);
+    let limit = call.query.number("limit")?.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0);
     let options = ListOptions {
         all: call.query.flag("all"),
         limit,
@@ -28,9 +24,7 @@ pub async fn list(call: Call) -> Outcome {
 pub async fn create(call: Call) -> Outcome {
     let (mut request, call) = call.json::<CreateRequest>().await?;
     if request == CreateRequest::default() {
-        return Err(Fault::bad_request(
-            "config cannot be empty in order to create a container",
-        ));
+        return Err(Fault::bad_request("config cannot be empty in order to create a container"));
     }
     if call.version < Version::one(25)
         && let Some(host) = &mut request.host_config
@@ -39,35 +33,19 @@ pub async fn create(call: Call) -> Outcome {
         host.auto_remove = false;
     }
     let name = call.query.given("name").filter(|name| !name.is_empty());
-    let platform = call
-        .query
-        .given("platform")
-        .filter(|platform| !platform.is_empty());
-    json(
-        StatusCode::CREATED,
-        &call
-            .engine
-            .containers
-            .create(name, platform, request)
-            .await?,
-    )
+    let platform = call.query.given("platform").filter(|platform| !platform.is_empty());
+    json(StatusCode::CREATED, &call.engine.containers.create(name, platform, request).await?)
 }
 
 /// `GET /containers/{name}/json`
 pub async fn inspect(call: Call) -> Outcome {
-    ok(&call
-        .engine
-        .containers
-        .inspect(call.param("name"), call.query.flag("size"))?)
+    ok(&call.engine.containers.inspect(call.param("name"), call.query.flag("size"))?)
 }
 
 /// `POST /containers/{name}/start`
 pub async fn start(call: Call) -> Outcome {
     if !call.query.get("checkpoint").is_empty() {
-        return Err(Fault::new(
-            StatusCode::NOT_IMPLEMENTED,
-            "checkpoints are not supported yet",
-        ));
+        return Err(Fault::new(StatusCode::NOT_IMPLEMENTED, "checkpoints are not supported yet"));
     }
     call.engine.containers.start(call.param("name")).await?;
     no_content()
@@ -76,29 +54,20 @@ pub async fn start(call: Call) -> Outcome {
 /// `POST /containers/{name}/stop`
 pub async fn stop(call: Call) -> Outcome {
     let timeout = call.query.number("t")?;
-    call.engine
-        .containers
-        .stop(call.param("name"), call.query.given("signal"), timeout)
-        .await?;
+    call.engine.containers.stop(call.param("name"), call.query.given("signal"), timeout).await?;
     no_content()
 }
 
 /// `POST /containers/{name}/restart`
 pub async fn restart(call: Call) -> Outcome {
     let timeout = call.query.number("t")?;
-    call.engine
-        .containers
-        .restart(call.param("name"), call.query.given("signal"), timeout)
-        .await?;
+    call.engine.containers.restart(call.param("name"), call.query.given("signal"), timeout).await?;
     no_content()
 }
 
 /// `POST /containers/{name}/kill`
 pub async fn kill(call: Call) -> Outcome {
-    call.engine
-        .containers
-        .kill(call.param("name"), call.query.given("signal"))
-        .await?;
+    call.engine.containers.kill(call.param("name"), call.query.given("signal")).await?;
     no_content()
 }
 
@@ -116,30 +85,20 @@ pub async fn unpause(call: Call) -> Outcome {
 
 /// `POST /containers/{name}/rename`
 pub async fn rename(call: Call) -> Outcome {
-    call.engine
-        .containers
-        .rename(call.param("name"), call.query.get("name"))
-        .await?;
+    call.engine.containers.rename(call.param("name"), call.query.get("name")).await?;
     no_content()
 }
 
 /// `POST /containers/{name}/update`
 pub async fn update(call: Call) -> Outcome {
     let (request, call) = call.json::<UpdateRequest>().await?;
-    ok(&call
-        .engine
-        .containers
-        .update(call.params.get("name"), request)
-        .await?)
+    ok(&call.engine.containers.update(call.params.get("name"), request).await?)
 }
 
 /// `POST /containers/{name}/resize`
 pub async fn resize(call: Call) -> Outcome {
     let (height, width) = console_size(&call)?;
-    call.engine
-        .containers
-        .resize(call.param("name"), height, width)
-        .await?;
+    call.engine.containers.resize(call.param("name"), height, width).await?;
     empty(StatusCode::OK)
 }
 
@@ -148,9 +107,7 @@ pub fn console_size(call: &Call) -> Result<(u16, u16), Fault> {
     let one = |name: &str| {
         let text = call.query.get(name);
         text.parse::<u16>().map_err(|_| {
-            Fault::bad_request(format!(
-                "invalid resize {name} {text:?}: must be a number from 0 to 65535"
-            ))
+            Fault::bad_request(format!("invalid resize {name} {text:?}: must be a number from 0 to 65535"))
         })
     };
     Ok((one("h")?, one("w")?))
@@ -158,28 +115,16 @@ pub fn console_size(call: &Call) -> Result<(u16, u16), Fault> {
 
 /// `GET /containers/{name}/top`
 pub async fn top(call: Call) -> Outcome {
-    ok(&call
-        .engine
-        .containers
-        .top(call.param("name"), call.query.get("ps_args"))
-        .await?)
+    ok(&call.engine.containers.top(call.param("name"), call.query.get("ps_args")).await?)
 }
 
 /// `DELETE /containers/{name}`
 pub async fn remove(call: Call) -> Outcome {
     if call.query.flag("link") {
-        return Err(Fault::bad_request(
-            "removing a link between containers is not supported",
-        ));
+        return Err(Fault::bad_request("removing a link between containers is not supported"));
     }
-    let options = RemoveOptions {
-        force: call.query.flag("force"),
-        volumes: call.query.flag("v"),
-    };
-    call.engine
-        .containers
-        .remove(call.param("name"), options)
-        .await?;
+    let options = RemoveOptions { force: call.query.flag("force"), volumes: call.query.flag("v") };
+    call.engine.containers.remove(call.param("name"), options).await?;
     no_content()
 }
 

@@ -45,22 +45,11 @@ pub async fn create(call: Call) -> Outcome {
     let from_image = call.query.get("fromImage").to_owned();
     if !from_image.is_empty() {
         let auth = call.registry_auth()?;
-        let (tag, platform) = (
-            call.query.given("tag"),
-            Some(platform.as_str()).filter(|p| !p.is_empty()),
-        );
-        return progress(
-            call.engine
-                .images
-                .pull(&from_image, tag, platform, auth)
-                .await?,
-        )
-        .await;
+        let (tag, platform) = (call.query.given("tag"), Some(platform.as_str()).filter(|p| !p.is_empty()));
+        return progress(call.engine.images.pull(&from_image, tag, platform, auth).await?).await;
     }
     match call.query.get("fromSrc") {
-        "" => Err(Fault::bad_request(
-            "either fromImage or fromSrc must be given",
-        )),
+        "" => Err(Fault::bad_request("either fromImage or fromSrc must be given")),
         "-" => import(call, platform).await,
         _ => Err(Fault::new(
             StatusCode::NOT_IMPLEMENTED,
@@ -85,10 +74,7 @@ async fn import(call: Call, platform: String) -> Outcome {
 pub async fn load(call: Call) -> Outcome {
     let (reader, call) = call.reader();
     let quiet = call.query.flag_or("quiet", true);
-    Ok(stream(
-        None,
-        call.engine.images.load(Box::new(reader), quiet),
-    ))
+    Ok(stream(None, call.engine.images.load(Box::new(reader), quiet)))
 }
 
 /// A stream of progress. When its very first line is an error, nothing has happened yet and the status tells it.
@@ -103,9 +89,7 @@ async fn progress(mut lines: mpsc::Receiver<Message>) -> Outcome {
 fn stream(mut first: Option<Message>, mut lines: mpsc::Receiver<Message>) -> crate::call::Reply {
     let body = futures_util::stream::poll_fn(move |context| match first.take() {
         Some(line) => std::task::Poll::Ready(Some(encode(&line))),
-        None => lines
-            .poll_recv(context)
-            .map(|line| line.map(|line| encode(&line))),
+        None => lines.poll_recv(context).map(|line| line.map(|line| encode(&line))),
     });
     typed(StatusCode::OK, "application/json", Body::stream(body))
 }
@@ -137,21 +121,13 @@ pub async fn history(call: Call) -> Outcome {
 
 /// `POST /images/{name}/tag`
 pub async fn tag(call: Call) -> Outcome {
-    call.engine.images.tag(
-        call.param("name"),
-        call.query.get("repo"),
-        call.query.get("tag"),
-    )?;
+    call.engine.images.tag(call.param("name"), call.query.get("repo"), call.query.get("tag"))?;
     empty(StatusCode::CREATED)
 }
 
 /// `DELETE /images/{name}`
 pub async fn remove(call: Call) -> Outcome {
-    let (engine, name, force) = (
-        call.engine.clone(),
-        call.param("name").to_owned(),
-        call.query.flag("force"),
-    );
+    let (engine, name, force) = (call.engine.clone(), call.param("name").to_owned(), call.query.flag("force"));
     ok(&blocking(move || engine.images.remove(&name, force)).await?)
 }
 

@@ -30,21 +30,13 @@ pub async fn wait(call: Call) -> Outcome {
     };
     let wait = call.engine.containers.wait(call.param("name"), condition)?;
     let body = futures_util::stream::once(async move {
-        let response = wait
-            .await
-            .unwrap_or_else(|error| brig_api::container::WaitResponse {
-                status_code: -1,
-                error: Some(brig_api::container::WaitExitError {
-                    message: error.message,
-                }),
-            });
+        let response = wait.await.unwrap_or_else(|error| brig_api::container::WaitResponse {
+            status_code: -1,
+            error: Some(brig_api::container::WaitExitError { message: error.message }),
+        });
         line(&response)
     });
-    Ok(typed(
-        StatusCode::OK,
-        "application/json",
-        Body::stream(body),
-    ))
+    Ok(typed(StatusCode::OK, "application/json", Body::stream(body)))
 }
 
 /// `GET /containers/{name}/logs`
@@ -102,9 +94,7 @@ pub async fn stats(call: Call) -> Outcome {
     let stream = call.query.flag_or("stream", true);
     let one_shot = call.query.flag("one-shot");
     if stream && one_shot {
-        return Err(Fault::bad_request(
-            "cannot have stream=true and one-shot=true",
-        ));
+        return Err(Fault::bad_request("cannot have stream=true and one-shot=true"));
     }
     let first = call.engine.containers.stats(&name).await?;
     if one_shot {
@@ -139,11 +129,7 @@ pub async fn stats(call: Call) -> Outcome {
             before = now;
         }
     });
-    Ok(typed(
-        StatusCode::OK,
-        "application/json",
-        Body::channel(receiver),
-    ))
+    Ok(typed(StatusCode::OK, "application/json", Body::channel(receiver)))
 }
 
 /// A reading with the one before it.
@@ -166,20 +152,11 @@ pub async fn events(call: Call) -> Outcome {
             call.query.get("until")
         )));
     }
-    let mut events = call
-        .engine
-        .events
-        .subscribe(since, until, call.query.filters()?);
+    let mut events = call.engine.events.subscribe(since, until, call.query.filters()?);
     let body = futures_util::stream::poll_fn(move |context| {
-        events
-            .poll_recv(context)
-            .map(|event| event.map(|event| line(&event)))
+        events.poll_recv(context).map(|event| event.map(|event| line(&event)))
     });
-    Ok(typed(
-        StatusCode::OK,
-        "application/json",
-        Body::stream(body),
-    ))
+    Ok(typed(StatusCode::OK, "application/json", Body::stream(body)))
 }
 
 /// One JSON object and a line break.
@@ -192,9 +169,7 @@ fn line<T: Serialize>(value: &T) -> Bytes {
 /// A moment in a query: seconds since 1970 with a fraction, or RFC 3339. Absent, empty and `0` are `None`.
 fn instant(name: &str, text: &str) -> Result<Option<Timestamp>, Fault> {
     let wrong = || {
-        Fault::bad_request(format!(
-            "invalid value for {name:?}: failed to parse value as time or duration: {text:?}"
-        ))
+        Fault::bad_request(format!("invalid value for {name:?}: failed to parse value as time or duration: {text:?}"))
     };
     if text.is_empty() || text == "0" {
         return Ok(None);
@@ -207,15 +182,9 @@ fn instant(name: &str, text: &str) -> Result<Option<Timestamp>, Fault> {
     if !fraction.bytes().all(|b| b.is_ascii_digit()) {
         return Err(wrong());
     }
-    let digits: String = fraction
-        .chars()
-        .chain("000000000".chars())
-        .take(9)
-        .collect();
+    let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
     let nanoseconds: i32 = digits.parse().map_err(|_| wrong())?;
-    Timestamp::new(seconds, nanoseconds)
-        .map(Some)
-        .map_err(|_| wrong())
+    Timestamp::new(seconds, nanoseconds).map(Some).map_err(|_| wrong())
 }
 
 #[cfg(test)]

@@ -5,56 +5,46 @@ use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue, PRAGMA};
 use serde::Serialize;
 
 use crate::body::Body;
-use crate::call::{Call, Outcome, ok, typed};
+use crate::call::{Call, Outcome, blocking, ok, typed};
 use crate::fault::Fault;
 
 /// `GET /_ping` and `HEAD /_ping`
 pub async fn ping(_call: Call) -> Outcome {
-    let mut reply = typed(
-        StatusCode::OK,
-        "text/plain; charset=utf-8",
-        Body::whole("OK"),
-    );
+    let mut reply = typed(StatusCode::OK, "text/plain; charset=utf-8", Body::whole("OK"));
     let headers = reply.headers_mut();
-    headers.insert(
-        CACHE_CONTROL,
-        HeaderValue::from_static("no-cache, no-store, must-revalidate"),
-    );
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store, must-revalidate"));
     headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
     // No `Builder-Version`: there is no builder that a client could choose.
-    headers.insert(
-        HeaderName::from_static("swarm"),
-        HeaderValue::from_static("inactive"),
-    );
+    headers.insert(HeaderName::from_static("swarm"), HeaderValue::from_static("inactive"));
     Ok(reply)
 }
 
 /// `GET /info`
 pub async fn info(call: Call) -> Outcome {
-    ok(&call.engine.system.info().await?)
+    let engine = call.engine.clone();
+    ok(&blocking(move || Ok(engine.system().info())).await?)
 }
 
 /// `GET /version`
 pub async fn version(call: Call) -> Outcome {
-    ok(&call.engine.system.version())
+    ok(&call.engine.system().version())
 }
 
 /// `POST /auth`
 pub async fn auth(call: Call) -> Outcome {
     let (credentials, call) = call.json::<brig_api::system::AuthConfig>().await?;
-    ok(&call.engine.system.auth(credentials).await?)
+    ok(&call.engine.images.check_auth(credentials).await?)
 }
 
 /// `GET /system/df`
 pub async fn disk_usage(call: Call) -> Outcome {
     let wanted = call.query.all("type");
-    if let Some(other) = wanted
-        .iter()
-        .find(|t| !matches!(t.as_str(), "container" | "image" | "volume" | "build-cache"))
+    if let Some(other) = wanted.iter().find(|t| !matches!(t.as_str(), "container" | "image" | "volume" | "build-cache"))
     {
         return Err(Fault::bad_request(format!("unknown object type: {other}")));
     }
-    let mut usage = call.engine.system.disk_usage().await?;
+    let engine = call.engine.clone();
+    let mut usage = blocking(move || engine.system().disk_usage()).await?;
     let has = |kind: &str| wanted.is_empty() || wanted.iter().any(|w| w == kind);
     if !has("container") {
         usage.containers = None;
@@ -87,8 +77,5 @@ struct BuildPrune {
 
 /// `POST /build/prune`: without a builder there is no cache, so nothing is freed. `docker system prune` asks for it.
 pub async fn build_prune(_call: Call) -> Outcome {
-    ok(&BuildPrune {
-        caches_deleted: None,
-        space_reclaimed: 0,
-    })
+    ok(&BuildPrune { caches_deleted: None, space_reclaimed: 0 })
 }

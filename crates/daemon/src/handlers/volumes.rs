@@ -14,10 +14,7 @@ pub async fn list(call: Call) -> Outcome {
 /// `POST /volumes/create`
 pub async fn create(call: Call) -> Outcome {
     let (request, call) = call.json::<CreateRequest>().await?;
-    json(
-        StatusCode::CREATED,
-        &blocking(move || call.engine.volumes.create(request)).await?,
-    )
+    json(StatusCode::CREATED, &blocking(move || call.engine.volumes.create(request)).await?)
 }
 
 /// `GET /volumes/{name}`
@@ -27,11 +24,7 @@ pub async fn inspect(call: Call) -> Outcome {
 
 /// `DELETE /volumes/{name}`
 pub async fn remove(call: Call) -> Outcome {
-    let (engine, name, force) = (
-        call.engine.clone(),
-        call.param("name").to_owned(),
-        call.query.flag("force"),
-    );
+    let (engine, name, force) = (call.engine.clone(), call.param("name").to_owned(), call.query.flag("force"));
     blocking(move || engine.volumes.remove(&name, force)).await?;
     no_content()
 }
