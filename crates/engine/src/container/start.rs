@@ -82,7 +82,11 @@ impl Task {
             self.shared.networks.loopback(run.pid).await?;
         }
         self.connect_waiting().await;
-        link.send(&Request::Go).await?;
+        // A shim that could not prepare the start has hung up, but said why before: that is read below.
+        let sent = link.send(&Request::Go).await;
+        if let Err(e) = sent {
+            tracing::debug!(container = %self.record.short_id(), "{e}");
+        }
         let (pid, at) = self.until_started(&mut link).await?;
         run.pid = pid;
         run.started_at = at;
