@@ -49,17 +49,10 @@ pub(crate) fn forget(
         let Some(tuple) = attributes.find(CTA_TUPLE_ORIG) else {
             return;
         };
-        if Attributes(tuple)
-            .nested(CTA_TUPLE_PROTO)
-            .find(CTA_PROTO_NUM)
-            == Some(&[protocol.number()])
+        if Attributes(tuple).nested(CTA_TUPLE_PROTO).find(CTA_PROTO_NUM) == Some(&[protocol.number()])
             && flow(attributes).is_some_and(|flow| stale(&flow))
         {
-            doomed.push((
-                family,
-                tuple.to_vec(),
-                attributes.find(CTA_ID).map(<[u8]>::to_vec),
-            ));
+            doomed.push((family, tuple.to_vec(), attributes.find(CTA_ID).map(<[u8]>::to_vec)));
         }
     });
     match listed {
@@ -70,9 +63,7 @@ pub(crate) fn forget(
     let mut forgotten = 0;
     for (family, tuple, id) in doomed {
         let mut message = Message::new(DELETE, 0, "conntrack delete");
-        message
-            .raw(&[family, 0, 0, 0])
-            .attr(CTA_TUPLE_ORIG | NESTED, &tuple);
+        message.raw(&[family, 0, 0, 0]).attr(CTA_TUPLE_ORIG | NESTED, &tuple);
         if let Some(id) = id {
             message.attr(CTA_ID, &id);
         }
@@ -89,15 +80,8 @@ pub(crate) fn forget(
 fn flow(attributes: Attributes<'_>) -> Option<Flow> {
     let address = |tuple: Attributes<'_>, v4: u16, v6: u16| -> Option<IpAddr> {
         let ip = tuple.nested(CTA_TUPLE_IP);
-        let v4 = ip
-            .find(v4)
-            .and_then(|bytes| <[u8; 4]>::try_from(bytes).ok())
-            .map(IpAddr::from);
-        v4.or_else(|| {
-            ip.find(v6)
-                .and_then(|bytes| <[u8; 16]>::try_from(bytes).ok())
-                .map(IpAddr::from)
-        })
+        let v4 = ip.find(v4).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok()).map(IpAddr::from);
+        v4.or_else(|| ip.find(v6).and_then(|bytes| <[u8; 16]>::try_from(bytes).ok()).map(IpAddr::from))
     };
     let original = attributes.nested(CTA_TUPLE_ORIG);
     let port = original.nested(CTA_TUPLE_PROTO).find(CTA_PROTO_DST_PORT)?;

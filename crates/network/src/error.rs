@@ -35,10 +35,7 @@ pub struct Error {
 impl Error {
     /// An error of class `kind` that reads `message`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
-        Error {
-            kind,
-            message: message.into(),
-        }
+        Error { kind, message: message.into() }
     }
 
     /// The same error, said to have happened while doing `what`.

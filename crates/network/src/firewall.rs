@@ -23,82 +23,28 @@ const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
 const TRANSLATED: u32 = 1 << 5;
 
 /// All our bridges.
-const BRIDGES: Set = Set {
-    name: "bridges",
-    key: &[Field::Interface],
-    data: &[],
-};
+const BRIDGES: Set = Set { name: "bridges", key: &[Field::Interface], data: &[] };
 /// Bridges whose containers have no way out and in.
-const INTERNAL: Set = Set {
-    name: "internal",
-    key: &[Field::Interface],
-    data: &[],
-};
+const INTERNAL: Set = Set { name: "internal", key: &[Field::Interface], data: &[] };
 /// Bridges whose containers leave under the host's address.
-const MASQUERADED: Set = Set {
-    name: "masqueraded",
-    key: &[Field::Interface],
-    data: &[],
-};
+const MASQUERADED: Set = Set { name: "masqueraded", key: &[Field::Interface], data: &[] };
 /// (bridge, same bridge) for every bridge: a packet that leaves where it came in.
-const TURNED: Set = Set {
-    name: "turned",
-    key: &[Field::Interface, Field::Interface],
-    data: &[],
-};
+const TURNED: Set = Set { name: "turned", key: &[Field::Interface, Field::Interface], data: &[] };
 /// The part of `turned` whose containers may talk to each other.
-const TALKING: Set = Set {
-    name: "talking",
-    key: &[Field::Interface, Field::Interface],
-    data: &[],
-};
+const TALKING: Set = Set { name: "talking", key: &[Field::Interface, Field::Interface], data: &[] };
 /// (address, same address) of containers with published ports: a packet to oneself.
-const SELF4: Set = Set {
-    name: "self4",
-    key: &[Field::Ipv4, Field::Ipv4],
-    data: &[],
-};
-const SELF6: Set = Set {
-    name: "self6",
-    key: &[Field::Ipv6, Field::Ipv6],
-    data: &[],
-};
+const SELF4: Set = Set { name: "self4", key: &[Field::Ipv4, Field::Ipv4], data: &[] };
+const SELF6: Set = Set { name: "self6", key: &[Field::Ipv6, Field::Ipv6], data: &[] };
 /// Ports published on one host address.
-const AT4: Set = Set {
-    name: "ports4_at",
-    key: &[Field::Protocol, Field::Ipv4, Field::Port],
-    data: &[Field::Ipv4, Field::Port],
-};
-const AT6: Set = Set {
-    name: "ports6_at",
-    key: &[Field::Protocol, Field::Ipv6, Field::Port],
-    data: &[Field::Ipv6, Field::Port],
-};
+const AT4: Set =
+    Set { name: "ports4_at", key: &[Field::Protocol, Field::Ipv4, Field::Port], data: &[Field::Ipv4, Field::Port] };
+const AT6: Set =
+    Set { name: "ports6_at", key: &[Field::Protocol, Field::Ipv6, Field::Port], data: &[Field::Ipv6, Field::Port] };
 /// Ports published on every host address.
-const ANY4: Set = Set {
-    name: "ports4_any",
-    key: &[Field::Protocol, Field::Port],
-    data: &[Field::Ipv4, Field::Port],
-};
-const ANY6: Set = Set {
-    name: "ports6_any",
-    key: &[Field::Protocol, Field::Port],
-    data: &[Field::Ipv6, Field::Port],
-};
+const ANY4: Set = Set { name: "ports4_any", key: &[Field::Protocol, Field::Port], data: &[Field::Ipv4, Field::Port] };
+const ANY6: Set = Set { name: "ports6_any", key: &[Field::Protocol, Field::Port], data: &[Field::Ipv6, Field::Port] };
 
-const SETS: [Set; 11] = [
-    BRIDGES,
-    INTERNAL,
-    MASQUERADED,
-    TURNED,
-    TALKING,
-    SELF4,
-    SELF6,
-    AT4,
-    AT6,
-    ANY4,
-    ANY6,
-];
+const SETS: [Set; 11] = [BRIDGES, INTERNAL, MASQUERADED, TURNED, TALKING, SELF4, SELF6, AT4, AT6, ANY4, ANY6];
 
 /// The chain that decides on packets passing through; its policy remembers [`Firewall::guard`].
 const FORWARD: &str = "forward";
@@ -129,11 +75,7 @@ impl Firewall {
     pub(crate) fn open(table: &str) -> Result<Firewall> {
         let mut socket = nft::open()?;
         let guard = nft::policy_drops(&mut socket, table, FORWARD)?.unwrap_or(false);
-        Ok(Firewall {
-            socket,
-            table: table.to_owned(),
-            guard,
-        })
+        Ok(Firewall { socket, table: table.to_owned(), guard })
     }
 
     /// By which the kernel names this socket in events.
@@ -156,14 +98,8 @@ impl Firewall {
         }
         chains(&mut transaction, self.guard);
         let mut elements = Elements::new();
-        state
-            .bridges
-            .values()
-            .for_each(|bridge| of_bridge(bridge, &mut elements));
-        state
-            .endpoints
-            .values()
-            .for_each(|endpoint| of_endpoint(endpoint, &mut elements));
+        state.bridges.values().for_each(|bridge| of_bridge(bridge, &mut elements));
+        state.endpoints.values().for_each(|endpoint| of_endpoint(endpoint, &mut elements));
         for (set, elements) in &elements {
             transaction.add(set, elements);
         }
@@ -172,16 +108,12 @@ impl Firewall {
 
     /// Adds an endpoint that `state` already contains. If the table is not as it should be, writes it anew.
     pub(crate) fn add(&mut self, endpoint: &Endpoint, state: &State) -> Result<()> {
-        self.change(endpoint, state, |transaction, set, elements| {
-            transaction.add(set, elements)
-        })
+        self.change(endpoint, state, |transaction, set, elements| transaction.add(set, elements))
     }
 
     /// Removes an endpoint that `state` no longer contains. If the table is not as it should be, writes it anew.
     pub(crate) fn remove(&mut self, endpoint: &Endpoint, state: &State) -> Result<()> {
-        self.change(endpoint, state, |transaction, set, elements| {
-            transaction.remove(set, elements)
-        })
+        self.change(endpoint, state, |transaction, set, elements| transaction.remove(set, elements))
     }
 
     fn change(
@@ -223,30 +155,14 @@ const R1: Register = Register(1);
 const R4: Register = Register(4);
 
 fn chains(transaction: &mut Transaction<'_>, guard: bool) {
-    let filter = |number, priority| Hook {
-        kind: "filter",
-        number,
-        priority,
-        drop: false,
-    };
-    let nat = |number, priority| Hook {
-        kind: "nat",
-        number,
-        priority,
-        drop: false,
-    };
+    let filter = |number, priority| Hook { kind: "filter", number, priority, drop: false };
+    let nat = |number, priority| Hook { kind: "nat", number, priority, drop: false };
     transaction.chain("early", Some(filter(0, -300)));
     transaction.chain("prerouting", Some(nat(0, -100)));
     transaction.chain("output", Some(nat(3, -100)));
     transaction.chain("published", None);
     transaction.chain("postrouting", Some(nat(4, 100)));
-    transaction.chain(
-        FORWARD,
-        Some(Hook {
-            drop: guard,
-            ..filter(2, 0)
-        }),
-    );
+    transaction.chain(FORWARD, Some(Hook { drop: guard, ..filter(2, 0) }));
     early(transaction);
     published(transaction);
     postrouting(transaction);
@@ -255,10 +171,7 @@ fn chains(transaction: &mut Transaction<'_>, guard: bool) {
 
 /// Bridges have `route_localnet`, so that the host reaches ports published on 127.0.0.1. Nobody else may use it.
 fn early(transaction: &mut Transaction<'_>) {
-    for (offset, comment) in [
-        (16, "loopback addresses from outside"),
-        (12, "loopback sources from outside"),
-    ] {
+    for (offset, comment) in [(16, "loopback addresses from outside"), (12, "loopback sources from outside")] {
         transaction.rule(
             "early",
             comment,
@@ -276,11 +189,7 @@ fn early(transaction: &mut Transaction<'_>) {
 }
 
 fn published(transaction: &mut Transaction<'_>) {
-    let local = [
-        Step::DestinationKind(R0),
-        Step::Equal(R0, LOCAL.to_ne_bytes().to_vec()),
-        Step::Jump("published"),
-    ];
+    let local = [Step::DestinationKind(R0), Step::Equal(R0, LOCAL.to_ne_bytes().to_vec()), Step::Jump("published")];
     transaction.rule("prerouting", "to this host", &local);
     transaction.rule("output", "from this host to itself", &local);
 
@@ -293,11 +202,7 @@ fn published(transaction: &mut Transaction<'_>) {
         let guard: &[Step] = if family == IPV6 { &not_loopback } else { &[] };
         let after_address = Register(1 + width / 4);
         // The value overwrites the key: the address at register 0, the port right after it.
-        let translate = Step::DestinationNat {
-            family,
-            address: R0,
-            port: Register(width / 4),
-        };
+        let translate = Step::DestinationNat { family, address: R0, port: Register(width / 4) };
         let exact = [
             Step::Meta(Meta::Protocol, R0),
             Step::Network(offset, width, R1),
@@ -305,22 +210,9 @@ fn published(transaction: &mut Transaction<'_>) {
             Step::Map(at.name, R0),
             translate.clone(),
         ];
-        transaction.rule(
-            "published",
-            "ports on one address",
-            &[&start, guard, &exact].concat(),
-        );
-        let wildcard = [
-            Step::Meta(Meta::Protocol, R0),
-            Step::Transport(2, 2, R1),
-            Step::Map(any.name, R0),
-            translate,
-        ];
-        transaction.rule(
-            "published",
-            "ports on all addresses",
-            &[&start, guard, &wildcard].concat(),
-        );
+        transaction.rule("published", "ports on one address", &[&start, guard, &exact].concat());
+        let wildcard = [Step::Meta(Meta::Protocol, R0), Step::Transport(2, 2, R1), Step::Map(any.name, R0), translate];
+        transaction.rule("published", "ports on all addresses", &[&start, guard, &wildcard].concat());
     }
 }
 
@@ -338,22 +230,10 @@ fn postrouting(transaction: &mut Transaction<'_>) {
             Step::Masquerade,
         ],
     );
-    let translated = [
-        Step::ConnectionStatus(R0),
-        Step::AnyBit(R0, TRANSLATED),
-        Step::Masquerade,
-    ];
-    let turned = [
-        Step::Meta(Meta::InputName, R0),
-        Step::Meta(Meta::OutputName, R4),
-        Step::In(TURNED.name, R0),
-    ];
+    let translated = [Step::ConnectionStatus(R0), Step::AnyBit(R0, TRANSLATED), Step::Masquerade];
+    let turned = [Step::Meta(Meta::InputName, R0), Step::Meta(Meta::OutputName, R4), Step::In(TURNED.name, R0)];
     // Without this the answer would go straight to the asking container, which expects the host's address.
-    transaction.rule(
-        "postrouting",
-        "back to the same bridge",
-        &[&turned[..], &translated].concat(),
-    );
+    transaction.rule("postrouting", "back to the same bridge", &[&turned[..], &translated].concat());
     // With br_netfilter the incoming interface is not known here, but only answers to oneself need help.
     let myself4 = [
         Step::Meta(Meta::Family, R0),
@@ -362,11 +242,7 @@ fn postrouting(transaction: &mut Transaction<'_>) {
         Step::Network(16, 4, R1),
         Step::In(SELF4.name, R0),
     ];
-    transaction.rule(
-        "postrouting",
-        "to oneself",
-        &[&myself4[..], &translated].concat(),
-    );
+    transaction.rule("postrouting", "to oneself", &[&myself4[..], &translated].concat());
     let myself6 = [
         Step::Meta(Meta::Family, R0),
         Step::Equal(R0, vec![IPV6]),
@@ -374,11 +250,7 @@ fn postrouting(transaction: &mut Transaction<'_>) {
         Step::Network(24, 16, R4),
         Step::In(SELF6.name, R0),
     ];
-    transaction.rule(
-        "postrouting",
-        "to oneself",
-        &[&myself6[..], &translated].concat(),
-    );
+    transaction.rule("postrouting", "to oneself", &[&myself6[..], &translated].concat());
     transaction.rule(
         "postrouting",
         "to the outside",
@@ -411,62 +283,26 @@ fn forward(transaction: &mut Transaction<'_>, guard: bool) {
     transaction.rule(
         FORWARD,
         "connections that were let in",
-        &[
-            Step::ConnectionState(R0),
-            Step::AnyBit(R0, ESTABLISHED_OR_RELATED),
-            Step::Accept,
-        ],
+        &[Step::ConnectionState(R0), Step::AnyBit(R0, ESTABLISHED_OR_RELATED), Step::Accept],
     );
     transaction.rule(
         FORWARD,
         "container to container",
-        &[
-            Step::Meta(Meta::InputName, R0),
-            Step::Meta(Meta::OutputName, R4),
-            Step::In(TALKING.name, R0),
-            Step::Accept,
-        ],
+        &[Step::Meta(Meta::InputName, R0), Step::Meta(Meta::OutputName, R4), Step::In(TALKING.name, R0), Step::Accept],
     );
-    transaction.rule(
-        FORWARD,
-        "internal networks have no way out",
-        &[&from(INTERNAL)[..], &[Step::Drop]].concat(),
-    );
-    transaction.rule(
-        FORWARD,
-        "internal networks have no way in",
-        &[&to(INTERNAL)[..], &[Step::Drop]].concat(),
-    );
-    let translated = [
-        Step::ConnectionStatus(R0),
-        Step::AnyBit(R0, TRANSLATED),
-        Step::Accept,
-    ];
-    transaction.rule(
-        FORWARD,
-        "published ports",
-        &[&to(BRIDGES)[..], &translated].concat(),
-    );
-    transaction.rule(
-        FORWARD,
-        "everything else to containers",
-        &[&to(BRIDGES)[..], &[Step::Drop]].concat(),
-    );
-    transaction.rule(
-        FORWARD,
-        "containers to the outside",
-        &[&from(BRIDGES)[..], &[Step::Accept]].concat(),
-    );
+    transaction.rule(FORWARD, "internal networks have no way out", &[&from(INTERNAL)[..], &[Step::Drop]].concat());
+    transaction.rule(FORWARD, "internal networks have no way in", &[&to(INTERNAL)[..], &[Step::Drop]].concat());
+    let translated = [Step::ConnectionStatus(R0), Step::AnyBit(R0, TRANSLATED), Step::Accept];
+    transaction.rule(FORWARD, "published ports", &[&to(BRIDGES)[..], &translated].concat());
+    transaction.rule(FORWARD, "everything else to containers", &[&to(BRIDGES)[..], &[Step::Drop]].concat());
+    transaction.rule(FORWARD, "containers to the outside", &[&from(BRIDGES)[..], &[Step::Accept]].concat());
 }
 
 fn of_bridge(bridge: &Bridge, elements: &mut Elements) {
     let name = nft::interface(&bridge.name).to_vec();
     let twice = [name.clone(), name.clone()].concat();
     let mut put = |set: Set, key: Vec<u8>| {
-        elements.entry(set.name).or_default().push(Element {
-            key,
-            data: Vec::new(),
-        });
+        elements.entry(set.name).or_default().push(Element { key, data: Vec::new() });
     };
     put(BRIDGES, name.clone());
     put(TURNED, twice.clone());
@@ -489,10 +325,7 @@ fn of_endpoint(endpoint: &Endpoint, elements: &mut Elements) {
         let (set, element) = of_port(port, address);
         elements.entry(set.name).or_default().push(element);
         let myself = if address.is_ipv4() { SELF4 } else { SELF6 };
-        let element = Element {
-            key: [octets(address), octets(address)].concat(),
-            data: Vec::new(),
-        };
+        let element = Element { key: [octets(address), octets(address)].concat(), data: Vec::new() };
         let selves = elements.entry(myself.name).or_default();
         if !selves.contains(&element) {
             selves.push(element);
@@ -503,11 +336,7 @@ fn of_endpoint(endpoint: &Endpoint, elements: &mut Elements) {
 fn of_port(port: &Port, address: IpAddr) -> (Set, Element) {
     let mut key = Vec::with_capacity(24);
     nft::append(&mut key, &[port.protocol.number()]);
-    let (at, any) = if address.is_ipv4() {
-        (AT4, ANY4)
-    } else {
-        (AT6, ANY6)
-    };
+    let (at, any) = if address.is_ipv4() { (AT4, ANY4) } else { (AT6, ANY6) };
     let set = if port.host_ip.is_unspecified() {
         any
     } else {

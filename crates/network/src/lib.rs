@@ -85,17 +85,12 @@ impl Endpoint {
             .bytes()
             .chain([0])
             .chain(bridge.bytes())
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-            });
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
         format!("veth{:011x}", hash >> 20)
     }
 
     /// The address that a port on `host_ip` is translated to: the first one of the same IP version.
     fn address_for(&self, host_ip: IpAddr) -> Option<IpAddr> {
-        self.addresses
-            .iter()
-            .map(IpNet::address)
-            .find(|address| address.is_ipv4() == host_ip.is_ipv4())
+        self.addresses.iter().map(IpNet::address).find(|address| address.is_ipv4() == host_ip.is_ipv4())
     }
 }

@@ -135,9 +135,7 @@ impl Links {
             let mut message = Message::new(RTM_GETLINK, 0, format!("RTM_GETLINK({name:?})"));
             message.raw(&link_header(0, 0, 0)).text(IFLA_IFNAME, name);
             let mut up = false;
-            self.0.ask(message, |answer| {
-                up = answer.attributes(LINK_HEADER).find(IFLA_OPERSTATE) == Some(UP)
-            })?;
+            self.0.ask(message, |answer| up = answer.attributes(LINK_HEADER).find(IFLA_OPERSTATE) == Some(UP))?;
             if up {
                 return Ok(());
             }
@@ -156,21 +154,9 @@ impl Links {
     }
 
     /// Makes a bridge with this MAC address, so that it does not change as ports come and go.
-    pub(crate) fn create_bridge(
-        &mut self,
-        name: &str,
-        mac: [u8; 6],
-        mtu: Option<u32>,
-    ) -> brig_sys::Result<()> {
-        let mut message = Message::new(
-            RTM_NEWLINK,
-            CREATE | EXCL,
-            format!("RTM_NEWLINK({name:?}, bridge)"),
-        );
-        message
-            .raw(&link_header(0, 0, 0))
-            .text(IFLA_IFNAME, name)
-            .attr(IFLA_ADDRESS, &mac);
+    pub(crate) fn create_bridge(&mut self, name: &str, mac: [u8; 6], mtu: Option<u32>) -> brig_sys::Result<()> {
+        let mut message = Message::new(RTM_NEWLINK, CREATE | EXCL, format!("RTM_NEWLINK({name:?}, bridge)"));
+        message.raw(&link_header(0, 0, 0)).text(IFLA_IFNAME, name).attr(IFLA_ADDRESS, &mac);
         if let Some(mtu) = mtu {
             message.u32(IFLA_MTU, mtu);
         }
@@ -182,11 +168,7 @@ impl Links {
 
     /// Sets a link's MTU.
     pub(crate) fn set_mtu(&mut self, index: u32, mtu: u32) -> brig_sys::Result<()> {
-        let mut message = Message::new(
-            RTM_NEWLINK,
-            0,
-            format!("RTM_NEWLINK(index {index}, mtu {mtu})"),
-        );
+        let mut message = Message::new(RTM_NEWLINK, 0, format!("RTM_NEWLINK(index {index}, mtu {mtu})"));
         message.raw(&link_header(index, 0, 0)).u32(IFLA_MTU, mtu);
         self.0.execute(&mut [message])
     }
@@ -199,41 +181,29 @@ impl Links {
     /// Makes the pair: the host's end up in the bridge, the peer directly in the other namespace under its
     /// final name and MAC, still down.
     pub(crate) fn create_veth(&mut self, veth: Veth<'_>) -> brig_sys::Result<()> {
-        let call = format!(
-            "RTM_NEWLINK({:?}, veth, peer {:?})",
-            veth.host_name, veth.peer_name
-        );
+        let call = format!("RTM_NEWLINK({:?}, veth, peer {:?})", veth.host_name, veth.peer_name);
         let mut create = Message::new(RTM_NEWLINK, CREATE | EXCL, call);
-        create
-            .raw(&link_header(0, 0, 0))
-            .text(IFLA_IFNAME, veth.host_name)
-            .u32(IFLA_MTU, veth.mtu);
+        create.raw(&link_header(0, 0, 0)).text(IFLA_IFNAME, veth.host_name).u32(IFLA_MTU, veth.mtu);
         create.u32(IFLA_MASTER, veth.bridge);
         create.nest(IFLA_LINKINFO, |info| {
-            info.text(IFLA_INFO_KIND, "veth")
-                .nest(IFLA_INFO_DATA, |data| {
-                    data.nest(VETH_INFO_PEER, |peer| {
-                        peer.raw(&link_header(0, 0, 0))
-                            .text(IFLA_IFNAME, veth.peer_name)
-                            .u32(IFLA_MTU, veth.mtu);
-                        peer.attr(IFLA_ADDRESS, &veth.peer_mac);
-                        peer.u32(IFLA_NET_NS_FD, veth.peer_netns.as_raw_fd().cast_unsigned());
-                    });
+            info.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |data| {
+                data.nest(VETH_INFO_PEER, |peer| {
+                    peer.raw(&link_header(0, 0, 0)).text(IFLA_IFNAME, veth.peer_name).u32(IFLA_MTU, veth.mtu);
+                    peer.attr(IFLA_ADDRESS, &veth.peer_mac);
+                    peer.u32(IFLA_NET_NS_FD, veth.peer_netns.as_raw_fd().cast_unsigned());
                 });
+            });
         });
         let call = format!("RTM_NEWLINK({:?}, bridge port)", veth.host_name);
         let mut port = Message::new(RTM_NEWLINK, 0, call);
-        port.raw(&link_header(0, 0, 0))
-            .text(IFLA_IFNAME, veth.host_name);
+        port.raw(&link_header(0, 0, 0)).text(IFLA_IFNAME, veth.host_name);
         port.text(IFLA_IFALIAS, veth.alias);
         port.nest(IFLA_LINKINFO, |info| {
-            info.text(IFLA_INFO_SLAVE_KIND, "bridge")
-                .nest(IFLA_INFO_SLAVE_DATA, |port| {
-                    // With br_netfilter loaded, a container's packet to its own published port goes back by the
-                    // port it came from.
-                    port.u8(IFLA_BRPORT_HAIRPIN, 1)
-                        .u8(IFLA_BRPORT_ISOLATED, u8::from(veth.isolated));
-                });
+            info.text(IFLA_INFO_SLAVE_KIND, "bridge").nest(IFLA_INFO_SLAVE_DATA, |port| {
+                // With br_netfilter loaded, a container's packet to its own published port goes back by the
+                // port it came from.
+                port.u8(IFLA_BRPORT_HAIRPIN, 1).u8(IFLA_BRPORT_ISOLATED, u8::from(veth.isolated));
+            });
         });
         // The port of a bridge needs no IPv6 address of its own.
         port.nest(IFLA_AF_SPEC, |spec| {
@@ -241,46 +211,23 @@ impl Links {
                 inet6.u8(IFLA_INET6_ADDR_GEN_MODE, ADDR_GEN_NONE);
             });
         });
-        let mut up = Message::new(
-            RTM_NEWLINK,
-            0,
-            format!("RTM_NEWLINK({:?}, up)", veth.host_name),
-        );
-        up.raw(&link_header(0, IFF_UP, IFF_UP))
-            .text(IFLA_IFNAME, veth.host_name);
+        let mut up = Message::new(RTM_NEWLINK, 0, format!("RTM_NEWLINK({:?}, up)", veth.host_name));
+        up.raw(&link_header(0, IFF_UP, IFF_UP)).text(IFLA_IFNAME, veth.host_name);
         self.0.execute(&mut [create, port, up])
     }
 
     /// Switches `lo` on, gives the link its addresses, switches it on and sets its default routes, in one go.
-    pub(crate) fn configure(
-        &mut self,
-        index: u32,
-        addresses: &[IpNet],
-        gateways: &[IpAddr],
-    ) -> brig_sys::Result<()> {
+    pub(crate) fn configure(&mut self, index: u32, addresses: &[IpNet], gateways: &[IpAddr]) -> brig_sys::Result<()> {
         let mut messages = vec![up_message(LOOPBACK)];
-        messages.extend(
-            addresses
-                .iter()
-                .map(|address| address_message(RTM_NEWADDR, CREATE | EXCL, index, *address)),
-        );
+        messages.extend(addresses.iter().map(|address| address_message(RTM_NEWADDR, CREATE | EXCL, index, *address)));
         messages.push(up_message(index));
-        messages.extend(
-            gateways
-                .iter()
-                .map(|gateway| default_route(index, *gateway)),
-        );
+        messages.extend(gateways.iter().map(|gateway| default_route(index, *gateway)));
         self.0.execute(&mut messages)
     }
 
     /// Adds an address to a link; that it is there already is fine.
     pub(crate) fn add_address(&mut self, index: u32, address: IpNet) -> brig_sys::Result<()> {
-        match self.0.execute(&mut [address_message(
-            RTM_NEWADDR,
-            CREATE | REPLACE,
-            index,
-            address,
-        )]) {
+        match self.0.execute(&mut [address_message(RTM_NEWADDR, CREATE | REPLACE, index, address)]) {
             Err(error) if error.errno == Errno::EXIST => Ok(()),
             other => other,
         }
@@ -288,8 +235,7 @@ impl Links {
 
     /// Takes an address from a link.
     pub(crate) fn remove_address(&mut self, index: u32, address: IpNet) -> brig_sys::Result<()> {
-        self.0
-            .execute(&mut [address_message(RTM_DELADDR, 0, index, address)])
+        self.0.execute(&mut [address_message(RTM_DELADDR, 0, index, address)])
     }
 
     /// Deletes a link; that it is gone already is fine. Slow (tens of milliseconds): not on a start or stop.
@@ -328,29 +274,19 @@ impl Links {
                 return None;
             }
             let destination = IpNet::new(address_of(attributes.find(1)?)?, header[1]).ok()?;
-            Some(Route {
-                destination,
-                interface: attributes.u32(4).unwrap_or(0),
-            })
+            Some(Route { destination, interface: attributes.u32(4).unwrap_or(0) })
         })
     }
 
     /// Runs a list request, again if the kernel's table changed while it was read.
-    fn dump<T>(
-        &mut self,
-        message: Message,
-        read: impl Fn(Answer<'_>) -> Option<T> + Copy,
-    ) -> brig_sys::Result<Vec<T>>
+    fn dump<T>(&mut self, message: Message, read: impl Fn(Answer<'_>) -> Option<T> + Copy) -> brig_sys::Result<Vec<T>>
     where
         T: Sized,
     {
         let mut attempts = 0;
         loop {
             let mut found = Vec::new();
-            match self
-                .0
-                .ask(message.clone(), |answer| found.extend(read(answer)))
-            {
+            match self.0.ask(message.clone(), |answer| found.extend(read(answer))) {
                 Err(error) if error.errno == Errno::INTR && attempts < 20 => attempts += 1,
                 other => return other.map(|()| found),
             }
@@ -366,20 +302,14 @@ fn up_message(index: u32) -> Message {
 
 fn address_message(kind: u16, flags: u16, index: u32, net: IpNet) -> Message {
     const IFA_F_NODAD: u32 = 2;
-    let verb = if kind == RTM_NEWADDR {
-        "RTM_NEWADDR"
-    } else {
-        "RTM_DELADDR"
-    };
+    let verb = if kind == RTM_NEWADDR { "RTM_NEWADDR" } else { "RTM_DELADDR" };
     let mut message = Message::new(kind, flags, format!("{verb}({net}, index {index})"));
     let [a, b, c, d] = index.to_ne_bytes();
     message.raw(&[family(net.address()), net.prefix(), 0, 0, a, b, c, d]);
     let bytes = octets(net.address());
     message.attr(2, &bytes).attr(1, &bytes);
     if kind == RTM_NEWADDR {
-        if let (IpAddr::V4(_), Some(last)) =
-            (net.address(), net.last_v4().filter(|_| net.prefix() < 31))
-        {
+        if let (IpAddr::V4(_), Some(last)) = (net.address(), net.last_v4().filter(|_| net.prefix() < 31)) {
             message.attr(4, &last.octets());
         } else if net.address().is_ipv6() {
             // Addresses come from our own pools: detecting duplicates would only delay the start by a second.
@@ -393,25 +323,8 @@ fn default_route(index: u32, gateway: IpAddr) -> Message {
     const MAIN: u8 = 254;
     const RTPROT_BOOT: u8 = 3;
     const RTN_UNICAST: u8 = 1;
-    let mut message = Message::new(
-        RTM_NEWROUTE,
-        CREATE | EXCL,
-        format!("RTM_NEWROUTE(default via {gateway})"),
-    );
-    message.raw(&[
-        family(gateway),
-        0,
-        0,
-        0,
-        MAIN,
-        RTPROT_BOOT,
-        0,
-        RTN_UNICAST,
-        0,
-        0,
-        0,
-        0,
-    ]);
+    let mut message = Message::new(RTM_NEWROUTE, CREATE | EXCL, format!("RTM_NEWROUTE(default via {gateway})"));
+    message.raw(&[family(gateway), 0, 0, 0, MAIN, RTPROT_BOOT, 0, RTN_UNICAST, 0, 0, 0, 0]);
     message.attr(5, &octets(gateway)).u32(4, index);
     message
 }
@@ -424,10 +337,7 @@ fn link_of(answer: &Answer<'_>) -> Option<Link> {
     Some(Link {
         index: u32::from_ne_bytes(answer.body.get(4..8)?.try_into().ok()?),
         name: attributes.text(IFLA_IFNAME)?.to_owned(),
-        kind: attributes
-            .nested(IFLA_LINKINFO)
-            .text(IFLA_INFO_KIND)
-            .map(str::to_owned),
+        kind: attributes.nested(IFLA_LINKINFO).text(IFLA_INFO_KIND).map(str::to_owned),
         alias: attributes.text(IFLA_IFALIAS).map(str::to_owned),
     })
 }

@@ -21,10 +21,7 @@ impl IpNet {
     pub fn new(address: IpAddr, prefix: u8) -> Result<IpNet> {
         let longest = if address.is_ipv4() { 32 } else { 128 };
         if prefix > longest {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!("invalid prefix length /{prefix} for {address}"),
-            ));
+            return Err(Error::new(ErrorKind::Invalid, format!("invalid prefix length /{prefix} for {address}")));
         }
         Ok(IpNet { address, prefix })
     }
@@ -45,30 +42,18 @@ impl IpNet {
             IpAddr::V4(v4) => IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() & mask32(self.prefix))),
             IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & mask128(self.prefix))),
         };
-        IpNet {
-            address,
-            prefix: self.prefix,
-        }
+        IpNet { address, prefix: self.prefix }
     }
 
     /// Whether `address` belongs to this network.
     pub fn contains(&self, address: IpAddr) -> bool {
         address.is_ipv4() == self.address.is_ipv4()
-            && IpNet {
-                address,
-                prefix: self.prefix,
-            }
-            .network()
-                == self.network()
+            && IpNet { address, prefix: self.prefix }.network() == self.network()
     }
 
     /// Whether the two networks share an address.
     pub fn overlaps(&self, other: &IpNet) -> bool {
-        let (wide, narrow) = if self.prefix <= other.prefix {
-            (self, other)
-        } else {
-            (other, self)
-        };
+        let (wide, narrow) = if self.prefix <= other.prefix { (self, other) } else { (other, self) };
         wide.contains(narrow.address)
     }
 
@@ -104,11 +89,8 @@ impl FromStr for IpNet {
         if prefix.is_empty() || !prefix.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(invalid());
         }
-        IpNet::new(
-            address.parse().map_err(|_| invalid())?,
-            prefix.parse().map_err(|_| invalid())?,
-        )
-        .map_err(|_| invalid())
+        IpNet::new(address.parse().map_err(|_| invalid())?, prefix.parse().map_err(|_| invalid())?)
+            .map_err(|_| invalid())
     }
 }
 
@@ -120,9 +102,7 @@ impl Serialize for IpNet {
 
 impl<'de> Deserialize<'de> for IpNet {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<IpNet, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -172,10 +152,7 @@ impl FromStr for Protocol {
             "tcp" => Ok(Protocol::Tcp),
             "udp" => Ok(Protocol::Udp),
             "sctp" => Ok(Protocol::Sctp),
-            _ => Err(Error::new(
-                ErrorKind::Invalid,
-                format!("invalid proto: {text}"),
-            )),
+            _ => Err(Error::new(ErrorKind::Invalid, format!("invalid proto: {text}"))),
         }
     }
 }
@@ -211,33 +188,18 @@ mod tests {
         assert!(net("0.0.0.0/0").overlaps(&net("10.0.1.0/24")));
         assert!(net("fd00::/8").contains("fd12::1".parse().expect("address")));
         assert!(!net("0.0.0.0/0").overlaps(&net("fd00::/8")));
-        assert_eq!(
-            net("172.17.0.1/16").last_v4(),
-            Some(Ipv4Addr::new(172, 17, 255, 255))
-        );
+        assert_eq!(net("172.17.0.1/16").last_v4(), Some(Ipv4Addr::new(172, 17, 255, 255)));
     }
 
     #[test]
     fn refuses_what_is_not_a_network() {
-        for text in [
-            "",
-            "10.0.0.1",
-            "10.0.0.1/33",
-            "10.0.0.1/+8",
-            "10.0.0.1/",
-            "fd00::/129",
-            "a/8",
-            "10.0.0.0/ 8",
-        ] {
+        for text in ["", "10.0.0.1", "10.0.0.1/33", "10.0.0.1/+8", "10.0.0.1/", "fd00::/129", "a/8", "10.0.0.0/ 8"] {
             assert!(text.parse::<IpNet>().is_err(), "{text}");
         }
     }
 
     #[test]
     fn macs_follow_the_address() {
-        assert_eq!(
-            format_mac(mac_for(Ipv4Addr::new(172, 17, 0, 2))),
-            "02:42:ac:11:00:02"
-        );
+        assert_eq!(format_mac(mac_for(Ipv4Addr::new(172, 17, 0, 2))), "02:42:ac:11:00:02");
     }
 }

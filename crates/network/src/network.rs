@@ -35,10 +35,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Config {
-        Config {
-            table: "brig".to_owned(),
-            guard_forwarding: true,
-        }
+        Config { table: "brig".to_owned(), guard_forwarding: true }
     }
 }
 
@@ -74,53 +71,27 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Network {
     /// Opens sockets in the calling thread's network namespace and starts watching the table. Changes nothing.
     pub fn new(config: Config) -> Result<Network> {
-        if config.table.is_empty() || config.table.len() > 31 || !config.table.bytes().all(is_word)
-        {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!("invalid nftables table name {:?}", config.table),
-            ));
+        if config.table.is_empty() || config.table.len() > 31 || !config.table.bytes().all(is_word) {
+            return Err(Error::new(ErrorKind::Invalid, format!("invalid nftables table name {:?}", config.table)));
         }
         let firewall = Firewall::open(&config.table)?;
         let own_port = firewall.port();
-        let world = World {
-            state: State::default(),
-            firewall,
-            keeper: Keeper::new(),
-            pending: BTreeSet::new(),
-        };
+        let world = World { state: State::default(), firewall, keeper: Keeper::new(), pending: BTreeSet::new() };
         let world = Arc::new(Mutex::new(world));
         let reaper = Arc::new(Reaper::start()?);
-        let watch = Watch::start(
-            &config.table,
-            own_port,
-            Arc::clone(&world),
-            Arc::clone(&reaper),
-        )?;
+        let watch = Watch::start(&config.table, own_port, Arc::clone(&world), Arc::clone(&reaper))?;
         let links = Mutex::new(Links::open()?);
-        Ok(Network {
-            _watch: watch,
-            reaper,
-            home: netns::current()?,
-            config,
-            links,
-            world,
-        })
+        Ok(Network { _watch: watch, reaper, home: netns::current()?, config, links, world })
     }
 
     /// Makes the bridge as described, or what exists equal to it: interface, addresses, parameters, rules.
     pub fn ensure_bridge(&self, bridge: &Bridge) -> Result<()> {
         check_interface(&bridge.name)?;
         let before = self.links().find(&bridge.name)?;
-        if let Some(link) = before
-            .as_ref()
-            .filter(|link| link.kind.as_deref() != Some("bridge"))
-        {
+        if let Some(link) = before.as_ref().filter(|link| link.kind.as_deref() != Some("bridge")) {
             let kind = link.kind.as_deref().unwrap_or("device");
-            let message = format!(
-                "interface {} exists and is a {kind}, not a bridge: choose another name",
-                bridge.name
-            );
+            let message =
+                format!("interface {} exists and is a {kind}, not a bridge: choose another name", bridge.name);
             return Err(Error::new(ErrorKind::Invalid, message));
         }
         let previous = {
@@ -128,10 +99,7 @@ impl Network {
             if self.config.guard_forwarding && !bridge.internal && self.forwarding_is_off()? {
                 world.firewall.guard();
             }
-            let previous = world
-                .state
-                .bridges
-                .insert(bridge.name.clone(), bridge.clone());
+            let previous = world.state.bridges.insert(bridge.name.clone(), bridge.clone());
             if previous.as_ref() != Some(bridge)
                 && let Err(error) = world.rewrite()
             {
@@ -145,10 +113,7 @@ impl Network {
             world.put_back(&bridge.name, previous);
             report(world.rewrite(), "restoring the firewall table");
             if before.is_none() {
-                report(
-                    self.delete_link(&bridge.name),
-                    "removing the unfinished bridge",
-                );
+                report(self.delete_link(&bridge.name), "removing the unfinished bridge");
             }
         })
     }
@@ -163,22 +128,13 @@ impl Network {
             let mac = v4.map_or_else(|| mac_from_name(&bridge.name), crate::net::mac_for);
             links.create_bridge(&bridge.name, mac, bridge.mtu)?;
         }
-        let index = links
-            .find(&bridge.name)?
-            .ok_or_else(|| no_bridge(&bridge.name))?
-            .index;
+        let index = links.find(&bridge.name)?.ok_or_else(|| no_bridge(&bridge.name))?.index;
         if let (Some(mtu), Some(_)) = (bridge.mtu, before) {
             links.set_mtu(index, mtu)?;
         }
-        let present: Vec<IpNet> = links
-            .addresses()?
-            .into_iter()
-            .filter(|(of, _)| *of == index)
-            .map(|(_, net)| net)
-            .collect();
-        let stale = present
-            .iter()
-            .filter(|net| !bridge.gateways.contains(net) && !is_link_local(net.address()));
+        let present: Vec<IpNet> =
+            links.addresses()?.into_iter().filter(|(of, _)| *of == index).map(|(_, net)| net).collect();
+        let stale = present.iter().filter(|net| !bridge.gateways.contains(net) && !is_link_local(net.address()));
         for net in stale {
             links.remove_address(index, *net)?;
         }
@@ -194,12 +150,7 @@ impl Network {
     pub fn remove_bridge(&self, name: &str) -> Result<()> {
         {
             let mut world = lock(&self.world);
-            if let Some(user) = world
-                .state
-                .endpoints
-                .values()
-                .find(|endpoint| endpoint.bridge == name)
-            {
+            if let Some(user) = world.state.endpoints.values().find(|endpoint| endpoint.bridge == name) {
                 let message = format!("bridge {name} has active endpoints: {} uses it", user.id);
                 return Err(Error::new(ErrorKind::Invalid, message));
             }
@@ -234,14 +185,8 @@ impl Network {
         if let Err(error) = published {
             world.keeper.release_ports(&endpoint.id, &claimed);
             drop(world);
-            report(
-                self.delete_link(&endpoint.host_interface),
-                "removing the unfinished veth pair",
-            );
-            return Err(error.during(&format!(
-                "attaching {} to {}",
-                endpoint.interface, endpoint.bridge
-            )));
+            report(self.delete_link(&endpoint.host_interface), "removing the unfinished veth pair");
+            return Err(error.during(&format!("attaching {} to {}", endpoint.interface, endpoint.bridge)));
         }
         drop(world);
         self.forget_untranslated(&endpoint.ports);
@@ -253,35 +198,21 @@ impl Network {
         check_interface(&endpoint.host_interface)?;
         check_interface(&endpoint.interface)?;
         let mut world = lock(&self.world);
-        let bridge = world
-            .state
-            .bridges
-            .get(&endpoint.bridge)
-            .cloned()
-            .ok_or_else(|| no_bridge(&endpoint.bridge))?;
+        let bridge = world.state.bridges.get(&endpoint.bridge).cloned().ok_or_else(|| no_bridge(&endpoint.bridge))?;
         if world.state.endpoints.contains_key(&endpoint.host_interface)
             || !world.pending.insert(endpoint.host_interface.clone())
         {
-            let message = format!(
-                "interface {} is attached already: detach it first",
-                endpoint.host_interface
-            );
+            let message = format!("interface {} is attached already: detach it first", endpoint.host_interface);
             return Err(Error::new(ErrorKind::Invalid, message));
         }
-        let missing: Vec<Port> = endpoint
-            .ports
-            .iter()
-            .filter(|port| !world.keeper.holds(&endpoint.id, port))
-            .cloned()
-            .collect();
+        let missing: Vec<Port> =
+            endpoint.ports.iter().filter(|port| !world.keeper.holds(&endpoint.id, port)).cloned().collect();
         let claimed = if missing.is_empty() {
             Ok(())
         } else {
             let keeper = &mut world.keeper;
             netns::inside_unless_there(self.home.as_fd(), || {
-                missing
-                    .iter()
-                    .try_for_each(|port| keeper.claim(&endpoint.id, port))
+                missing.iter().try_for_each(|port| keeper.claim(&endpoint.id, port))
             })
             .map_err(Error::from)
             .and_then(|claimed| claimed)
@@ -294,17 +225,8 @@ impl Network {
         Ok((bridge, missing))
     }
 
-    fn make_endpoint(
-        &self,
-        netns: BorrowedFd<'_>,
-        endpoint: &Endpoint,
-        bridge: &Bridge,
-    ) -> Result<()> {
-        let bridge_index = self
-            .links()
-            .find(&bridge.name)?
-            .ok_or_else(|| no_bridge(&bridge.name))?
-            .index;
+    fn make_endpoint(&self, netns: BorrowedFd<'_>, endpoint: &Endpoint, bridge: &Bridge) -> Result<()> {
+        let bridge_index = self.links().find(&bridge.name)?.ok_or_else(|| no_bridge(&bridge.name))?.index;
         let alias = self.alias(&endpoint.id);
         let veth = Veth {
             host_name: &endpoint.host_interface,
@@ -319,16 +241,15 @@ impl Network {
         netns::inside(netns, || {
             let mut inner = Links::open()?;
             self.make_veth(veth)?;
-            let vanished = || {
-                Error::new(
-                    ErrorKind::NotFound,
-                    format!("interface {} has vanished", endpoint.interface),
-                )
-            };
+            let vanished = || Error::new(ErrorKind::NotFound, format!("interface {} has vanished", endpoint.interface));
             let index = inner.find(&endpoint.interface)?.ok_or_else(vanished)?.index;
             let ipv6 = endpoint.addresses.iter().any(|net| net.address().is_ipv6());
             sysctl::quiet_v6(&endpoint.interface, ipv6)?;
             inner.configure(index, &endpoint.addresses, &endpoint.gateways)?;
+            if ipv6 {
+                // IPv6 addresses are not used before their interface is operational.
+                inner.settle(&endpoint.interface)?;
+            }
             let mut links = self.links();
             links.settle(&endpoint.host_interface)?;
             Ok(links.settle(&bridge.name)?)
@@ -344,9 +265,7 @@ impl Network {
         };
         if failure.errno == rustix::io::Errno::EXIST
             && let Some(stale) = links.find(veth.host_name)?
-            && stale
-                .alias
-                .is_some_and(|alias| alias.starts_with(&self.alias("")))
+            && stale.alias.is_some_and(|alias| alias.starts_with(&self.alias("")))
         {
             links.delete(stale.index)?;
             return Ok(links.create_veth(veth)?);
@@ -357,9 +276,7 @@ impl Network {
     /// Takes the namespace from the bridge again: ports, rules, and (a little later) the veth pair, which
     /// normally dies with its namespace. Works whatever is left of it.
     pub fn detach(&self, endpoint: &Endpoint) -> Result<()> {
-        let index = self
-            .own_link(&endpoint.host_interface)?
-            .map(|link| link.index);
+        let index = self.own_link(&endpoint.host_interface)?.map(|link| link.index);
         let mut world = lock(&self.world);
         let known = world.state.endpoints.get(&endpoint.host_interface).cloned();
         let withdrawn = match known.filter(|known| known.id == endpoint.id) {
@@ -368,11 +285,7 @@ impl Network {
         };
         world.keeper.release_ports(&endpoint.id, &endpoint.ports);
         drop(world);
-        if endpoint
-            .ports
-            .iter()
-            .any(|port| port.protocol == Protocol::Udp)
-        {
+        if endpoint.ports.iter().any(|port| port.protocol == Protocol::Udp) {
             let by = endpoint.addresses.iter().map(IpNet::address).collect();
             self.reaper.push(Job::ForgetAnswered { by });
         }
@@ -395,23 +308,14 @@ impl Network {
         }
         let mut world = lock(&self.world);
         world.state = State {
-            bridges: bridges
-                .iter()
-                .map(|bridge| (bridge.name.clone(), bridge.clone()))
-                .collect(),
-            endpoints: endpoints
-                .iter()
-                .map(|one| (one.host_interface.clone(), one.clone()))
-                .collect(),
+            bridges: bridges.iter().map(|bridge| (bridge.name.clone(), bridge.clone())).collect(),
+            endpoints: endpoints.iter().map(|one| (one.host_interface.clone(), one.clone())).collect(),
         };
         world.rewrite()?;
         let keeper = &mut world.keeper;
         keeper.retain(|owner| endpoints.iter().any(|endpoint| endpoint.id == owner));
         netns::inside_unless_there(self.home.as_fd(), || {
-            for (endpoint, port) in endpoints
-                .iter()
-                .flat_map(|one| one.ports.iter().map(move |port| (one, port)))
-            {
+            for (endpoint, port) in endpoints.iter().flat_map(|one| one.ports.iter().map(move |port| (one, port))) {
                 if let Err(error) = keeper.claim(&endpoint.id, port) {
                     tracing::warn!(%error, id = endpoint.id, "a published port could not be claimed again");
                 }
@@ -420,15 +324,8 @@ impl Network {
         drop(world);
         let prefix = self.alias("");
         for link in self.links().list()? {
-            let ours = link
-                .alias
-                .as_ref()
-                .is_some_and(|alias| alias.starts_with(&prefix));
-            if ours
-                && !endpoints
-                    .iter()
-                    .any(|endpoint| endpoint.host_interface == link.name)
-            {
+            let ours = link.alias.as_ref().is_some_and(|alias| alias.starts_with(&prefix));
+            if ours && !endpoints.iter().any(|endpoint| endpoint.host_interface == link.name) {
                 self.reaper.push(Job::Delete { index: link.index });
             }
         }
@@ -446,27 +343,14 @@ impl Network {
     /// what [`crate::ipam::choose`] and [`crate::ipam::check`] avoid.
     pub fn used_networks(&self, except: &[&str]) -> Result<Vec<Used>> {
         let mut links = self.links();
-        let names: HashMap<u32, String> = links
-            .list()?
-            .into_iter()
-            .map(|link| (link.index, link.name))
-            .collect();
+        let names: HashMap<u32, String> = links.list()?.into_iter().map(|link| (link.index, link.name)).collect();
         let name = |index: u32| names.get(&index).map_or("?", String::as_str);
-        let addresses = links
-            .addresses()?
-            .into_iter()
-            .map(|(index, net)| (index, net, "address"));
-        let routes = links
-            .routes()?
-            .into_iter()
-            .map(|route| (route.interface, route.destination, "route"));
+        let addresses = links.addresses()?.into_iter().map(|(index, net)| (index, net, "address"));
+        let routes = links.routes()?.into_iter().map(|route| (route.interface, route.destination, "route"));
         Ok(routes
             .chain(addresses)
             .filter(|(index, _, _)| !except.contains(&name(*index)))
-            .map(|(index, net, what)| Used {
-                net,
-                by: format!("{what} {net} dev {}", name(index)),
-            })
+            .map(|(index, net, what)| Used { net, by: format!("{what} {net} dev {}", name(index)) })
             .collect())
     }
 
@@ -481,11 +365,7 @@ impl Network {
 
     fn own_link(&self, name: &str) -> Result<Option<Link>> {
         let prefix = self.alias("");
-        Ok(self.links().find(name)?.filter(|link| {
-            link.alias
-                .as_ref()
-                .is_some_and(|alias| alias.starts_with(&prefix))
-        }))
+        Ok(self.links().find(name)?.filter(|link| link.alias.as_ref().is_some_and(|alias| alias.starts_with(&prefix))))
     }
 
     fn delete_link(&self, name: &str) -> Result<()> {
@@ -497,9 +377,7 @@ impl Network {
     }
 
     fn forwarding_is_off(&self) -> Result<bool> {
-        Ok(netns::inside_unless_there(self.home.as_fd(), || {
-            sysctl::read("ipv4/ip_forward").as_deref() == Some("0")
-        })?)
+        Ok(netns::inside_unless_there(self.home.as_fd(), || sysctl::read("ipv4/ip_forward").as_deref() == Some("0"))?)
     }
 
     /// Clients may have sent to the port before it was published; their flows are not translated until forgotten.
@@ -515,11 +393,7 @@ impl Network {
 impl World {
     /// Writes the table from the state; without any bridge there is no table.
     pub(crate) fn rewrite(&mut self) -> Result<()> {
-        if self.state.bridges.is_empty() {
-            self.firewall.delete()
-        } else {
-            self.firewall.write(&self.state)
-        }
+        if self.state.bridges.is_empty() { self.firewall.delete() } else { self.firewall.write(&self.state) }
     }
 
     fn put_back(&mut self, name: &str, previous: Option<Bridge>) {
@@ -530,9 +404,7 @@ impl World {
     }
 
     fn publish(&mut self, endpoint: &Endpoint) -> Result<()> {
-        self.state
-            .endpoints
-            .insert(endpoint.host_interface.clone(), endpoint.clone());
+        self.state.endpoints.insert(endpoint.host_interface.clone(), endpoint.clone());
         self.firewall.add(endpoint, &self.state).inspect_err(|_| {
             self.state.endpoints.remove(&endpoint.host_interface);
         })
@@ -550,17 +422,8 @@ pub fn interface_addresses(netns: BorrowedFd<'_>) -> Result<Vec<(String, Vec<IpN
         let mut links = Links::open()?;
         let listed = links.list()?;
         let addresses = links.addresses()?;
-        let of = |index: u32| {
-            addresses
-                .iter()
-                .filter(|(at, _)| *at == index)
-                .map(|(_, net)| *net)
-                .collect()
-        };
-        Ok(listed
-            .into_iter()
-            .map(|link| (link.name, of(link.index)))
-            .collect())
+        let of = |index: u32| addresses.iter().filter(|(at, _)| *at == index).map(|(_, net)| *net).collect();
+        Ok(listed.into_iter().map(|link| (link.name, of(link.index))).collect())
     })?
 }
 
@@ -584,10 +447,7 @@ fn report(result: Result<()>, what: &str) {
 }
 
 fn no_bridge(name: &str) -> Error {
-    Error::new(
-        ErrorKind::NotFound,
-        format!("bridge {name} does not exist: restart the daemon to make it again"),
-    )
+    Error::new(ErrorKind::NotFound, format!("bridge {name} does not exist: restart the daemon to make it again"))
 }
 
 fn is_link_local(address: IpAddr) -> bool {
@@ -604,14 +464,9 @@ fn check_interface(name: &str) -> Result<()> {
         || name.len() > 15
         || name == "."
         || name == ".."
-        || name
-            .chars()
-            .any(|c| c == '/' || c == ':' || c == '%' || c.is_whitespace() || c.is_control());
+        || name.chars().any(|c| c == '/' || c == ':' || c == '%' || c.is_whitespace() || c.is_control());
     if bad {
-        return Err(Error::new(
-            ErrorKind::Invalid,
-            format!("invalid interface name {name:?}"),
-        ));
+        return Err(Error::new(ErrorKind::Invalid, format!("invalid interface name {name:?}")));
     }
     Ok(())
 }

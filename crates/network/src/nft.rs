@@ -191,21 +191,13 @@ fn expression(list: &mut Message, name: &str, fill: impl FnOnce(&mut Message)) {
 
 fn compare(list: &mut Message, register: Register, operator: u32, bytes: &[u8]) {
     expression(list, "cmp", |data| {
-        data.be32(1, register.number())
-            .be32(2, operator)
-            .nest(3, |value| {
-                value.attr(1, bytes);
-            });
+        data.be32(1, register.number()).be32(2, operator).nest(3, |value| {
+            value.attr(1, bytes);
+        });
     });
 }
 
-fn lookup(
-    list: &mut Message,
-    set: &str,
-    register: Register,
-    into: Option<Register>,
-    inverted: bool,
-) {
+fn lookup(list: &mut Message, set: &str, register: Register, into: Option<Register>, inverted: bool) {
     expression(list, "lookup", |data| {
         data.text(1, set).be32(2, register.number());
         if let Some(into) = into {
@@ -230,18 +222,10 @@ impl Step {
         match self {
             Step::Meta(key, to) => load(list, "meta", &[(1, to.number()), (2, *key as u32)]),
             Step::Network(offset, length, to) => {
-                load(
-                    list,
-                    "payload",
-                    &[(1, to.number()), (2, 1), (3, *offset), (4, *length)],
-                );
+                load(list, "payload", &[(1, to.number()), (2, 1), (3, *offset), (4, *length)]);
             }
             Step::Transport(offset, length, to) => {
-                load(
-                    list,
-                    "payload",
-                    &[(1, to.number()), (2, 2), (3, *offset), (4, *length)],
-                );
+                load(list, "payload", &[(1, to.number()), (2, 2), (3, *offset), (4, *length)]);
             }
             // NFT_FIB_RESULT_ADDRTYPE of NFTA_FIB_F_DADDR.
             Step::DestinationKind(to) => load(list, "fib", &[(1, to.number()), (2, 3), (3, 2)]),
@@ -251,9 +235,7 @@ impl Step {
             Step::Differ(register, bytes) => compare(list, *register, 1, bytes),
             Step::AnyBit(register, bits) => {
                 expression(list, "bitwise", |data| {
-                    data.be32(1, register.number())
-                        .be32(2, register.number())
-                        .be32(3, 4);
+                    data.be32(1, register.number()).be32(2, register.number()).be32(3, 4);
                     data.nest(4, |mask| {
                         mask.attr(1, &bits.to_ne_bytes());
                     });
@@ -266,17 +248,8 @@ impl Step {
             Step::In(set, register) => lookup(list, set, *register, None, false),
             Step::NotIn(set, register) => lookup(list, set, *register, None, true),
             Step::Map(map, register) => lookup(list, map, *register, Some(*register), false),
-            Step::DestinationNat {
-                family,
-                address,
-                port,
-            } => {
-                let pairs = [
-                    (1, 1),
-                    (2, u32::from(*family)),
-                    (3, address.number()),
-                    (5, port.number()),
-                ];
+            Step::DestinationNat { family, address, port } => {
+                let pairs = [(1, 1), (2, u32::from(*family)), (3, address.number()), (5, port.number())];
                 load(list, "nat", &pairs);
             }
             Step::Masquerade => expression(list, "masq", |_| {}),
@@ -310,10 +283,7 @@ pub struct Transaction<'a> {
 impl<'a> Transaction<'a> {
     /// An empty transaction on the inet table `table`.
     pub fn new(table: &'a str) -> Transaction<'a> {
-        Transaction {
-            table,
-            messages: Vec::new(),
-        }
+        Transaction { table, messages: Vec::new() }
     }
 
     fn message(&mut self, kind: u16, flags: u16, what: String) -> &mut Message {
@@ -325,11 +295,7 @@ impl<'a> Transaction<'a> {
 
     /// Makes the table empty, whether it exists or not.
     pub fn reset_table(&mut self) {
-        for (kind, flags, verb) in [
-            (NEWTABLE, CREATE, "add"),
-            (DELTABLE, 0, "delete"),
-            (NEWTABLE, CREATE, "add"),
-        ] {
+        for (kind, flags, verb) in [(NEWTABLE, CREATE, "add"), (DELTABLE, 0, "delete"), (NEWTABLE, CREATE, "add")] {
             let what = format!("nftables {verb} table inet {}", self.table);
             let message = self.message(kind, flags, what);
             if kind == NEWTABLE {
@@ -351,12 +317,9 @@ impl<'a> Transaction<'a> {
         message.text(3, name);
         if let Some(hook) = hook {
             message.nest(4, |nest| {
-                nest.be32(1, hook.number)
-                    .be32(2, hook.priority.cast_unsigned());
+                nest.be32(1, hook.number).be32(2, hook.priority.cast_unsigned());
             });
-            message
-                .be32(5, if hook.drop { DROP } else { ACCEPT })
-                .text(7, hook.kind);
+            message.be32(5, if hook.drop { DROP } else { ACCEPT }).text(7, hook.kind);
         }
     }
 
@@ -364,14 +327,9 @@ impl<'a> Transaction<'a> {
     pub fn rule(&mut self, chain: &str, comment: &str, steps: &[Step]) {
         let what = format!("nftables add rule inet {} {chain} ({comment})", self.table);
         let message = self.message(NEWRULE, CREATE | APPEND, what);
-        message
-            .text(2, chain)
-            .nest(4, |list| steps.iter().for_each(|step| step.encode(list)));
+        message.text(2, chain).nest(4, |list| steps.iter().for_each(|step| step.encode(list)));
         // libnftnl's user data: type 0 (comment), length, NUL-terminated text.
-        let mut data = vec![
-            0,
-            u8::try_from(comment.len() + 1).expect("comments are short"),
-        ];
+        let mut data = vec![0, u8::try_from(comment.len() + 1).expect("comments are short")];
         data.extend_from_slice(comment.as_bytes());
         data.push(0);
         message.attr(7, &data);
@@ -380,17 +338,11 @@ impl<'a> Transaction<'a> {
     /// Adds a set or map. `id` must be unique in the transaction.
     pub fn set(&mut self, set: Set, id: u32) {
         const MAP: u32 = 8;
-        let kind = |fields: &[Field]| {
-            fields
-                .iter()
-                .fold(0, |kind, field| kind << 6 | field.number())
-        };
+        let kind = |fields: &[Field]| fields.iter().fold(0, |kind, field| kind << 6 | field.number());
         let width = |fields: &[Field]| fields.iter().map(|field| field.width()).sum();
         let what = format!("nftables add set inet {} {}", self.table, set.name);
         let message = self.message(NEWSET, CREATE, what);
-        message
-            .text(2, set.name)
-            .be32(3, if set.data.is_empty() { 0 } else { MAP });
+        message.text(2, set.name).be32(3, if set.data.is_empty() { 0 } else { MAP });
         message.be32(4, kind(set.key)).be32(5, width(set.key));
         if !set.data.is_empty() {
             message.be32(6, kind(set.data)).be32(7, width(set.data));
@@ -415,22 +367,20 @@ impl<'a> Transaction<'a> {
     fn elements(&mut self, kind: u16, flags: u16, verb: &str, set: &str, elements: &[Element]) {
         for chunk in elements.chunks(ELEMENTS_PER_MESSAGE) {
             let what = format!("nftables {verb} element inet {} {set}", self.table);
-            self.message(kind, flags, what)
-                .text(2, set)
-                .nest(3, |list| {
-                    for element in chunk {
-                        list.nest(1, |item| {
-                            item.nest(1, |key| {
-                                key.attr(1, &element.key);
-                            });
-                            if !element.data.is_empty() {
-                                item.nest(2, |data| {
-                                    data.attr(1, &element.data);
-                                });
-                            }
+            self.message(kind, flags, what).text(2, set).nest(3, |list| {
+                for element in chunk {
+                    list.nest(1, |item| {
+                        item.nest(1, |key| {
+                            key.attr(1, &element.key);
                         });
-                    }
-                });
+                        if !element.data.is_empty() {
+                            item.nest(2, |data| {
+                                data.attr(1, &element.data);
+                            });
+                        }
+                    });
+                }
+            });
         }
     }
 
@@ -453,23 +403,12 @@ pub fn open() -> brig_sys::Result<Socket> {
 }
 
 /// Whether the base chain `chain` of `table` exists, and if so whether its policy is to drop.
-pub fn policy_drops(
-    socket: &mut Socket,
-    table: &str,
-    chain: &str,
-) -> brig_sys::Result<Option<bool>> {
-    let mut message = Message::new(
-        GETCHAIN,
-        0,
-        format!("nftables get chain inet {table} {chain}"),
-    );
+pub fn policy_drops(socket: &mut Socket, table: &str, chain: &str) -> brig_sys::Result<Option<bool>> {
+    let mut message = Message::new(GETCHAIN, 0, format!("nftables get chain inet {table} {chain}"));
     message.raw(&[INET, 0, 0, 0]).text(1, table).text(3, chain);
     let mut drops = None;
     let found = socket.ask(message, |answer| {
-        let policy: Option<[u8; 4]> = answer
-            .attributes(HEADER)
-            .find(5)
-            .and_then(|bytes| bytes.try_into().ok());
+        let policy: Option<[u8; 4]> = answer.attributes(HEADER).find(5).and_then(|bytes| bytes.try_into().ok());
         drops = policy.map(|bytes| u32::from_be_bytes(bytes) == DROP);
     });
     match found {

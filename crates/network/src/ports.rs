@@ -43,39 +43,23 @@ impl FromStr for PortRange {
     fn from_str(text: &str) -> Result<PortRange> {
         let port = |text: &str| -> Option<u16> {
             // Digits only: "+80" and " 80" are not ports.
-            if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-                None
-            } else {
-                text.parse().ok()
-            }
+            if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) { None } else { text.parse().ok() }
         };
         let range = match text.split_once('-') {
             None => port(text).map(|first| PortRange { first, last: first }),
-            Some((first, last)) => port(first)
-                .zip(port(last))
-                .map(|(first, last)| PortRange { first, last }),
+            Some((first, last)) => port(first).zip(port(last)).map(|(first, last)| PortRange { first, last }),
         };
         match range {
             Some(range) if range.first <= range.last => Ok(range),
-            Some(_) => Err(Error::new(
-                ErrorKind::Invalid,
-                format!("invalid range specified for port: {text}"),
-            )),
-            None => Err(Error::new(
-                ErrorKind::Invalid,
-                format!("invalid port specification: \"{text}\""),
-            )),
+            Some(_) => Err(Error::new(ErrorKind::Invalid, format!("invalid range specified for port: {text}"))),
+            None => Err(Error::new(ErrorKind::Invalid, format!("invalid port specification: \"{text}\""))),
         }
     }
 }
 
 impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.first == self.last {
-            write!(f, "{}", self.first)
-        } else {
-            write!(f, "{}-{}", self.first, self.last)
-        }
+        if self.first == self.last { write!(f, "{}", self.first) } else { write!(f, "{}-{}", self.first, self.last) }
     }
 }
 
@@ -110,9 +94,7 @@ impl Claim {
         self.host_port == host_port
             && self.protocol == protocol
             && self.host_ip.is_ipv4() == host_ip.is_ipv4()
-            && (self.host_ip == host_ip
-                || self.host_ip.is_unspecified()
-                || host_ip.is_unspecified())
+            && (self.host_ip == host_ip || self.host_ip.is_unspecified() || host_ip.is_unspecified())
     }
 }
 
@@ -125,10 +107,7 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     pub(crate) fn new() -> Keeper {
-        Keeper {
-            claims: BTreeMap::new(),
-            next: *EPHEMERAL.start(),
-        }
+        Keeper { claims: BTreeMap::new(), next: *EPHEMERAL.start() }
     }
 
     /// Finds and claims a host port for each wish; if one can't be had, none is kept.
@@ -148,15 +127,9 @@ impl Keeper {
 
     fn reserve_one(&mut self, owner: &str, wish: &Publish) -> Result<Port> {
         let host_ip = wish.host_ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let port = |host_port| Port {
-            host_ip,
-            host_port,
-            container_port: wish.container_port,
-            protocol: wish.protocol,
-        };
-        let wanted = wish
-            .host_ports
-            .filter(|range| *range != PortRange { first: 0, last: 0 });
+        let port =
+            |host_port| Port { host_ip, host_port, container_port: wish.container_port, protocol: wish.protocol };
+        let wanted = wish.host_ports.filter(|range| *range != PortRange { first: 0, last: 0 });
         if let Some(range) = wanted {
             let mut last = None;
             for host_port in range.first..=range.last {
@@ -170,19 +143,13 @@ impl Keeper {
                 Some(error) if range.count() == 1 => error,
                 _ => Error::new(
                     ErrorKind::PortInUse,
-                    format!(
-                        "Bind for {host_ip}:{range} failed: all ports of the range are already allocated"
-                    ),
+                    format!("Bind for {host_ip}:{range} failed: all ports of the range are already allocated"),
                 ),
             });
         }
         for _ in EPHEMERAL {
             let candidate = self.next;
-            self.next = if candidate == *EPHEMERAL.end() {
-                *EPHEMERAL.start()
-            } else {
-                candidate + 1
-            };
+            self.next = if candidate == *EPHEMERAL.end() { *EPHEMERAL.start() } else { candidate + 1 };
             match self.claim(owner, &port(candidate)) {
                 Ok(()) => return Ok(port(candidate)),
                 Err(error) if error.kind == ErrorKind::PortInUse => {}
@@ -201,36 +168,21 @@ impl Keeper {
 
     /// Claims `port` for `owner`; that the owner has it already is fine.
     pub(crate) fn claim(&mut self, owner: &str, port: &Port) -> Result<()> {
-        let Port {
-            host_ip,
-            host_port,
-            protocol,
-            ..
-        } = *port;
-        if self.claims.get(owner).is_some_and(|claims| {
-            claims
-                .iter()
-                .any(|claim| claim.is(host_ip, host_port, protocol))
-        }) {
-            return Ok(());
-        }
+        let Port { host_ip, host_port, protocol, .. } = *port;
         if self
             .claims
-            .values()
-            .flatten()
-            .any(|claim| claim.conflicts(host_ip, host_port, protocol))
+            .get(owner)
+            .is_some_and(|claims| claims.iter().any(|claim| claim.is(host_ip, host_port, protocol)))
         {
+            return Ok(());
+        }
+        if self.claims.values().flatten().any(|claim| claim.conflicts(host_ip, host_port, protocol)) {
             let address = SocketAddr::new(host_ip, host_port);
             let message = format!("Bind for {address} failed: port is already allocated");
             return Err(Error::new(ErrorKind::PortInUse, message));
         }
         let socket = open(host_ip, host_port, protocol)?;
-        let claim = Claim {
-            host_ip,
-            host_port,
-            protocol,
-            _socket: socket,
-        };
+        let claim = Claim { host_ip, host_port, protocol, _socket: socket };
         self.claims.entry(owner.to_owned()).or_default().push(claim);
         Ok(())
     }
@@ -244,11 +196,7 @@ impl Keeper {
     /// Gives up these ports of `owner`.
     pub(crate) fn release_ports(&mut self, owner: &str, ports: &[Port]) {
         if let Some(claims) = self.claims.get_mut(owner) {
-            claims.retain(|claim| {
-                !ports
-                    .iter()
-                    .any(|port| claim.is(port.host_ip, port.host_port, port.protocol))
-            });
+            claims.retain(|claim| !ports.iter().any(|port| claim.is(port.host_ip, port.host_port, port.protocol)));
             if claims.is_empty() {
                 self.claims.remove(owner);
             }
@@ -272,11 +220,7 @@ fn open(host_ip: IpAddr, host_port: u16, protocol: Protocol) -> Result<Option<Ow
         Protocol::Udp => (SocketType::DGRAM, None),
         Protocol::Sctp => (SocketType::STREAM, Some(ipproto::SCTP)),
     };
-    let family = if host_ip.is_ipv4() {
-        AddressFamily::INET
-    } else {
-        AddressFamily::INET6
-    };
+    let family = if host_ip.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let failed = |errno: Errno| {
         let address = SocketAddr::new(host_ip, host_port);
         let kind = match errno {
@@ -284,13 +228,7 @@ fn open(host_ip: IpAddr, host_port: u16, protocol: Protocol) -> Result<Option<Ow
             Errno::ADDRNOTAVAIL => ErrorKind::NoAddress,
             _ => ErrorKind::System,
         };
-        Error::new(
-            kind,
-            format!(
-                "failed to bind host port {address}/{protocol}: {}",
-                reason(errno)
-            ),
-        )
+        Error::new(kind, format!("failed to bind host port {address}/{protocol}: {}", reason(errno)))
     };
     let socket = match rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, number) {
         Ok(socket) => socket,
@@ -350,17 +288,9 @@ mod tests {
 
     #[test]
     fn reads_ranges() {
-        assert_eq!(
-            "80".parse::<PortRange>().expect("port"),
-            PortRange {
-                first: 80,
-                last: 80
-            }
-        );
+        assert_eq!("80".parse::<PortRange>().expect("port"), PortRange { first: 80, last: 80 });
         assert_eq!("8000-8010".parse::<PortRange>().expect("range").count(), 11);
-        for text in [
-            "", "-", "1-", "-1", "65536", "+80", " 80", "9-8", "a", "1-2-3",
-        ] {
+        for text in ["", "-", "1-", "-1", "65536", "+80", " 80", "9-8", "a", "1-2-3"] {
             assert!(text.parse::<PortRange>().is_err(), "{text}");
         }
     }
@@ -369,52 +299,24 @@ mod tests {
     fn conflicts_are_named_as_docker_does() {
         sealed(|| {
             let mut keeper = Keeper::new();
-            let port = keeper
-                .reserve("a", &[wish(None, Some("8080"), Protocol::Tcp)])
-                .expect("free");
+            let port = keeper.reserve("a", &[wish(None, Some("8080"), Protocol::Tcp)]).expect("free");
             assert_eq!(port[0].host_port, 8080);
-            let error = keeper
-                .reserve("b", &[wish(None, Some("8080"), Protocol::Tcp)])
-                .expect_err("taken");
-            assert_eq!(
-                error.to_string(),
-                "Bind for 0.0.0.0:8080 failed: port is already allocated"
-            );
-            let error = keeper
-                .reserve("b", &[wish(Some("127.0.0.1"), Some("8080"), Protocol::Tcp)])
-                .expect_err("taken");
-            assert_eq!(
-                error.to_string(),
-                "Bind for 127.0.0.1:8080 failed: port is already allocated"
-            );
-            keeper
-                .reserve("b", &[wish(None, Some("8080"), Protocol::Udp)])
-                .expect("another protocol");
-            assert!(
-                std::net::TcpListener::bind("0.0.0.0:8080").is_err(),
-                "others must see the claim"
-            );
-            assert!(
-                std::net::UdpSocket::bind("127.0.0.1:8080").is_err(),
-                "others must see the claim"
-            );
+            let error = keeper.reserve("b", &[wish(None, Some("8080"), Protocol::Tcp)]).expect_err("taken");
+            assert_eq!(error.to_string(), "Bind for 0.0.0.0:8080 failed: port is already allocated");
+            let error =
+                keeper.reserve("b", &[wish(Some("127.0.0.1"), Some("8080"), Protocol::Tcp)]).expect_err("taken");
+            assert_eq!(error.to_string(), "Bind for 127.0.0.1:8080 failed: port is already allocated");
+            keeper.reserve("b", &[wish(None, Some("8080"), Protocol::Udp)]).expect("another protocol");
+            assert!(std::net::TcpListener::bind("0.0.0.0:8080").is_err(), "others must see the claim");
+            assert!(std::net::UdpSocket::bind("127.0.0.1:8080").is_err(), "others must see the claim");
             keeper.release("a");
             let foreign = std::net::TcpListener::bind("0.0.0.0:8080").expect("released");
-            let error = keeper
-                .reserve("a", &[wish(None, Some("8080"), Protocol::Tcp)])
-                .expect_err("foreign");
-            assert_eq!(
-                error.to_string(),
-                "failed to bind host port 0.0.0.0:8080/tcp: address already in use"
-            );
+            let error = keeper.reserve("a", &[wish(None, Some("8080"), Protocol::Tcp)]).expect_err("foreign");
+            assert_eq!(error.to_string(), "failed to bind host port 0.0.0.0:8080/tcp: address already in use");
             drop(foreign);
-            let error = keeper
-                .reserve("a", &[wish(Some("192.0.2.1"), Some("1"), Protocol::Tcp)])
-                .expect_err("not ours");
-            assert_eq!(
-                error.to_string(),
-                "failed to bind host port 192.0.2.1:1/tcp: cannot assign requested address"
-            );
+            let error =
+                keeper.reserve("a", &[wish(Some("192.0.2.1"), Some("1"), Protocol::Tcp)]).expect_err("not ours");
+            assert_eq!(error.to_string(), "failed to bind host port 192.0.2.1:1/tcp: cannot assign requested address");
         });
     }
 
@@ -422,17 +324,10 @@ mod tests {
     fn a_failed_reservation_keeps_nothing() {
         sealed(|| {
             let mut keeper = Keeper::new();
-            keeper
-                .reserve("a", &[wish(None, Some("81"), Protocol::Tcp)])
-                .expect("free");
-            let both = [
-                wish(None, Some("80"), Protocol::Tcp),
-                wish(None, Some("81"), Protocol::Tcp),
-            ];
+            keeper.reserve("a", &[wish(None, Some("81"), Protocol::Tcp)]).expect("free");
+            let both = [wish(None, Some("80"), Protocol::Tcp), wish(None, Some("81"), Protocol::Tcp)];
             keeper.reserve("b", &both).expect_err("81 is taken");
-            keeper
-                .reserve("c", &[wish(None, Some("80"), Protocol::Tcp)])
-                .expect("80 was given back");
+            keeper.reserve("c", &[wish(None, Some("80"), Protocol::Tcp)]).expect("80 was given back");
         });
     }
 
@@ -442,22 +337,14 @@ mod tests {
             let mut keeper = Keeper::new();
             let foreign = std::net::TcpListener::bind("127.0.0.1:8000").expect("free");
             let range = [wish(None, Some("8000-8002"), Protocol::Tcp)];
-            assert_eq!(
-                keeper.reserve("a", &range).expect("free")[0].host_port,
-                8001
-            );
-            assert_eq!(
-                keeper.reserve("b", &range).expect("free")[0].host_port,
-                8002
-            );
+            assert_eq!(keeper.reserve("a", &range).expect("free")[0].host_port, 8001);
+            assert_eq!(keeper.reserve("b", &range).expect("free")[0].host_port, 8002);
             let error = keeper.reserve("c", &range).expect_err("full");
             assert!(error.to_string().contains("8000-8002"), "{error}");
             drop(foreign);
             let _taken = std::net::TcpListener::bind("0.0.0.0:32769").expect("free");
             let any = wish(None, None, Protocol::Tcp);
-            let ports = keeper
-                .reserve("d", &[any.clone(), any.clone(), any])
-                .expect("free");
+            let ports = keeper.reserve("d", &[any.clone(), any.clone(), any]).expect("free");
             let numbers: Vec<u16> = ports.iter().map(|port| port.host_port).collect();
             assert_eq!(numbers, [32768, 32770, 32771]);
         });

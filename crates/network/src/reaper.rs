@@ -37,35 +37,23 @@ pub(crate) struct Reaper {
 impl Reaper {
     /// Starts the thread, with sockets of the calling thread's network namespace.
     pub(crate) fn start() -> brig_sys::Result<Reaper> {
-        let mut tools = Tools {
-            links: Links::open()?,
-            conntrack: conntrack::open()?,
-        };
+        let mut tools = Tools { links: Links::open()?, conntrack: conntrack::open()? };
         let (queue, jobs) = channel();
         let thread = std::thread::Builder::new()
             .name("net-reaper".to_owned())
             .spawn(move || work(&jobs, &mut tools))
             .map_err(|error| {
-                let errno =
-                    rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::AGAIN);
-                brig_sys::Error::new("clone(thread net-reaper)", errno)
-            })?;
-        Ok(Reaper {
-            queue: Some(queue),
-            thread: Some(thread),
-        })
+            let errno = rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::AGAIN);
+            brig_sys::Error::new("clone(thread net-reaper)", errno)
+        })?;
+        Ok(Reaper { queue: Some(queue), thread: Some(thread) })
     }
 
     /// Queues a job.
     pub(crate) fn push(&self, job: Job) {
-        let sent = self
-            .queue
-            .as_ref()
-            .is_some_and(|queue| queue.send(job).is_ok());
+        let sent = self.queue.as_ref().is_some_and(|queue| queue.send(job).is_ok());
         if !sent {
-            tracing::error!(
-                "the network reaper has ended early: an interface may be left over until restart"
-            );
+            tracing::error!("the network reaper has ended early: an interface may be left over until restart");
         }
     }
 }
@@ -73,11 +61,7 @@ impl Reaper {
 impl Drop for Reaper {
     fn drop(&mut self) {
         drop(self.queue.take());
-        if self
-            .thread
-            .take()
-            .is_some_and(|thread| thread.join().is_err())
-        {
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the network reaper panicked");
         }
     }
@@ -100,8 +84,7 @@ impl Tools {
             Ok(own) => self.forget(|flow| {
                 ports.contains(&flow.port)
                     && flow.answered_by == flow.destination
-                    && (flow.destination.is_loopback()
-                        || own.iter().any(|(_, net)| net.address() == flow.destination))
+                    && (flow.destination.is_loopback() || own.iter().any(|(_, net)| net.address() == flow.destination))
             }),
             Err(error) => tracing::warn!(%error, "stale UDP flows could not be looked for"),
         }
@@ -115,14 +98,11 @@ impl Tools {
 }
 
 fn work(jobs: &Receiver<Job>, tools: &mut Tools) {
-    let mut deletions: std::collections::VecDeque<(Instant, u32)> =
-        std::collections::VecDeque::new();
+    let mut deletions: std::collections::VecDeque<(Instant, u32)> = std::collections::VecDeque::new();
     loop {
         let wait = deletions
             .front()
-            .map_or(Duration::from_secs(3600), |(due, _)| {
-                due.saturating_duration_since(Instant::now())
-            });
+            .map_or(Duration::from_secs(3600), |(due, _)| due.saturating_duration_since(Instant::now()));
         match jobs.recv_timeout(wait) {
             Ok(Job::Delete { index }) => deletions.push_back((Instant::now() + GRACE, index)),
             Ok(Job::ForgetAnswered { by }) => tools.forget(|flow| by.contains(&flow.answered_by)),
@@ -130,16 +110,11 @@ fn work(jobs: &Receiver<Job>, tools: &mut Tools) {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
-        while deletions
-            .front()
-            .is_some_and(|(due, _)| *due <= Instant::now())
-        {
+        while deletions.front().is_some_and(|(due, _)| *due <= Instant::now()) {
             if let Some((_, index)) = deletions.pop_front() {
                 tools.delete(index);
             }
         }
     }
-    deletions
-        .into_iter()
-        .for_each(|(_, index)| tools.delete(index));
+    deletions.into_iter().for_each(|(_, index)| tools.delete(index));
 }

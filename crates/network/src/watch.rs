@@ -39,39 +39,19 @@ impl Watch {
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)
             .map_err(|errno| brig_sys::Error::new("eventfd(0)", errno))?;
         let stop = Arc::new(stop);
-        let mut watcher = Watcher {
-            table: table.to_owned(),
-            own_port,
-            socket,
-            world,
-            reaper,
-            stop: Arc::clone(&stop),
-        };
-        let thread = std::thread::Builder::new()
-            .name("net-watch".to_owned())
-            .spawn(move || watcher.run());
+        let mut watcher = Watcher { table: table.to_owned(), own_port, socket, world, reaper, stop: Arc::clone(&stop) };
+        let thread = std::thread::Builder::new().name("net-watch".to_owned()).spawn(move || watcher.run());
         let thread = thread.map_err(|error| {
-            brig_sys::Error::new(
-                "clone(thread net-watch)",
-                Errno::from_io_error(&error).unwrap_or(Errno::AGAIN),
-            )
+            brig_sys::Error::new("clone(thread net-watch)", Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))
         })?;
-        Ok(Watch {
-            stop,
-            thread: Some(thread),
-        })
+        Ok(Watch { stop, thread: Some(thread) })
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         let told = rustix::io::write(&*self.stop, &1u64.to_ne_bytes()).is_ok();
-        if told
-            && self
-                .thread
-                .take()
-                .is_some_and(|thread| thread.join().is_err())
-        {
+        if told && self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the firewall watch panicked");
         }
     }
@@ -93,12 +73,10 @@ impl Watcher {
         while self.wait() {
             let mut committed = false;
             let (table, own_port) = (&self.table, self.own_port);
-            let read = self.socket.events(Some(Duration::ZERO), |answer| {
-                match nft::event(&answer, table) {
-                    Event::Changed if answer.port != own_port => changed = true,
-                    Event::Committed => committed = true,
-                    Event::Changed | Event::Other => {}
-                }
+            let read = self.socket.events(Some(Duration::ZERO), |answer| match nft::event(&answer, table) {
+                Event::Changed if answer.port != own_port => changed = true,
+                Event::Committed => committed = true,
+                Event::Changed | Event::Other => {}
             });
             if let Err(error) = read {
                 tracing::debug!(%error, "firewall events were lost");
@@ -118,10 +96,8 @@ impl Watcher {
     /// Waits for an event; false when the watch shall end.
     fn wait(&self) -> bool {
         loop {
-            let mut fds = [
-                PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN),
-                PollFd::new(&*self.stop, PollFlags::IN),
-            ];
+            let mut fds =
+                [PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN), PollFd::new(&*self.stop, PollFlags::IN)];
             match rustix::event::poll(&mut fds, None) {
                 Ok(_) => return fds[1].revents().is_empty(),
                 Err(Errno::INTR) => {}
@@ -148,14 +124,9 @@ impl Watcher {
             tracing::error!(%error, table = self.table, "the firewall table was changed by someone else and can't be put back");
             return false;
         }
-        tracing::warn!(
-            table = self.table,
-            "the firewall table was changed by someone else: put back"
-        );
+        tracing::warn!(table = self.table, "the firewall table was changed by someone else: put back");
         let endpoints = world.state.endpoints.values();
-        let ports: Vec<u16> = endpoints
-            .flat_map(|one| one.ports.iter().map(|port| port.host_port))
-            .collect();
+        let ports: Vec<u16> = endpoints.flat_map(|one| one.ports.iter().map(|port| port.host_port)).collect();
         drop(world);
         if !ports.is_empty() {
             self.reaper.push(Job::ForgetUntranslated { ports });

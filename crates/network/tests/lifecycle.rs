@@ -11,10 +11,7 @@ use brig_network::{Config, ErrorKind, Network, ipam, ports::Publish};
 use brig_sys::netns;
 
 fn veths(bed: &Bed) -> usize {
-    run(&bed.host, "ip -o link show type veth")
-        .lines()
-        .filter(|line| !line.contains("lan0"))
-        .count()
+    run(&bed.host, "ip -o link show type veth").lines().filter(|line| !line.contains("lan0")).count()
 }
 
 fn ruleset(bed: &Bed) -> String {
@@ -31,11 +28,7 @@ fn the_table_reads_as_meant() {
     let bed = Bed::new();
     let _web = bed.container(
         "172.17.0.2/16",
-        &[
-            publish("0.0.0.0", 8080, 80, Tcp),
-            publish("127.0.0.1", 5353, 53, Udp),
-            publish("10.99.0.1", 9, 10, Sctp),
-        ],
+        &[publish("0.0.0.0", 8080, 80, Tcp), publish("127.0.0.1", 5353, 53, Udp), publish("10.99.0.1", 9, 10, Sctp)],
     );
     let text = ruleset(&bed);
     for expected in [
@@ -56,14 +49,8 @@ fn the_table_reads_as_meant() {
         assert!(text.contains(expected), "no {expected:?} in\n{text}");
     }
     let json = table_json(&bed);
-    let kinds = |kind: &str| {
-        json["nftables"]
-            .as_array()
-            .expect("list")
-            .iter()
-            .filter(|one| one.get(kind).is_some())
-            .count()
-    };
+    let kinds =
+        |kind: &str| json["nftables"].as_array().expect("list").iter().filter(|one| one.get(kind).is_some()).count();
     assert_eq!((kinds("chain"), kinds("set"), kinds("map")), (6, 7, 4));
 }
 
@@ -71,25 +58,14 @@ fn the_table_reads_as_meant() {
 fn the_namespace_is_set_up_as_asked() {
     let bed = Bed::new();
     let web = bed.container("172.17.0.2/16", &[]);
-    let link: serde_json::Value =
-        serde_json::from_str(&run(&web.netns, "ip -j addr show eth0")).expect("json");
+    let link: serde_json::Value = serde_json::from_str(&run(&web.netns, "ip -j addr show eth0")).expect("json");
     assert_eq!(link[0]["address"], "02:42:ac:11:00:02");
     assert_eq!(link[0]["operstate"], "UP");
-    assert_eq!(
-        link[0]["addr_info"].as_array().map(Vec::len),
-        Some(1),
-        "{link}"
-    );
+    assert_eq!(link[0]["addr_info"].as_array().map(Vec::len), Some(1), "{link}");
     assert_eq!(link[0]["addr_info"][0]["local"], "172.17.0.2");
     assert_eq!(link[0]["addr_info"][0]["broadcast"], "172.17.255.255");
-    assert_eq!(
-        run(&web.netns, "cat /proc/sys/net/ipv6/conf/eth0/disable_ipv6").trim(),
-        "1"
-    );
-    assert_eq!(
-        run(&bed.host, "cat /proc/sys/net/ipv6/conf/br0/disable_ipv6").trim(),
-        "1"
-    );
+    assert_eq!(run(&web.netns, "cat /proc/sys/net/ipv6/conf/eth0/disable_ipv6").trim(), "1");
+    assert_eq!(run(&bed.host, "cat /proc/sys/net/ipv6/conf/br0/disable_ipv6").trim(), "1");
     assert!(run(&web.netns, "ip route").contains("default via 172.17.0.1 dev eth0"));
     assert!(run(&web.netns, "ip addr show lo").contains("127.0.0.1/8"));
     let seen = brig_network::interface_addresses(web.netns.as_fd()).expect("addresses");
@@ -109,77 +85,36 @@ fn a_failed_attach_leaves_nothing() {
 
     // An interface of that name is there already.
     run(&netns, "ip link add eth0 type bridge");
-    let error = bed
-        .network
-        .attach(netns.as_fd(), &good)
-        .expect_err("eth0 exists");
-    assert!(
-        error
-            .to_string()
-            .contains("attaching eth0 to br0: RTM_NEWLINK"),
-        "{error}"
-    );
+    let error = bed.network.attach(netns.as_fd(), &good).expect_err("eth0 exists");
+    assert!(error.to_string().contains("attaching eth0 to br0: RTM_NEWLINK"), "{error}");
     run(&netns, "ip link del eth0");
     // The last step in the namespace fails: the gateway is out of reach.
     let mut bad = good.clone();
     bad.gateways = vec![ip("10.1.1.1")];
-    let error = bed
-        .network
-        .attach(netns.as_fd(), &bad)
-        .expect_err("no such gateway");
-    assert!(
-        error
-            .to_string()
-            .contains("RTM_NEWROUTE(default via 10.1.1.1)"),
-        "{error}"
-    );
-    assert!(
-        error.to_string().contains("gateway"),
-        "the kernel's explanation: {error}"
-    );
+    let error = bed.network.attach(netns.as_fd(), &bad).expect_err("no such gateway");
+    assert!(error.to_string().contains("RTM_NEWROUTE(default via 10.1.1.1)"), "{error}");
+    assert!(error.to_string().contains("gateway"), "the kernel's explanation: {error}");
     // A port that somebody else has, after one that is free.
-    let foreign = netns::inside(bed.host.as_fd(), || {
-        std::net::TcpListener::bind("0.0.0.0:8081").expect("bind")
-    });
+    let foreign = netns::inside(bed.host.as_fd(), || std::net::TcpListener::bind("0.0.0.0:8081").expect("bind"));
     let mut taken = good.clone();
     taken.ports.push(publish("0.0.0.0", 8081, 81, Tcp));
-    let error = bed
-        .network
-        .attach(netns.as_fd(), &taken)
-        .expect_err("8081 is taken");
+    let error = bed.network.attach(netns.as_fd(), &taken).expect_err("8081 is taken");
     assert_eq!(error.kind, ErrorKind::PortInUse);
-    assert_eq!(
-        error.to_string(),
-        "failed to bind host port 0.0.0.0:8081/tcp: address already in use"
-    );
+    assert_eq!(error.to_string(), "failed to bind host port 0.0.0.0:8081/tcp: address already in use");
     // A bridge that is not there, names that can't be.
     let mut lost = good.clone();
     lost.bridge = "br9".to_owned();
-    assert_eq!(
-        bed.network
-            .attach(netns.as_fd(), &lost)
-            .expect_err("no bridge")
-            .kind,
-        ErrorKind::NotFound
-    );
+    assert_eq!(bed.network.attach(netns.as_fd(), &lost).expect_err("no bridge").kind, ErrorKind::NotFound);
     for name in ["", "eth%d", "a/b", "sixteen-letters-", ".."] {
         let mut named = good.clone();
         named.interface = name.to_owned();
-        assert_eq!(
-            bed.network
-                .attach(netns.as_fd(), &named)
-                .expect_err(name)
-                .kind,
-            ErrorKind::Invalid
-        );
+        assert_eq!(bed.network.attach(netns.as_fd(), &named).expect_err(name).kind, ErrorKind::Invalid);
     }
 
     assert_eq!(veths(&bed), 0);
     assert_eq!(ruleset(&bed), before);
     assert!(!run(&netns, "ip -o link").contains("eth0"));
-    bed.network
-        .attach(netns.as_fd(), &good)
-        .expect("nothing is in the way, 8080 included");
+    bed.network.attach(netns.as_fd(), &good).expect("nothing is in the way, 8080 included");
     drop(foreign);
 }
 
@@ -195,25 +130,16 @@ fn detach_works_twice_and_leaves_nothing() {
     assert_eq!(ruleset(&bed), before);
     let error = ask(&bed.host, "127.0.0.1:8080").expect_err("no longer published");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
-    eventually("the veth pair is gone though the namespace lives", || {
-        veths(&bed) == 0
-    });
+    eventually("the veth pair is gone though the namespace lives", || veths(&bed) == 0);
     // Back at once, under the same names, before and after the old pair is gone.
-    bed.network
-        .attach(web.netns.as_fd(), &web.endpoint)
-        .expect("again");
+    bed.network.attach(web.netns.as_fd(), &web.endpoint).expect("again");
     ask(&bed.host, "127.0.0.1:8080").expect("published again");
     bed.network.detach(&web.endpoint).expect("detach");
-    bed.network
-        .attach(web.netns.as_fd(), &web.endpoint)
-        .expect("at once");
+    bed.network.attach(web.netns.as_fd(), &web.endpoint).expect("at once");
     ask(&bed.host, "127.0.0.1:8080").expect("published again");
     std::thread::sleep(Duration::from_millis(400));
     ask(&bed.host, "127.0.0.1:8080").expect("the late deletion hits the old pair only");
-    let error = bed
-        .network
-        .attach(web.netns.as_fd(), &web.endpoint)
-        .expect_err("twice");
+    let error = bed.network.attach(web.netns.as_fd(), &web.endpoint).expect_err("twice");
     assert!(error.to_string().contains("is attached already"), "{error}");
 }
 
@@ -232,71 +158,41 @@ fn two_hundred_ports_in_one_go() {
     let bed = Bed::new();
     let wishes: Vec<Publish> = (0..200).map(|n| wish(20_000 + n)).collect();
     let mut ports = bed.network.reserve_ports("many", &wishes).expect("reserve");
-    (0u16..)
-        .zip(&mut ports)
-        .for_each(|(n, port)| port.container_port = 1000 + n);
+    (0u16..).zip(&mut ports).for_each(|(n, port)| port.container_port = 1000 + n);
     let netns = netns::create().expect("namespace");
     let mut endpoint = bed.endpoint("br0", "172.17.0.2/16", &ports);
     endpoint.id = "many".to_owned();
     let start = Instant::now();
-    bed.network
-        .attach(netns.as_fd(), &endpoint)
-        .expect("attach");
+    bed.network.attach(netns.as_fd(), &endpoint).expect("attach");
     println!("attach with 200 ports: {:?}", start.elapsed());
     bed.serve(&netns, "0.0.0.0:1000");
     bed.serve(&netns, "0.0.0.0:1199");
     ask(&bed.neighbour, "10.99.0.1:20000").expect("first");
     ask(&bed.neighbour, "10.99.0.1:20199").expect("last");
-    assert_eq!(
-        run(&bed.host, "nft list map inet brig ports4_any")
-            .matches("172.17.0.2")
-            .count(),
-        200
-    );
-    let error = bed
-        .network
-        .reserve_ports("other", &[wish(20_100)])
-        .expect_err("taken");
-    assert_eq!(
-        error.to_string(),
-        "Bind for 0.0.0.0:20100 failed: port is already allocated"
-    );
+    assert_eq!(run(&bed.host, "nft list map inet brig ports4_any").matches("172.17.0.2").count(), 200);
+    let error = bed.network.reserve_ports("other", &[wish(20_100)]).expect_err("taken");
+    assert_eq!(error.to_string(), "Bind for 0.0.0.0:20100 failed: port is already allocated");
     bed.network.detach(&endpoint).expect("detach");
-    bed.network
-        .reserve_ports("other", &[wish(20_100)])
-        .expect("free again");
+    bed.network.reserve_ports("other", &[wish(20_100)]).expect("free again");
     bed.network.release_ports("other");
-    bed.network
-        .reserve_ports("third", &[wish(20_100)])
-        .expect("free again");
+    bed.network.reserve_ports("third", &[wish(20_100)]).expect("free again");
 }
 
 #[test]
 fn ephemeral_ports_do_not_collide_when_many_ask_at_once() {
     let bed = Bed::new();
-    let any = Publish {
-        host_ip: None,
-        host_ports: None,
-        container_port: 80,
-        protocol: Tcp,
-    };
+    let any = Publish { host_ip: None, host_ports: None, container_port: 80, protocol: Tcp };
     let ports: Vec<u16> = std::thread::scope(|scope| {
         let asking: Vec<_> = (0..16)
             .map(|n| {
                 let (network, any) = (&bed.network, &any);
                 scope.spawn(move || {
                     let wishes = vec![any.clone(); 10];
-                    network
-                        .reserve_ports(&format!("owner{n}"), &wishes)
-                        .expect("ports")
+                    network.reserve_ports(&format!("owner{n}"), &wishes).expect("ports")
                 })
             })
             .collect();
-        asking
-            .into_iter()
-            .flat_map(|one| one.join().expect("thread"))
-            .map(|port| port.host_port)
-            .collect()
+        asking.into_iter().flat_map(|one| one.join().expect("thread")).map(|port| port.host_port).collect()
     });
     let distinct: std::collections::BTreeSet<u16> = ports.iter().copied().collect();
     assert_eq!((ports.len(), distinct.len()), (160, 160));
@@ -321,12 +217,7 @@ fn many_attach_at_once() {
             });
         }
     });
-    assert_eq!(
-        run(&bed.host, "nft list map inet brig ports4_any")
-            .matches("172.17.0.")
-            .count(),
-        8
-    );
+    assert_eq!(run(&bed.host, "nft list map inet brig ports4_any").matches("172.17.0.").count(), 8);
     eventually("the others are gone", || veths(&bed) == 8);
 }
 
@@ -337,45 +228,21 @@ fn a_restart_keeps_what_runs_and_removes_what_does_not() {
     let gone = bed.container("172.17.0.3/16", &[publish("0.0.0.0", 8081, 80, Tcp)]);
     bed.serve(&web.netns, "0.0.0.0:80");
     // Somebody else's veth pair in our bridge, and somebody else's table, stay.
-    run(
-        &bed.host,
-        "ip link add vethforeign type veth peer name other && ip link set vethforeign master br0",
-    );
-    run(
-        &bed.host,
-        "nft add table inet theirs && nft add chain inet theirs c",
-    );
+    run(&bed.host, "ip link add vethforeign type veth peer name other && ip link set vethforeign master br0");
+    run(&bed.host, "nft add table inet theirs && nft add chain inet theirs c");
     bed.reopen();
     ask(&bed.host, "127.0.0.1:8080").expect("while nothing was restored yet");
-    bed.network
-        .restore(
-            &[bridge("br0", "172.17.0.1/16")],
-            std::slice::from_ref(&web.endpoint),
-        )
-        .expect("restore");
+    bed.network.restore(&[bridge("br0", "172.17.0.1/16")], std::slice::from_ref(&web.endpoint)).expect("restore");
     ask(&bed.host, "127.0.0.1:8080").expect("still published");
     ask(&bed.neighbour, "10.99.0.1:8080").expect("still published");
     let text = ruleset(&bed);
     assert!(!text.contains("172.17.0.3"), "{text}");
     assert!(text.contains("table inet theirs"), "{text}");
-    assert!(
-        text.contains("policy drop"),
-        "the guard is remembered: {text}"
-    );
-    let error = bed
-        .network
-        .reserve_ports("new", &[wish(8080)])
-        .expect_err("claimed again");
-    assert_eq!(
-        error.to_string(),
-        "Bind for 0.0.0.0:8080 failed: port is already allocated"
-    );
-    bed.network
-        .reserve_ports("new", &[wish(8081)])
-        .expect("no longer claimed");
-    eventually("the stray pair is gone", || {
-        !run(&bed.host, "ip -o link").contains(&gone.endpoint.host_interface)
-    });
+    assert!(text.contains("policy drop"), "the guard is remembered: {text}");
+    let error = bed.network.reserve_ports("new", &[wish(8080)]).expect_err("claimed again");
+    assert_eq!(error.to_string(), "Bind for 0.0.0.0:8080 failed: port is already allocated");
+    bed.network.reserve_ports("new", &[wish(8081)]).expect("no longer claimed");
+    eventually("the stray pair is gone", || !run(&bed.host, "ip -o link").contains(&gone.endpoint.host_interface));
     assert!(run(&bed.host, "ip -o link").contains("vethforeign"));
     assert!(run(&bed.host, "ip -o link").contains(&web.endpoint.host_interface));
     // And what was restored can be taken down.
@@ -391,13 +258,7 @@ fn a_restart_keeps_what_runs_and_removes_what_does_not() {
 #[test]
 fn the_table_heals_and_connections_survive() {
     let bed = Bed::new();
-    let web = bed.container(
-        "172.17.0.2/16",
-        &[
-            publish("127.0.0.1", 9090, 80, Tcp),
-            publish("0.0.0.0", 8080, 80, Tcp),
-        ],
-    );
+    let web = bed.container("172.17.0.2/16", &[publish("127.0.0.1", 9090, 80, Tcp), publish("0.0.0.0", 8080, 80, Tcp)]);
     bed.serve(&web.netns, "0.0.0.0:80");
     let before = table_json(&bed).to_string();
     for command in [
@@ -425,10 +286,7 @@ fn the_table_heals_and_connections_survive() {
     }
     // Other tables are nobody's business: nothing of ours is written again.
     let handles = run(&bed.host, "nft -a list table inet brig");
-    run(
-        &bed.host,
-        "nft add table inet theirs && nft add chain inet theirs c && nft delete table inet theirs",
-    );
+    run(&bed.host, "nft add table inet theirs && nft add chain inet theirs c && nft delete table inet theirs");
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(run(&bed.host, "nft -a list table inet brig"), handles);
 }
@@ -439,20 +297,12 @@ fn attach_repairs_a_table_that_was_lost_unseen() {
     // Faster than the watch: the flush and the attach race, whoever wins the table is whole.
     for n in 2..12u16 {
         run(&bed.host, "nft flush ruleset");
-        let container = bed.container(
-            &format!("172.17.0.{n}/16"),
-            &[publish("0.0.0.0", 9000 + n, 80, Tcp)],
-        );
+        let container = bed.container(&format!("172.17.0.{n}/16"), &[publish("0.0.0.0", 9000 + n, 80, Tcp)]);
         bed.serve(&container.netns, "0.0.0.0:80");
         ask(&bed.host, &format!("127.0.0.1:{}", 9000 + n)).expect("published");
         std::mem::forget(container.netns);
     }
-    assert_eq!(
-        run(&bed.host, "nft list map inet brig ports4_any")
-            .matches("172.17.0.")
-            .count(),
-        10
-    );
+    assert_eq!(run(&bed.host, "nft list map inet brig ports4_any").matches("172.17.0.").count(), 10);
 }
 
 #[test]
@@ -463,104 +313,56 @@ fn bridges_are_made_equal_to_what_is_asked() {
     bed.network.ensure_bridge(&asked).expect("make");
     bed.network.ensure_bridge(&asked).expect("again");
     let text = run(&bed.host, "ip addr show br0");
-    assert!(
-        text.contains("mtu 1400") && text.contains("inet 172.17.0.1/16 brd 172.17.255.255"),
-        "{text}"
-    );
+    assert!(text.contains("mtu 1400") && text.contains("inet 172.17.0.1/16 brd 172.17.255.255"), "{text}");
     assert!(text.contains("02:42:ac:11:00:01"), "{text}");
-    assert_eq!(
-        run(&bed.host, "cat /proc/sys/net/ipv4/ip_forward").trim(),
-        "1"
-    );
+    assert_eq!(run(&bed.host, "cat /proc/sys/net/ipv4/ip_forward").trim(), "1");
     asked.gateways = vec![net("172.19.0.1/16")];
     asked.mtu = Some(1300);
     bed.network.ensure_bridge(&asked).expect("change");
     let text = run(&bed.host, "ip addr show br0");
-    assert!(
-        text.contains("mtu 1300") && text.contains("172.19.0.1/16") && !text.contains("172.17.0.1"),
-        "{text}"
-    );
+    assert!(text.contains("mtu 1300") && text.contains("172.19.0.1/16") && !text.contains("172.17.0.1"), "{text}");
     let web = bed.container_on("br0", "172.19.0.2/16", &[]);
     assert!(run(&web.netns, "ip link show eth0").contains("mtu 1300"));
-    let error = bed
-        .network
-        .ensure_bridge(&bridge("lan0", "172.20.0.1/16"))
-        .expect_err("not a bridge");
-    assert_eq!(
-        error.to_string(),
-        "interface lan0 exists and is a veth, not a bridge: choose another name"
-    );
+    let error = bed.network.ensure_bridge(&bridge("lan0", "172.20.0.1/16")).expect_err("not a bridge");
+    assert_eq!(error.to_string(), "interface lan0 exists and is a veth, not a bridge: choose another name");
     assert!(!ruleset(&bed).contains("lan0"));
 }
 
 #[test]
 fn subnets_avoid_the_hosts_networks() {
     let bed = Bed::bare();
-    run(
-        &bed.host,
-        "ip link add tun0 type bridge && ip link set tun0 up && ip route add 172.16.0.0/13 dev tun0",
-    );
+    run(&bed.host, "ip link add tun0 type bridge && ip link set tun0 up && ip route add 172.16.0.0/13 dev tun0");
     let used = bed.network.used_networks(&[]).expect("used");
     assert_eq!(ipam::choose(&used).expect("free"), net("172.24.0.0/16"));
-    let error = ipam::check(net("172.17.0.0/16"), &used)
-        .expect_err("clash")
-        .to_string();
-    assert!(
-        error.contains("overlaps with route 172.16.0.0/13 dev tun0"),
-        "{error}"
-    );
-    let error = ipam::check(net("10.0.0.0/8"), &used)
-        .expect_err("clash")
-        .to_string();
-    assert!(
-        error.contains("10.99.0.") && error.contains("dev lan0"),
-        "{error}"
-    );
-    ipam::check(
-        net("10.0.0.0/8"),
-        &bed.network.used_networks(&["lan0"]).expect("used"),
-    )
-    .expect("left out");
+    let error = ipam::check(net("172.17.0.0/16"), &used).expect_err("clash").to_string();
+    assert!(error.contains("overlaps with route 172.16.0.0/13 dev tun0"), "{error}");
+    let error = ipam::check(net("10.0.0.0/8"), &used).expect_err("clash").to_string();
+    assert!(error.contains("10.99.0.") && error.contains("dev lan0"), "{error}");
+    ipam::check(net("10.0.0.0/8"), &bed.network.used_networks(&["lan0"]).expect("used")).expect("left out");
 }
 
 #[test]
 fn two_networks_with_two_tables_share_a_host() {
     let bed = Bed::new();
-    let config = Config {
-        table: "brig-two".to_owned(),
-        ..Config::default()
-    };
-    let second =
-        netns::inside(bed.host.as_fd(), || Network::new(config).expect("network")).expect("inside");
-    second
-        .ensure_bridge(&bridge("br1", "172.18.0.1/16"))
-        .expect("bridge");
+    let config = Config { table: "brig-two".to_owned(), ..Config::default() };
+    let second = netns::inside(bed.host.as_fd(), || Network::new(config).expect("network")).expect("inside");
+    second.ensure_bridge(&bridge("br1", "172.18.0.1/16")).expect("bridge");
     let web = bed.container("172.17.0.2/16", &[publish("0.0.0.0", 8080, 80, Tcp)]);
     bed.serve(&web.netns, "0.0.0.0:80");
     let text = ruleset(&bed);
-    assert!(
-        text.contains("table inet brig {") && text.contains("table inet brig-two {"),
-        "{text}"
-    );
+    assert!(text.contains("table inet brig {") && text.contains("table inet brig-two {"), "{text}");
     second.remove_table().expect("remove");
     assert!(!ruleset(&bed).contains("brig-two"));
     ask(&bed.host, "127.0.0.1:8080").expect("the other is untouched");
-    let bad = Config {
-        table: "a b".to_owned(),
-        ..Config::default()
-    };
-    assert_eq!(
-        Network::new(bad).expect_err("name").kind,
-        ErrorKind::Invalid
-    );
+    let bad = Config { table: "a b".to_owned(), ..Config::default() };
+    assert_eq!(Network::new(bad).expect_err("name").kind, ErrorKind::Invalid);
 }
 
 #[test]
 fn time_of_attach_and_detach() {
     let bed = Bed::new();
     // As the daemon does: on a thread that is in the host's namespace, without namespaces dying all the time.
-    let (plain, published, detach) =
-        netns::inside(bed.host.as_fd(), || measure(&bed)).expect("inside");
+    let (plain, published, detach) = netns::inside(bed.host.as_fd(), || measure(&bed)).expect("inside");
     println!("median attach without ports: {plain:?}");
     println!("median attach with one port: {published:?}");
     println!("median detach:               {detach:?}");
@@ -578,16 +380,10 @@ fn measure(bed: &Bed) -> (Duration, Duration, Duration) {
     for n in 0..60u16 {
         let netns = netns::create().expect("namespace");
         let address = format!("172.17.1.{}/16", n + 1);
-        let ports: &[_] = if n % 2 == 0 {
-            &[]
-        } else {
-            &[publish("0.0.0.0", 10_000 + n, 80, Tcp)]
-        };
+        let ports: &[_] = if n % 2 == 0 { &[] } else { &[publish("0.0.0.0", 10_000 + n, 80, Tcp)] };
         let endpoint = bed.endpoint("br0", &address, ports);
         let start = Instant::now();
-        bed.network
-            .attach(netns.as_fd(), &endpoint)
-            .expect("attach");
+        bed.network.attach(netns.as_fd(), &endpoint).expect("attach");
         if n % 2 == 0 {
             times.0.push(start.elapsed())
         } else {

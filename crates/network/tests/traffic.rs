@@ -10,10 +10,7 @@ fn from_outside_to_a_published_port_with_the_clients_address() {
     Bed::each(|bed| {
         let web = bed.container("172.17.0.2/16", &[publish("0.0.0.0", 8080, 80, Tcp)]);
         bed.serve(&web.netns, "0.0.0.0:80");
-        assert_eq!(
-            ask(&bed.neighbour, "10.99.0.1:8080").expect("published"),
-            NEIGHBOUR
-        );
+        assert_eq!(ask(&bed.neighbour, "10.99.0.1:8080").expect("published"), NEIGHBOUR);
     });
 }
 
@@ -22,20 +19,10 @@ fn the_host_reaches_published_ports_by_every_address() {
     Bed::each(|bed| {
         let web = bed.container(
             "172.17.0.2/16",
-            &[
-                publish("0.0.0.0", 8080, 80, Tcp),
-                publish("127.0.0.1", 9090, 80, Tcp),
-                publish(HOST, 7070, 80, Tcp),
-            ],
+            &[publish("0.0.0.0", 8080, 80, Tcp), publish("127.0.0.1", 9090, 80, Tcp), publish(HOST, 7070, 80, Tcp)],
         );
         bed.serve(&web.netns, "0.0.0.0:80");
-        for address in [
-            "127.0.0.1:8080",
-            "127.0.0.5:8080",
-            "10.99.0.1:8080",
-            "172.17.0.1:8080",
-            "127.0.0.1:9090",
-        ] {
+        for address in ["127.0.0.1:8080", "127.0.0.5:8080", "10.99.0.1:8080", "172.17.0.1:8080", "127.0.0.1:9090"] {
             ask(&bed.host, address).unwrap_or_else(|error| panic!("{address}: {error}"));
         }
         ask(&bed.host, "172.17.0.2:80").expect("directly");
@@ -70,8 +57,7 @@ fn a_port_on_loopback_is_closed_to_neighbours_whatever_they_try() {
              echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet",
         );
         ask(&evil.netns, "127.0.0.1:7777").expect_err("a container and the host's own loopback");
-        ask(&evil.netns, "127.0.0.1:9090")
-            .expect_err("a container and a port on the host's loopback");
+        ask(&evil.netns, "127.0.0.1:9090").expect_err("a container and a port on the host's loopback");
         ask(&evil.netns, "172.17.0.1:9090").expect_err("by the gateway");
     });
 }
@@ -106,10 +92,7 @@ fn containers_reach_each_other_directly_and_by_published_ports() {
         let web = bed.container("172.17.0.2/16", &[publish("0.0.0.0", 8080, 80, Tcp)]);
         let other = bed.container("172.17.0.3/16", &[]);
         bed.serve(&web.netns, "0.0.0.0:80");
-        assert_eq!(
-            ask(&other.netns, "172.17.0.2:80").expect("directly"),
-            "172.17.0.3"
-        );
+        assert_eq!(ask(&other.netns, "172.17.0.2:80").expect("directly"), "172.17.0.3");
         ask(&other.netns, "10.99.0.1:8080").expect("by the host's address");
         ask(&other.netns, "172.17.0.1:8080").expect("by the gateway");
         ask(&web.netns, "10.99.0.1:8080").expect("a container its own port");
@@ -132,36 +115,25 @@ fn without_icc_only_published_ports_are_reachable() {
         bed::run(&other.netns, "ip route add 172.18.0.2/32 via 172.18.0.1");
         ask(&other.netns, "172.18.0.2:80").expect_err("by the host");
         ask(&other.netns, "10.99.0.2:5000").expect("the outside");
-        let seen = bed::run(
-            &bed.host,
-            "cat /proc/sys/net/bridge/bridge-nf-call-iptables 2>/dev/null || echo 0",
-        );
+        let seen = bed::run(&bed.host, "cat /proc/sys/net/bridge/bridge-nf-call-iptables 2>/dev/null || echo 0");
         if seen.trim() == "0" {
             ask(&other.netns, "10.99.0.1:8080").expect("published");
         }
-        assert_eq!(
-            ask(&bed.neighbour, "10.99.0.1:8080").expect("published"),
-            NEIGHBOUR
-        );
+        assert_eq!(ask(&bed.neighbour, "10.99.0.1:8080").expect("published"), NEIGHBOUR);
     });
 }
 
 #[test]
 fn bridges_are_isolated_except_for_published_ports() {
     Bed::each(|bed| {
-        bed.network
-            .ensure_bridge(&bridge("br1", "172.18.0.1/16"))
-            .expect("bridge");
+        bed.network.ensure_bridge(&bridge("br1", "172.18.0.1/16")).expect("bridge");
         let web = bed.container("172.17.0.2/16", &[publish("0.0.0.0", 8080, 80, Tcp)]);
         let other = bed.container_on("br1", "172.18.0.2/16", &[]);
         bed.serve(&web.netns, "0.0.0.0:80");
         bed.serve(&other.netns, "0.0.0.0:80");
         ask(&other.netns, "172.17.0.2:80").expect_err("another bridge's container");
         ask(&web.netns, "172.18.0.2:80").expect_err("another bridge's container");
-        assert_eq!(
-            ask(&other.netns, "10.99.0.1:8080").expect("published"),
-            "172.18.0.2"
-        );
+        assert_eq!(ask(&other.netns, "10.99.0.1:8080").expect("published"), "172.18.0.2");
     });
 }
 
@@ -174,10 +146,8 @@ fn an_internal_network_has_no_way_out_and_in() {
         let mut endpoint = bed.endpoint("br1", "172.18.0.2/16", &[]);
         endpoint.gateways.clear();
         let inner = brig_sys::netns::create().expect("namespace");
-        bed.network
-            .attach(std::os::fd::AsFd::as_fd(&inner), &endpoint)
-            .expect("attach");
-        let peer = bed.container_on("br1", "172.18.0.3/16", &[]);
+        bed.network.attach(std::os::fd::AsFd::as_fd(&inner), &endpoint).expect("attach");
+        let peer = bed.container_on("br1", "172.18.0.3/16", &[publish("0.0.0.0", 8082, 80, Tcp)]);
         let web = bed.container("172.17.0.2/16", &[publish("0.0.0.0", 8080, 80, Tcp)]);
         bed.serve(&web.netns, "0.0.0.0:80");
         bed.serve(&peer.netns, "0.0.0.0:80");
@@ -189,6 +159,7 @@ fn an_internal_network_has_no_way_out_and_in() {
         ask(&inner, "172.17.0.2:80").expect_err("another bridge");
         ask(&inner, "172.18.0.1:8080").expect_err("another bridge's published port");
         ask(&bed.neighbour, "172.18.0.3:80").expect_err("from outside");
+        ask(&bed.neighbour, "10.99.0.1:8082").expect_err("from outside, even to a published port");
     });
 }
 
@@ -198,10 +169,7 @@ fn udp_ports_work_and_follow_a_change_of_container() {
         let client = udp(&bed.neighbour, "10.99.0.2:40000");
         // Before anything is published the flow is remembered as the host's own.
         ask_udp(&client, "10.99.0.1:5353").expect_err("nobody there");
-        let ports = [
-            publish("0.0.0.0", 5353, 53, Udp),
-            publish("127.0.0.1", 5354, 53, Udp),
-        ];
+        let ports = [publish("0.0.0.0", 5353, 53, Udp), publish("127.0.0.1", 5354, 53, Udp)];
         let first = bed.container("172.17.0.2/16", &ports);
         bed.serve_udp(&first.netns, "0.0.0.0:53", "first ");
         bed::eventually("the first answers", || {
@@ -224,11 +192,7 @@ fn udp_ports_work_and_follow_a_change_of_container() {
 fn forwarding_for_containers_does_not_make_the_host_a_router() {
     let bed = Bed::new();
     let far = brig_sys::netns::create().expect("namespace");
-    let peer = format!(
-        "/proc/{}/fd/{}",
-        std::process::id(),
-        std::os::fd::AsRawFd::as_raw_fd(&far)
-    );
+    let peer = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&far));
     bed::run(
         &bed.host,
         &format!(
@@ -236,16 +200,10 @@ fn forwarding_for_containers_does_not_make_the_host_a_router() {
              ip link set lan1 up"
         ),
     );
-    bed::run(
-        &far,
-        "ip addr add 10.98.0.2/24 dev eth0 && ip link set eth0 up && ip route add default via 10.98.0.1",
-    );
+    bed::run(&far, "ip addr add 10.98.0.2/24 dev eth0 && ip link set eth0 up && ip route add default via 10.98.0.1");
     bed::run(&bed.neighbour, "ip route add 10.98.0.0/24 via 10.99.0.1");
     bed.serve(&far, "0.0.0.0:80");
     ask(&bed.neighbour, "10.98.0.2:80").expect_err("not through us");
     let web = bed.container("172.17.0.2/16", &[]);
-    assert_eq!(
-        ask(&web.netns, "10.98.0.2:80").expect("containers may"),
-        "10.98.0.1"
-    );
+    assert_eq!(ask(&web.netns, "10.98.0.2:80").expect("containers may"), "10.98.0.1");
 }

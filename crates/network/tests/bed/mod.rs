@@ -50,11 +50,7 @@ pub fn net(text: &str) -> IpNet {
 /// Two beds at once are fine; making namespaces is not what the machine's own must notice.
 fn assert_sealed(fd: &OwnedFd) {
     let own = netns::identity(netns::current().expect("own").as_fd()).expect("identity");
-    assert_ne!(
-        netns::identity(fd.as_fd()).expect("identity"),
-        own,
-        "not in a namespace of its own"
-    );
+    assert_ne!(netns::identity(fd.as_fd()).expect("identity"), own, "not in a namespace of its own");
 }
 
 pub fn bridge(name: &str, gateway: &str) -> Bridge {
@@ -69,38 +65,19 @@ pub fn bridge(name: &str, gateway: &str) -> Bridge {
 }
 
 pub fn publish(host_ip: &str, host_port: u16, container_port: u16, protocol: Protocol) -> Port {
-    Port {
-        host_ip: ip(host_ip),
-        host_port,
-        container_port,
-        protocol,
-    }
+    Port { host_ip: ip(host_ip), host_port, container_port, protocol }
 }
 
 pub fn wish(port: u16) -> Publish {
     let host_ports = Some(port.to_string().parse().expect("a port"));
-    Publish {
-        host_ip: None,
-        host_ports,
-        container_port: 80,
-        protocol: Protocol::Tcp,
-    }
+    Publish { host_ip: None, host_ports, container_port: 80, protocol: Protocol::Tcp }
 }
 
 /// Runs a program in the namespace and returns what it printed.
 pub fn run(fd: &OwnedFd, command: &str) -> String {
-    let output = netns::inside(fd.as_fd(), || {
-        Command::new("sh")
-            .args(["-c", command])
-            .output()
-            .expect("sh")
-    })
-    .expect("namespace");
-    assert!(
-        output.status.success(),
-        "{command}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = netns::inside(fd.as_fd(), || Command::new("sh").args(["-c", command]).output().expect("sh"))
+        .expect("namespace");
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -108,9 +85,7 @@ impl Bed {
     /// A host with a LAN and a bridge `br0`, 172.17.0.1/16.
     pub fn new() -> Bed {
         let bed = Bed::bare();
-        bed.network
-            .ensure_bridge(&bridge("br0", "172.17.0.1/16"))
-            .expect("bridge");
+        bed.network.ensure_bridge(&bridge("br0", "172.17.0.1/16")).expect("bridge");
         bed
     }
 
@@ -135,22 +110,16 @@ impl Bed {
                  ip route add 172.16.0.0/12 via {HOST}"
             ),
         );
-        let network = netns::inside(host.as_fd(), || {
-            Network::new(Config::default()).expect("network")
-        });
-        Bed {
-            network: network.expect("inside"),
-            host,
-            neighbour,
-            stop: Arc::new(AtomicBool::new(false)),
-        }
+        // Asking makes the kernel finish the links; without it the first packets may be lost.
+        run(&host, "ip link show lan0");
+        run(&neighbour, "ip link show eth0");
+        let network = netns::inside(host.as_fd(), || Network::new(Config::default()).expect("network"));
+        Bed { network: network.expect("inside"), host, neighbour, stop: Arc::new(AtomicBool::new(false)) }
     }
 
     /// Another opener of the same host, as a restarted daemon.
     pub fn reopen(&mut self) {
-        let network = netns::inside(self.host.as_fd(), || {
-            Network::new(Config::default()).expect("network")
-        });
+        let network = netns::inside(self.host.as_fd(), || Network::new(Config::default()).expect("network"));
         self.network = network.expect("inside");
     }
 
@@ -159,8 +128,7 @@ impl Bed {
         for value in ["0", "1"] {
             let bed = Bed::new();
             let knob = "/proc/sys/net/bridge/bridge-nf-call-iptables";
-            let set =
-                netns::inside(bed.host.as_fd(), || std::fs::write(knob, value)).expect("inside");
+            let set = netns::inside(bed.host.as_fd(), || std::fs::write(knob, value)).expect("inside");
             println!("bridge-nf-call-iptables={value}: {set:?}");
             test(&bed);
         }
@@ -168,9 +136,7 @@ impl Bed {
 
     pub fn endpoint(&self, bridge: &str, address: &str, ports: &[Port]) -> Endpoint {
         let address = net(address);
-        let IpAddr::V4(v4) = address.address() else {
-            panic!("an IPv4 address")
-        };
+        let IpAddr::V4(v4) = address.address() else { panic!("an IPv4 address") };
         let gateway = IpAddr::from(std::net::Ipv4Addr::from_bits(
             match address.network().address() {
                 IpAddr::V4(v4) => v4.to_bits(),
@@ -198,24 +164,19 @@ impl Bed {
         let netns = netns::create().expect("namespace");
         assert_sealed(&netns);
         let endpoint = self.endpoint(bridge, address, ports);
-        self.network
-            .attach(netns.as_fd(), &endpoint)
-            .expect("attach");
+        self.network.attach(netns.as_fd(), &endpoint).expect("attach");
         Container { netns, endpoint }
     }
 
     /// Serves TCP at `address` in the namespace: every client is told the address it is seen under.
     pub fn serve(&self, fd: &OwnedFd, address: &str) {
-        let listener = netns::inside(fd.as_fd(), || TcpListener::bind(address).expect("bind"))
-            .expect("inside");
+        let listener = netns::inside(fd.as_fd(), || TcpListener::bind(address).expect("bind")).expect("inside");
         listener.set_nonblocking(true).expect("nonblocking");
         let stop = Arc::clone(&self.stop);
         std::thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
                 match listener.accept() {
-                    Ok((mut stream, peer)) => {
-                        drop(stream.write_all(peer.ip().to_string().as_bytes()))
-                    }
+                    Ok((mut stream, peer)) => drop(stream.write_all(peer.ip().to_string().as_bytes())),
                     Err(_) => std::thread::sleep(Duration::from_millis(2)),
                 }
             }
@@ -224,11 +185,8 @@ impl Bed {
 
     /// Serves UDP likewise, with `greeting` before the address.
     pub fn serve_udp(&self, fd: &OwnedFd, address: &str, greeting: &str) {
-        let socket =
-            netns::inside(fd.as_fd(), || UdpSocket::bind(address).expect("bind")).expect("inside");
-        socket
-            .set_read_timeout(Some(Duration::from_millis(20)))
-            .expect("timeout");
+        let socket = netns::inside(fd.as_fd(), || UdpSocket::bind(address).expect("bind")).expect("inside");
+        socket.set_read_timeout(Some(Duration::from_millis(20))).expect("timeout");
         let stop = Arc::clone(&self.stop);
         let greeting = greeting.to_owned();
         std::thread::spawn(move || {
@@ -263,18 +221,22 @@ pub fn ask(fd: &OwnedFd, address: &str) -> std::io::Result<String> {
 
 /// A UDP socket in the namespace.
 pub fn udp(fd: &OwnedFd, address: &str) -> UdpSocket {
-    let socket =
-        netns::inside(fd.as_fd(), || UdpSocket::bind(address).expect("bind")).expect("inside");
+    let socket = netns::inside(fd.as_fd(), || UdpSocket::bind(address).expect("bind")).expect("inside");
     socket.set_read_timeout(Some(PATIENCE)).expect("timeout");
     socket
 }
 
-/// Sends one datagram and waits for the answer.
+/// Sends one datagram and waits for the answer from there; late answers to earlier questions are not it.
 pub fn ask_udp(socket: &UdpSocket, address: &str) -> std::io::Result<String> {
+    let address: SocketAddr = address.parse().expect("an address with a port");
     socket.send_to(b"?", address)?;
     let mut buffer = [0; 64];
-    let (length, _) = socket.recv_from(&mut buffer)?;
-    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+    loop {
+        let (length, from) = socket.recv_from(&mut buffer)?;
+        if from == address {
+            return Ok(String::from_utf8_lossy(&buffer[..length]).into_owned());
+        }
+    }
 }
 
 /// Waits until `done`, at most two seconds.
