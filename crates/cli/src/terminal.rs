@@ -111,3 +111,19 @@ pub fn confirm(question: &str) -> Result<bool> {
     std::io::stdin().read_line(&mut answer)?;
     Ok(answer.trim().eq_ignore_ascii_case("y"))
 }
+
+/// Typed characters are not shown for as long as this value lives.
+///
+/// # Errors
+/// `tcsetattr` fails.
+pub fn hide_typing() -> Result<Raw> {
+    let stdin = rustix::stdio::stdin();
+    if let Ok(settings) = tcgetattr(stdin) {
+        let mut silent = settings.clone();
+        silent.local_modes.remove(rustix::termios::LocalModes::ECHO);
+        *SAVED.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(settings);
+        tcsetattr(stdin, OptionalActions::Now, &silent)
+            .map_err(|e| Failure::new(format!("tcsetattr(0, no echo): {e}")))?;
+    }
+    Ok(Raw(()))
+}

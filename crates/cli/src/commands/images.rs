@@ -35,7 +35,8 @@ pub const COMMAND: Command = Command {
     run,
 };
 
-const HEADS: &[(&str, &str)] = &[
+/// Column heads by field.
+pub const HEADS: &[(&str, &str)] = &[
     ("ID", "IMAGE ID"), ("Repository", "REPOSITORY"), ("Tag", "TAG"), ("Digest", "DIGEST"), ("CreatedSince", "CREATED"),
     ("CreatedAt", "CREATED AT"), ("Size", "SIZE"), ("Containers", "CONTAINERS"), ("VirtualSize", "SIZE"),
     ("SharedSize", "SHARED SIZE"), ("UniqueSize", "UNIQUE SIZE"),

@@ -4,6 +4,7 @@
 mod container_config;
 mod container_flags;
 mod creating;
+mod inspecting;
 mod waiting;
 
 use crate::command::{Command, Context};
@@ -19,7 +20,7 @@ macro_rules! verbs {
 }
 
 verbs! {
-    run, create, ps, images, logs, version, completion,
+    run, create, start, attach, stop, kill, restart, rm, ps, logs, exec, inspect, container_inspect, image_inspect, network_inspect, volume_inspect, rename, pause, unpause, top, stats, port, wait, update, container_prune, images, pull, load, import, save, rmi, tag, history, image_prune, network_ls, volume_ls, volume_create, volume_rm, volume_prune, system_df, system_prune, info, events, version, login, logout, completion,
 }
 
 /// Shown first in the help.
@@ -73,4 +74,25 @@ fn configured(context: &Context, format: &str, key: &str) -> String {
     let file = host::config_dir(&context.options).join("config.json");
     let config = std::fs::read(file).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
     config.and_then(|config| config.get(key).and_then(Value::as_str).map(str::to_owned)).unwrap_or_default()
+}
+
+/// The last line of every prune.
+fn reclaimed(bytes: u64) -> crate::failure::Result<u8> {
+    let size = crate::human::size(i64::try_from(bytes).unwrap_or(i64::MAX));
+    crate::terminal::line(&format!("Total reclaimed space: {size}")).map(|()| 0)
+}
+
+/// `--platform os/arch[/variant]` as the JSON that the daemon takes; empty if not given.
+fn platform(m: &crate::flags::Matches) -> crate::failure::Result<String> {
+    let Some(text) = m.given("platform") else { return Ok(String::new()) };
+    let parts: Vec<&str> = text.split('/').collect();
+    match parts[..] {
+        [os, architecture] => Ok(serde_json::json!({ "os": os, "architecture": architecture }).to_string()),
+        [os, architecture, variant] => {
+            Ok(serde_json::json!({ "os": os, "architecture": architecture, "variant": variant }).to_string())
+        }
+        _ => Err(crate::failure::Failure::new(format!(
+            "invalid argument {text:?} for \"--platform\" flag: write os/architecture, as linux/arm64"
+        ))),
+    }
 }

@@ -35,7 +35,8 @@ pub const COMMAND: Command = Command {
     run,
 };
 
-const HEADS: &[(&str, &str)] = &[
+/// Column heads by field.
+pub const HEADS: &[(&str, &str)] = &[
     ("ID", "CONTAINER ID"), ("Image", "IMAGE"), ("Command", "COMMAND"), ("CreatedAt", "CREATED AT"),
     ("RunningFor", "CREATED"), ("Status", "STATUS"), ("HealthStatus", "HEALTH STATUS"), ("State", "STATE"),
     ("Ports", "PORTS"), ("Size", "SIZE"), ("Names", "NAMES"), ("Labels", "LABELS"), ("Mounts", "MOUNTS"),

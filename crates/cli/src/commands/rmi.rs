@@ -1,0 +1,57 @@
+//! `rmi`: remove one or more images.
+//! Owns its flags and what it prints.
+
+use brig_api::image::DeleteItem;
+use crate::client::Path;
+use crate::command::each;
+use crate::command::{Args, Command, Complete, Context};
+use crate::failure::{Failure, Result};
+use crate::flags::{Flag, Kind, Matches};
+use crate::terminal;
+
+const FLAGS: &[Flag] = &[
+    Flag::switch("force", "Force removal of the image").short('f'),
+    Flag::switch("no-prune", "Do not delete untagged parents"),
+    Flag::new("platform", Kind::List, "strings", "Remove only the given platform variant. Formatted as \"os[/arch[/variant]]\" (e.g., \"linux/amd64\")"),
+];
+
+/// The command.
+pub const COMMAND: Command = Command {
+    names: &["rmi", "image rm", "image remove"],
+    usage: "[OPTIONS] IMAGE [IMAGE...]",
+    about: "Remove one or more images",
+    example: "rmi alpine:3.20",
+    flags: &[FLAGS],
+    args: Args::AtLeast(1),
+    stops: false,
+    complete: Complete::Images,
+    run,
+};
+
+fn run(context: &Context, m: &Matches) -> Result<u8> {
+    if m.changed("platform") {
+        return Err(Failure::new("--platform is not in brig yet for 'rmi': images are removed whole"));
+    }
+    let client = context.client()?;
+    each(&m.args, |name| {
+        let path = Path::new("/images/{}", &[name])
+            .query_flag("force", m.bool("force"))
+            .query_flag("noprune", m.bool("no-prune"));
+        match client.delete::<Option<Vec<DeleteItem>>>(&path) {
+            Err(failure) if failure.not_found() && m.bool("force") => {
+                terminal::say(&failure.message);
+                Ok(())
+            }
+            other => terminal::print(&told(&other?.unwrap_or_default())),
+        }
+    })
+}
+
+/// What was removed, a line each.
+pub fn told(items: &[DeleteItem]) -> String {
+    let line = |item: &DeleteItem| match item.deleted.as_str() {
+        "" => format!("Untagged: {}\n", item.untagged),
+        id => format!("Deleted: {id}\n"),
+    };
+    items.iter().map(line).collect()
+}

@@ -1,0 +1,29 @@
+//! `volume inspect`: display detailed information on one or more volumes.
+//! Owns its flags and what it prints.
+
+use crate::command::{Args, Command, Complete, Context};
+use crate::failure::Result;
+use crate::flags::{Flag, Matches};
+use super::inspecting::{self, Kind, Request};
+
+const FLAGS: &[Flag] = &[
+    Flag::text("format", "Format output using a custom template:\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates").short('f'),
+];
+
+/// The command.
+pub const COMMAND: Command = Command {
+    names: &["volume inspect"],
+    usage: "[OPTIONS] VOLUME [VOLUME...]",
+    about: "Display detailed information on one or more volumes",
+    example: "volume inspect data",
+    flags: &[FLAGS],
+    args: Args::AtLeast(1),
+    stops: false,
+    complete: Complete::Volumes,
+    run,
+};
+
+fn run(context: &Context, m: &Matches) -> Result<u8> {
+    let request = Request { kinds: &[Kind::Volume], format: m.text("format"), size: false, verbose: false };
+    inspecting::show(context.client()?, &m.args, &request)
+}
