@@ -29,7 +29,10 @@ pub(crate) fn make(mount: &Planned, identity: &Identity, map_all: bool) -> Resul
     let map = match (&own, mount.options.idmap) {
         (Some(own), _) => Some(own.as_fd()),
         (None, Some(_)) if identity.map().is_none() => {
-            return Err(Error::invalid(format!("{}: idmap needs uidMappings or a container with a user namespace", place())));
+            return Err(Error::invalid(format!(
+                "{}: idmap needs uidMappings or a container with a user namespace",
+                place()
+            )));
         }
         (None, Some(_)) => identity.map(),
         (None, None) if map_all => identity.map(),
@@ -57,7 +60,13 @@ pub(crate) fn make(mount: &Planned, identity: &Identity, map_all: bool) -> Resul
     Ok(tree)
 }
 
-fn configure(tree: &OwnedFd, recursive: bool, change: Change<'_>, source: &Path, place: &dyn Fn() -> String) -> Result<()> {
+fn configure(
+    tree: &OwnedFd,
+    recursive: bool,
+    change: Change<'_>,
+    source: &Path,
+    place: &dyn Fn() -> String,
+) -> Result<()> {
     brig_sys::mount::configure(tree.as_fd(), recursive, change).map_err(|error| {
         if change.idmap.is_none() || error.errno != Errno::INVAL {
             return Error::system(format!("{}: {}: {error}", place(), source.display()));

@@ -110,7 +110,9 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
     let none = Resources::default();
     let resources = plan.linux.resources.as_ref().unwrap_or(&none);
     let cgroup = Cgroup::create(&plan.layout, parent, name, resources).step(|| "cgroup".to_owned())?;
-    match Creation::start(&plan, &stdio, &cgroup).and_then(|creation| creation.finish(&plan, &rootfs, &stdio, idmap_binds)) {
+    match Creation::start(&plan, &stdio, &cgroup)
+        .and_then(|creation| creation.finish(&plan, &rootfs, &stdio, idmap_binds))
+    {
         Ok((spawned, channel)) => {
             let launch = plan.launch.as_ref();
             Ok(Container {
@@ -138,7 +140,9 @@ pub(crate) fn check_terminal(wanted: bool, stdio: &Stdio) -> Result<()> {
     match (wanted, stdio) {
         (true, Stdio::Terminal { .. }) | (false, Stdio::Pipes { .. }) => Ok(()),
         (true, Stdio::Pipes { .. }) => Err(Error::invalid("process.terminal: is set, but streams were given")),
-        (false, Stdio::Terminal { .. }) => Err(Error::invalid("process.terminal: is not set, but a terminal was asked for")),
+        (false, Stdio::Terminal { .. }) => {
+            Err(Error::invalid("process.terminal: is not set, but a terminal was asked for"))
+        }
     }
 }
 
@@ -162,7 +166,9 @@ fn cgroup_name<'a>(path: &'a str, parent: &'a str, id: &'a str) -> Result<(&'a s
         return Ok((parent, id));
     }
     if path.contains(':') {
-        return Err(Error::unsupported(format!("linux.cgroupsPath: {path:?}: systemd's slices are not supported; give a path")));
+        return Err(Error::unsupported(format!(
+            "linux.cgroupsPath: {path:?}: systemd's slices are not supported; give a path"
+        )));
     }
     let path = path.trim_end_matches('/');
     Ok(path.rsplit_once('/').unwrap_or(("", path)))
@@ -171,9 +177,11 @@ fn cgroup_name<'a>(path: &'a str, parent: &'a str, id: &'a str) -> Result<(&'a s
 /// Streams as descriptors above 2, so that none is overwritten while they are put into place.
 pub(crate) fn lift(stdio: Stdio) -> Result<Stdio> {
     Ok(match stdio {
-        Stdio::Pipes { stdin, stdout, stderr } => {
-            Stdio::Pipes { stdin: clone::above_stdio(stdin)?, stdout: clone::above_stdio(stdout)?, stderr: clone::above_stdio(stderr)? }
-        }
+        Stdio::Pipes { stdin, stdout, stderr } => Stdio::Pipes {
+            stdin: clone::above_stdio(stdin)?,
+            stdout: clone::above_stdio(stdout)?,
+            stderr: clone::above_stdio(stderr)?,
+        },
         terminal @ Stdio::Terminal { .. } => terminal,
     })
 }
@@ -181,7 +189,9 @@ pub(crate) fn lift(stdio: Stdio) -> Result<Stdio> {
 impl Stdio {
     pub(crate) fn borrow(&self) -> init::Stdio<'_> {
         match self {
-            Stdio::Pipes { stdin, stdout, stderr } => init::Stdio::Pipes { fds: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()] },
+            Stdio::Pipes { stdin, stdout, stderr } => {
+                init::Stdio::Pipes { fds: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()] }
+            }
             Stdio::Terminal { width, height } => init::Stdio::Terminal { rows: *height, columns: *width },
         }
     }
@@ -191,10 +201,13 @@ impl Stdio {
         let Stdio::Pipes { stdin, stdout, stderr } = self else { return Ok(()) };
         let (uid, gid) = identity.outside(launch.uid, launch.gid).step(|| "process.user".to_owned())?;
         for fd in [stdin, stdout, stderr] {
-            let stat = rustix::fs::fstat(fd).map_err(|errno| brig_sys::Error::new(format!("fstat({})", fd.as_raw_fd()), errno))?;
+            let stat = rustix::fs::fstat(fd)
+                .map_err(|errno| brig_sys::Error::new(format!("fstat({})", fd.as_raw_fd()), errno))?;
             if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo && (stat.st_uid, stat.st_gid) != (uid, gid) {
                 rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid)))
-                    .map_err(|errno| brig_sys::Error::new(format!("fchown({}, {uid}, {gid})", fd.as_raw_fd()), errno))?;
+                    .map_err(|errno| {
+                        brig_sys::Error::new(format!("fchown({}, {uid}, {gid})", fd.as_raw_fd()), errno)
+                    })?;
             }
         }
         Ok(())
@@ -231,7 +244,7 @@ impl Creation {
         // The cgroup namespace is made later, when the child is in its cgroup on every hierarchy.
         let new = plan.namespaces.new & !flags::NEWCGROUP;
         let streams = stdio.borrow();
-        let child = || init::run(Init { plan, channel: &theirs, stdio: streams, cgroups: files });
+        let child = || init::run(Init { plan, channel: &theirs, stdio: streams, cgroups: &files });
         if plan.namespaces.join.is_empty() {
             let child = clone::spawn(new, directory.as_ref().map(AsFd::as_fd), child)?;
             return Ok(Creation { child: Some(child), channel: ours });
@@ -243,19 +256,31 @@ impl Creation {
         let answer = wire::next(&ours);
         pidfd::reap(stage.pidfd.as_fd())?;
         match answer? {
-            Some((Report::Child { pid }, Some(pidfd))) => Ok(Creation { child: Some(Spawned { pid, pidfd }), channel: ours }),
+            Some((Report::Child { pid }, Some(pidfd))) => {
+                Ok(Creation { child: Some(Spawned { pid, pidfd }), channel: ours })
+            }
             Some((Report::Failed(error), _)) => Err(error),
             _ => Err(Error::system("the process that joins namespaces died")),
         }
     }
 
     /// Maps ids, makes the mounts and hands them over.
-    fn finish(mut self, plan: &Plan<'_>, rootfs: &Rootfs, stdio: &Stdio, idmap_binds: bool) -> Result<(Spawned, Channel)> {
+    fn finish(
+        mut self,
+        plan: &Plan<'_>,
+        rootfs: &Rootfs,
+        stdio: &Stdio,
+        idmap_binds: bool,
+    ) -> Result<(Spawned, Channel)> {
         let pid = self.child.as_ref().map_or(0, |child| child.pid);
         if plan.namespaces.new & flags::NEWUSER != 0 {
-            identity::write(pid, &identity::ranges(&plan.linux.uid_mappings), &identity::ranges(&plan.linux.gid_mappings))?;
+            identity::write(
+                pid,
+                &identity::ranges(&plan.linux.uid_mappings),
+                &identity::ranges(&plan.linux.gid_mappings),
+            )?;
         }
-        wire::order(&self.channel, Order::Mapped).or_else(|error| Err(self.why(error)))?;
+        wire::order(&self.channel, Order::Mapped).map_err(|error| self.why(error))?;
         let identity = Identity::of(pid, plan.namespaces.has(flags::NEWUSER))?;
         if let Some(launch) = &plan.launch {
             launch::check_mapped(launch, &identity.uids, &identity.gids)?;
@@ -275,9 +300,13 @@ impl Creation {
             }
         }
         let fds: Vec<BorrowedFd<'_>> = [root.root.as_fd()].into_iter().chain(made.iter().map(AsFd::as_fd)).collect();
-        wire::send_fds(&self.channel, &fds).or_else(|error| Err(self.why(error)))?;
+        wire::send_fds(&self.channel, &fds).map_err(|error| self.why(error))?;
         let child = self.child.take().ok_or_else(|| Error::system("there is no child"))?;
-        let channel = self.channel.as_fd().try_clone_to_owned().map_err(|error| Error::system(format!("dup(channel): {error}")))?;
+        let channel = self
+            .channel
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|error| Error::system(format!("dup(channel): {error}")))?;
         Ok((child, Channel::from_fd(channel)))
     }
 
@@ -309,7 +338,8 @@ impl Container {
     pub fn adopt(pid: i32, spec: &Spec, cgroup_parent: &str, id: &str) -> Result<Container> {
         let linux = spec.linux.as_ref().ok_or_else(|| Error::invalid("linux: is missing"))?;
         let (parent, name) = cgroup_name(&linux.cgroups_path, cgroup_parent, id)?;
-        let cgroup = Cgroup::open(&Layout::detect().step(|| "cgroup".to_owned())?, parent, name).step(|| "cgroup".to_owned())?;
+        let cgroup =
+            Cgroup::open(&Layout::detect().step(|| "cgroup".to_owned())?, parent, name).step(|| "cgroup".to_owned())?;
         let capabilities = spec.process.as_ref().and_then(|process| process.capabilities.as_ref());
         let bounding = capabilities.map(launch::capabilities).transpose()?.map_or(0, |sets| sets.bounding);
         Ok(Container {

@@ -25,7 +25,9 @@ fn level(from: &OwnedFd, to: &OwnedFd, depth: u32, left: &mut u32) -> Result<()>
         return Err(Error::unsupported(format!("more than {MAX_DEPTH} directories deep")));
     }
     let stat = rustix::fs::fstat(from).map_err(|errno| failed("fstat()", errno))?;
-    let owner = |stat: &rustix::fs::Stat| (Some(rustix::fs::Uid::from_raw(stat.st_uid)), Some(rustix::fs::Gid::from_raw(stat.st_gid)));
+    let owner = |stat: &rustix::fs::Stat| {
+        (Some(rustix::fs::Uid::from_raw(stat.st_uid)), Some(rustix::fs::Gid::from_raw(stat.st_gid)))
+    };
     let (uid, gid) = owner(&stat);
     rustix::fs::fchown(to, uid, gid).map_err(|errno| failed("fchown()", errno))?;
     rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777)).map_err(|errno| failed("fchmod()", errno))?;
@@ -37,31 +39,42 @@ fn level(from: &OwnedFd, to: &OwnedFd, depth: u32, left: &mut u32) -> Result<()>
         }
         *left = left.checked_sub(1).ok_or_else(|| Error::unsupported(format!("more than {MAX_ENTRIES} entries")))?;
         let call = |what: &str| format!("{what}({name:?})");
-        let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| failed(&call("fstatat"), errno))?;
+        let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|errno| failed(&call("fstatat"), errno))?;
         let (uid, gid) = owner(&stat);
         let nofollow = OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
-                rustix::fs::mkdirat(to, name, Mode::from_raw_mode(0o700)).map_err(|errno| failed(&call("mkdirat"), errno))?;
+                rustix::fs::mkdirat(to, name, Mode::from_raw_mode(0o700))
+                    .map_err(|errno| failed(&call("mkdirat"), errno))?;
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | nofollow;
-                let from = rustix::fs::openat(from, name, flags, Mode::empty()).map_err(|errno| failed(&call("openat"), errno))?;
-                let to = rustix::fs::openat(to, name, flags, Mode::empty()).map_err(|errno| failed(&call("openat"), errno))?;
+                let from = rustix::fs::openat(from, name, flags, Mode::empty())
+                    .map_err(|errno| failed(&call("openat"), errno))?;
+                let to = rustix::fs::openat(to, name, flags, Mode::empty())
+                    .map_err(|errno| failed(&call("openat"), errno))?;
                 level(&from, &to, depth - 1, left)?;
             }
             FileType::RegularFile => {
-                let source = rustix::fs::openat(from, name, OFlags::RDONLY | OFlags::NONBLOCK | nofollow, Mode::empty()).map_err(|errno| failed(&call("openat"), errno))?;
+                let source =
+                    rustix::fs::openat(from, name, OFlags::RDONLY | OFlags::NONBLOCK | nofollow, Mode::empty())
+                        .map_err(|errno| failed(&call("openat"), errno))?;
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | nofollow;
-                let copy = rustix::fs::openat(to, name, flags, Mode::from_raw_mode(0o600)).map_err(|errno| failed(&call("openat"), errno))?;
+                let copy = rustix::fs::openat(to, name, flags, Mode::from_raw_mode(0o600))
+                    .map_err(|errno| failed(&call("openat"), errno))?;
                 let size = u64::try_from(stat.st_size).unwrap_or(0);
                 let mut copy = File::from(copy);
-                io::copy(&mut File::from(source).take(size), &mut copy).map_err(|error| Error::system(format!("copy {name:?}: {error}")))?;
+                io::copy(&mut File::from(source).take(size), &mut copy)
+                    .map_err(|error| Error::system(format!("copy {name:?}: {error}")))?;
                 rustix::fs::fchown(&copy, uid, gid).map_err(|errno| failed(&call("fchown"), errno))?;
-                rustix::fs::fchmod(&copy, Mode::from_raw_mode(stat.st_mode & 0o7777)).map_err(|errno| failed(&call("fchmod"), errno))?;
+                rustix::fs::fchmod(&copy, Mode::from_raw_mode(stat.st_mode & 0o7777))
+                    .map_err(|errno| failed(&call("fchmod"), errno))?;
             }
             FileType::Symlink => {
-                let target = rustix::fs::readlinkat(from, name, Vec::new()).map_err(|errno| failed(&call("readlinkat"), errno))?;
+                let target = rustix::fs::readlinkat(from, name, Vec::new())
+                    .map_err(|errno| failed(&call("readlinkat"), errno))?;
                 rustix::fs::symlinkat(target, to, name).map_err(|errno| failed(&call("symlinkat"), errno))?;
-                rustix::fs::chownat(to, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| failed(&call("fchownat"), errno))?;
+                rustix::fs::chownat(to, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+                    .map_err(|errno| failed(&call("fchownat"), errno))?;
             }
             _ => {}
         }

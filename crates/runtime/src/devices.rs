@@ -14,10 +14,16 @@ use crate::identity::Identity;
 use crate::mounts::{self, Planned};
 
 /// What every container has (runtime-spec, config-linux.md, default devices): name, major, minor.
-const DEFAULT: [(&str, u32, u32); 6] = [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const DEFAULT: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
-const LINKS: [(&str, &str); 5] =
-    [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx")];
+const LINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
 
 /// A node to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +51,10 @@ pub(crate) fn plan(devices: &[LinuxDevice]) -> Result<Nodes> {
         let bad = |why: &str| Error::invalid(format!("linux.devices: {}: {why}", device.path.display()));
         let path = mounts::inside(&device.path, "linux.devices")?;
         let Ok(path) = path.strip_prefix("dev") else {
-            return Err(Error::unsupported(format!("linux.devices: {}: nodes outside of /dev are not supported", device.path.display())));
+            return Err(Error::unsupported(format!(
+                "linux.devices: {}: nodes outside of /dev are not supported",
+                device.path.display()
+            )));
         };
         if path.as_os_str().is_empty() {
             return Err(bad("is not the name of a node"));
@@ -114,7 +123,9 @@ pub(crate) fn make(mount: &Planned, nodes: &Nodes, console: bool, identity: &Ide
 }
 
 fn fill(dev: &OwnedFd, nodes: &Nodes, console: bool, identity: &Identity) -> Result<()> {
-    let failed = |call: &str, path: &Path, errno| Error::from(brig_sys::Error::new(format!("{call}(\"/dev/{}\")", path.display()), errno));
+    let failed = |call: &str, path: &Path, errno| {
+        Error::from(brig_sys::Error::new(format!("{call}(\"/dev/{}\")", path.display()), errno))
+    };
     let own = |path: &Path, uid: u32, gid: u32| -> Result<()> {
         let (uid, gid) = identity.outside(uid, gid).step(|| format!("linux.devices: /dev/{}", path.display()))?;
         if (uid, gid) == (0, 0) {
@@ -124,14 +135,17 @@ fn fill(dev: &OwnedFd, nodes: &Nodes, console: bool, identity: &Identity) -> Res
             .map_err(|errno| failed("fchownat", path, errno))
     };
     for (path, node) in nodes {
-        for above in path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()).collect::<Vec<_>>().into_iter().rev() {
+        for above in
+            path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()).collect::<Vec<_>>().into_iter().rev()
+        {
             match rustix::fs::mkdirat(dev, above, Mode::from_raw_mode(0o755)) {
                 Ok(()) => own(above, 0, 0)?,
                 Err(rustix::io::Errno::EXIST) => {}
                 Err(errno) => return Err(failed("mkdirat", above, errno)),
             }
         }
-        rustix::fs::mknodat(dev, path, node.kind, Mode::from_raw_mode(node.mode), node.number).map_err(|errno| failed("mknodat", path, errno))?;
+        rustix::fs::mknodat(dev, path, node.kind, Mode::from_raw_mode(node.mode), node.number)
+            .map_err(|errno| failed("mknodat", path, errno))?;
         own(path, node.uid, node.gid)?;
     }
     for (name, target) in LINKS {
@@ -141,7 +155,8 @@ fn fill(dev: &OwnedFd, nodes: &Nodes, console: bool, identity: &Identity) -> Res
     if console {
         let path = Path::new("console");
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-        rustix::fs::openat(dev, path, flags, Mode::from_raw_mode(0o600)).map_err(|errno| failed("openat", path, errno))?;
+        rustix::fs::openat(dev, path, flags, Mode::from_raw_mode(0o600))
+            .map_err(|errno| failed("openat", path, errno))?;
         own(path, 0, 0)?;
     }
     Ok(())
@@ -157,7 +172,12 @@ mod tests {
 
     #[test]
     fn defaults_and_extras() {
-        let nodes = plan(&[device("/dev/net/tun", "c", 10, 200), device("/dev/null", "c", 1, 3), device("/dev/ptmx", "c", 5, 2)]).unwrap();
+        let nodes = plan(&[
+            device("/dev/net/tun", "c", 10, 200),
+            device("/dev/null", "c", 1, 3),
+            device("/dev/ptmx", "c", 5, 2),
+        ])
+        .unwrap();
         assert_eq!(nodes.len(), 7);
         assert!(nodes.contains_key(Path::new("net/tun")));
     }
@@ -165,8 +185,15 @@ mod tests {
     #[test]
     fn refuses_contradictions() {
         for bad in [
-            device("/dev/null", "c", 1, 5), device("/dev/x", "x", 1, 5), device("/dev/../x", "c", 1, 5), device("x", "c", 1, 5), device("/dev", "c", 1, 5),
-            device("/other/x", "c", 1, 5), device("/dev/x", "c", -1, 5), device("/dev/x", "b", 1, 1 << 32), device("/dev/fd", "c", 1, 3),
+            device("/dev/null", "c", 1, 5),
+            device("/dev/x", "x", 1, 5),
+            device("/dev/../x", "c", 1, 5),
+            device("x", "c", 1, 5),
+            device("/dev", "c", 1, 5),
+            device("/other/x", "c", 1, 5),
+            device("/dev/x", "c", -1, 5),
+            device("/dev/x", "b", 1, 1 << 32),
+            device("/dev/fd", "c", 1, 3),
         ] {
             assert!(plan(std::slice::from_ref(&bad)).is_err(), "{bad:?}");
         }

@@ -57,7 +57,9 @@ impl Container {
         check_terminal(process.terminal, &stdio)?;
         let beyond = launch.caps.bounding | launch.caps.permitted | launch.caps.inheritable;
         if !privileged && beyond & !self.bounding != 0 {
-            return Err(Error::invalid("process.capabilities: more than the container has; only a privileged exec may have them"));
+            return Err(Error::invalid(
+                "process.capabilities: more than the container has; only a privileged exec may have them",
+            ));
         }
         self.check_running()?;
         let identity = Identity::of(self.pid(), self.namespaces & flags::NEWUSER != 0)?;
@@ -67,7 +69,6 @@ impl Container {
         let (ours, theirs) = fdpass::pair()?;
         let mut started = Started { child: None, channel: ours, master: None };
         self.spawn(&launch, &stdio, theirs, &mut started)?;
-        started.hear_ready()?;
         let pid = started.child.as_ref().map_or(0, |(pid, _)| *pid);
         let warnings = launch::apply_limits(pid, &launch.limits)?;
         if let Some(value) = launch.oom_score_adj {
@@ -93,18 +94,13 @@ impl Container {
         let directory = self.cgroup.fd_for_clone();
         let files = self.cgroup.join_files().step(|| "cgroup".to_owned())?;
         let stage = clone::spawn(0, directory.as_ref().map(AsFd::as_fd), || {
-            let stage = Stage { container: self, launch, stdio: stdio.borrow(), channel: &theirs, files };
+            let stage = Stage { container: self, launch, stdio: stdio.borrow(), channel: &theirs, files: &files };
             init::finish(&theirs, stage.run())
         })?;
         drop(theirs);
-        let answer = wire::next(&started.channel);
+        let heard = started.hear();
         pidfd::reap(stage.pidfd.as_fd())?;
-        match answer? {
-            Some((Report::Child { pid }, Some(pidfd))) => started.child = Some((pid, pidfd)),
-            Some((Report::Failed(error), _)) => return Err(error),
-            _ => return Err(Error::system("the process that joins the container died")),
-        }
-        Ok(())
+        heard
     }
 }
 
@@ -124,15 +120,25 @@ impl Drop for Started {
 }
 
 impl Started {
-    fn hear_ready(&mut self) -> Result<()> {
-        loop {
+    /// Listens until the child is known and ready. The stage and its child talk at the same time, so their messages come in
+    /// any order.
+    fn hear(&mut self) -> Result<()> {
+        let mut ready = false;
+        let mut failed = None;
+        while self.child.is_none() || !(ready || failed.is_some()) {
             match wire::next(&self.channel)? {
+                Some((Report::Child { pid }, Some(pidfd))) => self.child = Some((pid, pidfd)),
                 Some((Report::Terminal, Some(master))) => self.master = Some(master),
-                Some((Report::Ready, _)) => return Ok(()),
-                Some((Report::Failed(error), _)) => return Err(error),
+                Some((Report::Ready, _)) => ready = true,
+                Some((Report::Failed(error), _)) => failed = Some(error),
                 Some(_) => return Err(Error::system("the process sent an unexpected report")),
-                None => return Err(Error::system("the process died before it was ready (killed, or the container ended)")),
+                None => break,
             }
+        }
+        match failed {
+            Some(error) => Err(error),
+            None if ready && self.child.is_some() => Ok(()),
+            None => Err(Error::system("the process died before it was ready (killed, or the container ended)")),
         }
     }
 }
@@ -143,7 +149,7 @@ struct Stage<'a> {
     launch: &'a Launch,
     stdio: init::Stdio<'a>,
     channel: &'a Channel,
-    files: Vec<OwnedFd>,
+    files: &'a [OwnedFd],
 }
 
 impl Stage<'_> {
@@ -157,7 +163,7 @@ impl Stage<'_> {
         brig_sys::process::close_all_but(&keep)?;
         // While this still is the process that the host's procfs knows as its own.
         init::set_labels(self.launch)?;
-        for file in &self.files {
+        for file in self.files {
             rustix::io::write(file, b"0").map_err(|errno| brig_sys::Error::new("write(cgroup tasks, \"0\")", errno))?;
         }
         brig_sys::namespace::join_process(self.container.pidfd.as_fd(), self.container.namespaces)?;
@@ -177,7 +183,9 @@ impl Stage<'_> {
         }
         brig_sys::process::new_session_keyring()?;
         let terminal = match self.stdio {
-            init::Stdio::Terminal { rows, columns } => Some(self.terminal((rows, columns)).step(|| "process.terminal".to_owned())?),
+            init::Stdio::Terminal { rows, columns } => {
+                Some(self.terminal((rows, columns)).step(|| "process.terminal".to_owned())?)
+            }
             init::Stdio::Pipes { .. } => None,
         };
         init::Process { launch: self.launch, channel: self.channel, stdio: self.stdio, terminal, reaper: false }.run()

@@ -43,8 +43,10 @@ impl Identity {
 
     /// A user and a group of the container on this machine.
     pub fn outside(&self, uid: u32, gid: u32) -> Result<(u32, u32)> {
-        let uid = idmap::to_outside(&self.uids, uid).ok_or_else(|| Error::invalid(format!("uid {uid} is outside of the container's id range")))?;
-        let gid = idmap::to_outside(&self.gids, gid).ok_or_else(|| Error::invalid(format!("gid {gid} is outside of the container's id range")))?;
+        let uid = idmap::to_outside(&self.uids, uid)
+            .ok_or_else(|| Error::invalid(format!("uid {uid} is outside of the container's id range")))?;
+        let gid = idmap::to_outside(&self.gids, gid)
+            .ok_or_else(|| Error::invalid(format!("gid {gid} is outside of the container's id range")))?;
         Ok((uid, gid))
     }
 }

@@ -42,9 +42,13 @@ impl Launch {
         check(process)?;
         let filter = match linux.and_then(|linux| linux.seccomp.as_ref()) {
             Some(profile) if profile.listener_path.is_some() => {
-                return Err(Error::unsupported("linux.seccomp.listenerPath: filters that ask a listener are not supported"));
+                return Err(Error::unsupported(
+                    "linux.seccomp.listenerPath: filters that ask a listener are not supported",
+                ));
             }
-            Some(profile) => Some(seccomp::compile(profile).map_err(|error| Error::invalid(format!("linux.seccomp: {error}")))?),
+            Some(profile) => {
+                Some(seccomp::compile(profile).map_err(|error| Error::invalid(format!("linux.seccomp: {error}")))?)
+            }
             None => None,
         };
         if filter.as_ref().is_some_and(|filter| filter.notifies) {
@@ -68,7 +72,12 @@ impl Launch {
             personality: linux.and_then(|linux| linux.personality.as_ref()).map(personality).transpose()?,
             limits: limits(&process.rlimits)?,
             oom_score_adj: process.oom_score_adj,
-            affinity: process.exec_cpu_affinity.as_ref().and_then(|cpus| cpus.final_.as_deref()).map(cpu_list).transpose()?,
+            affinity: process
+                .exec_cpu_affinity
+                .as_ref()
+                .and_then(|cpus| cpus.final_.as_deref())
+                .map(cpu_list)
+                .transpose()?,
         })
     }
 
@@ -94,7 +103,10 @@ fn check(process: &Process) -> Result<()> {
         return Err(Error::invalid("process.user: 4294967295 is no user or group id"));
     }
     if user.additional_gids.len() > 65536 {
-        return Err(Error::invalid(format!("process.user.additionalGids: {} groups; the kernel takes 65536", user.additional_gids.len())));
+        return Err(Error::invalid(format!(
+            "process.user.additionalGids: {} groups; the kernel takes 65536",
+            user.additional_gids.len()
+        )));
     }
     if user.umask.is_some_and(|umask| umask > 0o777) {
         return Err(Error::invalid("process.user.umask: more than 0777"));
@@ -110,7 +122,9 @@ fn check(process: &Process) -> Result<()> {
 
 fn strings(field: &str, list: &[String]) -> Result<Vec<CString>> {
     list.iter()
-        .map(|text| CString::new(text.as_str()).map_err(|_| Error::invalid(format!("{field}: {text:?} contains a NUL byte"))))
+        .map(|text| {
+            CString::new(text.as_str()).map_err(|_| Error::invalid(format!("{field}: {text:?} contains a NUL byte")))
+        })
         .collect()
 }
 
@@ -128,7 +142,8 @@ pub(crate) fn capabilities(capabilities: &Capabilities) -> Result<Sets> {
     let mask = |field: &str, names: &[String]| {
         names.iter().try_fold(0u64, |mask, name| {
             let number = brig_oci::capabilities::ALL.iter().position(|known| known == name);
-            let number = number.ok_or_else(|| Error::invalid(format!("process.capabilities.{field}: unknown capability {name:?}")))?;
+            let number = number
+                .ok_or_else(|| Error::invalid(format!("process.capabilities.{field}: unknown capability {name:?}")))?;
             Ok::<u64, Error>(if number as u32 <= last { mask | 1 << number } else { mask })
         })
     };
@@ -154,7 +169,10 @@ fn limits(list: &[Rlimit]) -> Result<Vec<(String, u32, Limits)>> {
         let resource = brig_sys::process::resource(&entry.type_)
             .ok_or_else(|| Error::invalid(format!("process.rlimits: unknown limit {:?}", entry.type_)))?;
         if entry.soft > entry.hard {
-            return Err(Error::invalid(format!("process.rlimits: {}: soft {} is above hard {}", entry.type_, entry.soft, entry.hard)));
+            return Err(Error::invalid(format!(
+                "process.rlimits: {}: soft {} is above hard {}",
+                entry.type_, entry.soft, entry.hard
+            )));
         }
         if limits.iter().any(|(_, known, _)| *known == resource) {
             return Err(Error::invalid(format!("process.rlimits: {} is listed twice", entry.type_)));
@@ -187,7 +205,8 @@ fn scheduling(scheduler: &Scheduler) -> Result<Scheduling> {
             other => return Err(Error::invalid(format!("process.scheduler.flags: unknown flag {other:?}"))),
         };
     }
-    let priority = u32::try_from(scheduler.priority).map_err(|_| Error::invalid("process.scheduler.priority: is negative"))?;
+    let priority =
+        u32::try_from(scheduler.priority).map_err(|_| Error::invalid("process.scheduler.priority: is negative"))?;
     let deadline = scheduler.runtime != 0 || scheduler.deadline != 0 || scheduler.period != 0;
     if deadline && policy != 6 {
         return Err(Error::invalid("process.scheduler: runtime, deadline and period are for SCHED_DEADLINE"));
@@ -248,8 +267,14 @@ fn cpu_list(text: &str) -> Result<Vec<usize>> {
 }
 
 /// Checks that ids are mapped in the container's user namespace.
-pub(crate) fn check_mapped(launch: &Launch, uids: &[brig_sys::idmap::Range], gids: &[brig_sys::idmap::Range]) -> Result<()> {
-    let missing = |what: &str, id: u32| Error::invalid(format!("process.user: {what} {id} is outside of the container's id range"));
+pub(crate) fn check_mapped(
+    launch: &Launch,
+    uids: &[brig_sys::idmap::Range],
+    gids: &[brig_sys::idmap::Range],
+) -> Result<()> {
+    let missing = |what: &str, id: u32| {
+        Error::invalid(format!("process.user: {what} {id} is outside of the container's id range"))
+    };
     brig_sys::idmap::to_outside(uids, launch.uid).ok_or_else(|| missing("uid", launch.uid))?;
     for gid in launch.groups.iter().chain([&launch.gid]) {
         brig_sys::idmap::to_outside(gids, *gid).ok_or_else(|| missing("gid", *gid))?;
@@ -269,7 +294,10 @@ pub(crate) fn apply_limits(pid: i32, limits: &[(String, u32, Limits)]) -> Result
         let current = brig_sys::process::set_limit(pid, *resource, None).step(|| format!("process.rlimits: {name}"))?;
         let granted = Limits { soft: wanted.soft.min(current.hard), hard: wanted.hard.min(current.hard) };
         brig_sys::process::set_limit(pid, *resource, Some(granted)).step(|| format!("process.rlimits: {name}"))?;
-        warnings.push(format!("{name}: asked for {}:{}, the kernel grants {}:{}", wanted.soft, wanted.hard, granted.soft, granted.hard));
+        warnings.push(format!(
+            "{name}: asked for {}:{}, the kernel grants {}:{}",
+            wanted.soft, wanted.hard, granted.soft, granted.hard
+        ));
     }
     Ok(warnings)
 }
@@ -280,7 +308,12 @@ mod tests {
     use brig_oci::runtime::User;
 
     fn process() -> Process {
-        Process { args: vec!["sh".into()], cwd: "/".into(), env: vec!["A=1".into(), "AB=2".into(), "A=3".into()], ..Process::default() }
+        Process {
+            args: vec!["sh".into()],
+            cwd: "/".into(),
+            env: vec!["A=1".into(), "AB=2".into(), "A=3".into()],
+            ..Process::default()
+        }
     }
 
     #[test]
@@ -292,7 +325,8 @@ mod tests {
 
     #[test]
     fn refuses_by_field() {
-        let cases: [(&str, fn(&mut Process)); 12] = [
+        type Change = fn(&mut Process);
+        let cases: [(&str, Change); 12] = [
             ("process.args", |p| p.args.clear()),
             ("process.args", |p| p.args = vec![String::new()]),
             ("process.args", |p| p.args.push("a\0b".into())),
@@ -303,8 +337,12 @@ mod tests {
             ("process.rlimits", |p| p.rlimits = vec![Rlimit { type_: "RLIMIT_X".into(), soft: 1, hard: 1 }]),
             ("process.rlimits", |p| p.rlimits = vec![Rlimit { type_: "RLIMIT_CORE".into(), soft: 2, hard: 1 }]),
             ("process.rlimits", |p| p.rlimits = vec![Rlimit { type_: "RLIMIT_CORE".into(), soft: 1, hard: 1 }; 2]),
-            ("process.capabilities.bounding", |p| p.capabilities = Some(Capabilities { bounding: vec!["CAP_X".into()], ..Capabilities::default() })),
-            ("process.capabilities", |p| p.capabilities = Some(Capabilities { effective: vec!["CAP_KILL".into()], ..Capabilities::default() })),
+            ("process.capabilities.bounding", |p| {
+                p.capabilities = Some(Capabilities { bounding: vec!["CAP_X".into()], ..Capabilities::default() })
+            }),
+            ("process.capabilities", |p| {
+                p.capabilities = Some(Capabilities { effective: vec!["CAP_KILL".into()], ..Capabilities::default() })
+            }),
         ];
         for (field, change) in cases {
             let mut process = process();
@@ -317,6 +355,11 @@ mod tests {
     #[test]
     fn cpu_lists() {
         assert_eq!(cpu_list("0-2,5").unwrap(), [0, 1, 2, 5]);
-        assert!(cpu_list("3-1").is_err() && cpu_list("").is_err() && cpu_list("0-").is_err() && cpu_list("0-99999").is_err());
+        assert!(
+            cpu_list("3-1").is_err()
+                && cpu_list("").is_err()
+                && cpu_list("0-").is_err()
+                && cpu_list("0-99999").is_err()
+        );
     }
 }

@@ -27,3 +27,12 @@ pub use container::{Container, CreateRequest, Stdio, create};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{ExecProcess, ExecRequest};
 pub use rootfs::Rootfs;
+
+/// Switches for tests of paths that only other kernels take.
+#[doc(hidden)]
+pub mod testing {
+    /// Makes overlays as kernels before 6.15 need it.
+    pub fn force_overlay_by_path(force: bool) {
+        crate::rootfs::BY_PATH.store(force, std::sync::atomic::Ordering::Relaxed);
+    }
+}

@@ -35,8 +35,16 @@ pub(crate) struct Planned {
 
 /// Files in `/proc` that may be replaced by a bind mount (lxcfs makes such); nothing else there may be hidden.
 const PROC_FILES: [&str; 10] = [
-    "proc/cpuinfo", "proc/diskstats", "proc/meminfo", "proc/stat", "proc/swaps", "proc/uptime", "proc/loadavg", "proc/slabinfo",
-    "proc/sys/kernel/ns_last_pid", "proc/sys/crypto/fips_enabled",
+    "proc/cpuinfo",
+    "proc/diskstats",
+    "proc/meminfo",
+    "proc/stat",
+    "proc/swaps",
+    "proc/uptime",
+    "proc/loadavg",
+    "proc/slabinfo",
+    "proc/sys/kernel/ns_last_pid",
+    "proc/sys/crypto/fips_enabled",
 ];
 
 /// The mounts of a specification in their order. A container always gets a `/dev` of ours: if none is listed, one is added.
@@ -76,7 +84,10 @@ fn plan_one(mount: &Mount) -> Result<Planned> {
         (None, _) => Kind::FileSystem,
     };
     if destination == Path::new("dev") && kind == Kind::FileSystem {
-        return Err(Error::unsupported(format!("mounts: {place}: must be a tmpfs or a bind mount, not {:?}", mount.type_)));
+        return Err(Error::unsupported(format!(
+            "mounts: {place}: must be a tmpfs or a bind mount, not {:?}",
+            mount.type_
+        )));
     }
     if kind == Kind::Bind && mount.source.as_deref().is_none_or(|source| !source.is_absolute()) {
         return Err(Error::invalid(format!("mounts: {place}: a bind mount needs an absolute source path")));
@@ -95,8 +106,13 @@ fn plan_one(mount: &Mount) -> Result<Planned> {
 fn mappings(mount: &Mount) -> Result<Option<(Vec<brig_sys::idmap::Range>, Vec<brig_sys::idmap::Range>)>> {
     match (mount.uid_mappings.is_empty(), mount.gid_mappings.is_empty()) {
         (true, true) => Ok(None),
-        (false, false) => Ok(Some((crate::identity::ranges(&mount.uid_mappings), crate::identity::ranges(&mount.gid_mappings)))),
-        _ => Err(Error::invalid(format!("mounts: {}: needs uidMappings and gidMappings, not one of them", mount.destination.display()))),
+        (false, false) => {
+            Ok(Some((crate::identity::ranges(&mount.uid_mappings), crate::identity::ranges(&mount.gid_mappings))))
+        }
+        _ => Err(Error::invalid(format!(
+            "mounts: {}: needs uidMappings and gidMappings, not one of them",
+            mount.destination.display()
+        ))),
     }
 }
 
@@ -123,10 +139,18 @@ fn check_special(mount: &Mount, destination: &Path, kind: Kind) -> Result<()> {
     let bad = |why: &str| Err(Error::invalid(format!("mounts: {}: {why}", mount.destination.display())));
     let fs = mount.type_.as_str();
     if destination == Path::new("proc") {
-        return if kind != Kind::Bind && fs == "proc" { Ok(()) } else { bad("only a proc file system may be mounted there") };
+        return if kind != Kind::Bind && fs == "proc" {
+            Ok(())
+        } else {
+            bad("only a proc file system may be mounted there")
+        };
     }
     if destination == Path::new("sys") {
-        return if kind != Kind::Bind && matches!(fs, "sysfs" | "tmpfs") { Ok(()) } else { bad("only a sysfs file system may be mounted there") };
+        return if kind != Kind::Bind && matches!(fs, "sysfs" | "tmpfs") {
+            Ok(())
+        } else {
+            bad("only a sysfs file system may be mounted there")
+        };
     }
     if destination.starts_with("proc") && !may_hide_in_proc(destination) {
         return bad("nothing may be mounted inside of /proc except over cpuinfo, meminfo, stat, uptime and such");
@@ -166,8 +190,16 @@ mod tests {
     #[test]
     fn refuses_dangerous_places() {
         for (destination, type_, source) in [
-            ("/", "tmpfs", "tmpfs"), ("x", "tmpfs", "tmpfs"), ("/a/../b", "tmpfs", "tmpfs"), ("/proc", "bind", "/fake"), ("/proc", "tmpfs", "x"),
-            ("/proc/self", "bind", "/fake"), ("/proc/sys/net", "tmpfs", "x"), ("/sys", "bind", "/fake"), ("/x", "bind", "relative"), ("/dev", "ramfs", "x"),
+            ("/", "tmpfs", "tmpfs"),
+            ("x", "tmpfs", "tmpfs"),
+            ("/a/../b", "tmpfs", "tmpfs"),
+            ("/proc", "bind", "/fake"),
+            ("/proc", "tmpfs", "x"),
+            ("/proc/self", "bind", "/fake"),
+            ("/proc/sys/net", "tmpfs", "x"),
+            ("/sys", "bind", "/fake"),
+            ("/x", "bind", "relative"),
+            ("/dev", "ramfs", "x"),
         ] {
             assert!(one(destination, type_, source, &[]).is_err(), "{destination} {type_}");
         }

@@ -35,13 +35,16 @@ impl Namespaces {
                     )));
                 }
                 Some(path) => {
-                    let fd = brig_sys::namespace::open(path, flag).step(|| format!("linux.namespaces: {:?}", entry.type_))?;
+                    let fd = brig_sys::namespace::open(path, flag)
+                        .step(|| format!("linux.namespaces: {:?}", entry.type_))?;
                     namespaces.join.push((flag, fd));
                 }
             }
         }
         if namespaces.new & flags::NEWNS == 0 {
-            return Err(Error::invalid("linux.namespaces: a container needs a mount namespace of its own; add {\"type\":\"mount\"}"));
+            return Err(Error::invalid(
+                "linux.namespaces: a container needs a mount namespace of its own; add {\"type\":\"mount\"}",
+            ));
         }
         namespaces.join.sort_by_key(|(flag, _)| *flag == flags::NEWUSER);
         Ok(namespaces)
@@ -62,7 +65,9 @@ impl Namespaces {
         let mapped = !linux.uid_mappings.is_empty() || !linux.gid_mappings.is_empty();
         let complete = !linux.uid_mappings.is_empty() && !linux.gid_mappings.is_empty();
         if self.new & flags::NEWUSER != 0 && !complete {
-            return Err(Error::invalid("linux.namespaces: a new user namespace needs linux.uidMappings and linux.gidMappings"));
+            return Err(Error::invalid(
+                "linux.namespaces: a new user namespace needs linux.uidMappings and linux.gidMappings",
+            ));
         }
         if mapped && !self.has(flags::NEWUSER) {
             return Err(Error::invalid("linux.uidMappings: id mappings need a user namespace in linux.namespaces"));
@@ -83,12 +88,22 @@ fn check_mappings(field: &str, list: &[brig_oci::runtime::IdMapping]) -> Result<
         return Err(Error::invalid(format!("{field}: {} ranges; the kernel takes 340", list.len())));
     }
     for (index, range) in list.iter().enumerate() {
-        if range.size == 0 || range.container_id.checked_add(range.size).is_none() || range.host_id.checked_add(range.size).is_none() {
-            return Err(Error::invalid(format!("{field}[{index}]: size {} is empty or goes beyond the last id", range.size)));
+        if range.size == 0
+            || range.container_id.checked_add(range.size).is_none()
+            || range.host_id.checked_add(range.size).is_none()
+        {
+            return Err(Error::invalid(format!(
+                "{field}[{index}]: size {} is empty or goes beyond the last id",
+                range.size
+            )));
         }
-        let overlaps = |left: u32, left_size: u32, right: u32, right_size: u32| left < right + right_size && right < left + left_size;
+        let overlaps = |left: u32, left_size: u32, right: u32, right_size: u32| {
+            left < right + right_size && right < left + left_size
+        };
         for other in &list[..index] {
-            if overlaps(range.container_id, range.size, other.container_id, other.size) || overlaps(range.host_id, range.size, other.host_id, other.size) {
+            if overlaps(range.container_id, range.size, other.container_id, other.size)
+                || overlaps(range.host_id, range.size, other.host_id, other.size)
+            {
                 return Err(Error::invalid(format!("{field}[{index}]: overlaps another range")));
             }
         }
@@ -127,7 +142,12 @@ mod tests {
 
     #[test]
     fn reads_and_orders() {
-        let list = [entry("user", Some("/proc/self/ns/user")), entry("mount", None), entry("uts", Some("/proc/self/ns/uts")), entry("pid", Some(""))];
+        let list = [
+            entry("user", Some("/proc/self/ns/user")),
+            entry("mount", None),
+            entry("uts", Some("/proc/self/ns/uts")),
+            entry("pid", Some("")),
+        ];
         let namespaces = Namespaces::read(&list).unwrap();
         assert_eq!(namespaces.new, flags::NEWNS | flags::NEWPID);
         let joined: Vec<u64> = namespaces.join.iter().map(|(flag, _)| *flag).collect();

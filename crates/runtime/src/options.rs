@@ -103,7 +103,10 @@ pub(crate) fn parse(mount: &Mount) -> Result<Options> {
             return Err(Error::invalid(format!("mounts: {place}: tmpcopyup is for tmpfs, not for a bind mount")));
         }
     } else if options.idmap.is_some() || !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-        return Err(Error::invalid(format!("mounts: {place}: id mappings are for bind mounts, not for type {:?}", mount.type_)));
+        return Err(Error::invalid(format!(
+            "mounts: {place}: id mappings are for bind mounts, not for type {:?}",
+            mount.type_
+        )));
     }
     if options.copy_up && mount.type_ != "tmpfs" {
         return Err(Error::invalid(format!("mounts: {place}: tmpcopyup is for tmpfs, not for type {:?}", mount.type_)));
@@ -210,7 +213,13 @@ mod tests {
 
     #[test]
     fn refuses_contradictions() {
-        for (type_, words) in [("bind", &["size=5"][..]), ("", &["bogus"]), ("tmpfs", &["idmap"]), ("bind", &["tmpcopyup"]), ("proc", &["tmpcopyup"])] {
+        for (type_, words) in [
+            ("bind", &["size=5"][..]),
+            ("", &["bogus"]),
+            ("tmpfs", &["idmap"]),
+            ("bind", &["tmpcopyup"]),
+            ("proc", &["tmpcopyup"]),
+        ] {
             assert!(options(type_, words).is_err(), "{type_} {words:?}");
         }
     }

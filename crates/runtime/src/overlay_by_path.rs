@@ -53,8 +53,14 @@ fn answer(channel: &Channel, made: Result<OwnedFd>) -> brig_sys::Result<()> {
 
 fn in_child(parts: &Parts<'_>) -> Result<OwnedFd> {
     let step = || "rootfs".to_owned();
-    let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| brig_sys::Error::new("open(\"/\")", errno))?;
-    brig_sys::mount::configure(root.as_fd(), true, Change { propagation: Some(Propagation::Private), ..Change::default() }).step(step)?;
+    let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| brig_sys::Error::new("open(\"/\")", errno))?;
+    brig_sys::mount::configure(
+        root.as_fd(),
+        true,
+        Change { propagation: Some(Propagation::Private), ..Change::default() },
+    )
+    .step(step)?;
     // Short relative names: all of mount(2)'s options must fit into one page.
     let scratch = Context::open("tmpfs")?.mount(Attr::MOUNT_ATTR_NODEV)?;
     brig_sys::mount::attach(scratch.as_fd(), root.as_fd())?;
@@ -83,9 +89,14 @@ fn in_child(parts: &Parts<'_>) -> Result<OwnedFd> {
         data.push_str(",volatile");
     }
     let data = CString::new(data).map_err(|_| Error::invalid("rootfs: a layer's name contains a NUL byte"))?;
-    rustix::fs::mkdirat(&scratch, "r", Mode::from_raw_mode(0o700)).map_err(|errno| brig_sys::Error::new("mkdirat(\"r\")", errno))?;
-    brig_sys::idmap::as_filesystem_ids(parts.owner.0, parts.owner.1, || brig_sys::mount::mount_classic("overlay", "r", &data))?.step(step)?;
-    let place = rustix::fs::openat(&scratch, "r", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| brig_sys::Error::new("openat(\"r\")", errno))?;
+    rustix::fs::mkdirat(&scratch, "r", Mode::from_raw_mode(0o700))
+        .map_err(|errno| brig_sys::Error::new("mkdirat(\"r\")", errno))?;
+    brig_sys::idmap::as_filesystem_ids(parts.owner.0, parts.owner.1, || {
+        brig_sys::mount::mount_classic("overlay", "r", &data)
+    })?
+    .step(step)?;
+    let place = rustix::fs::openat(&scratch, "r", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| brig_sys::Error::new("openat(\"r\")", errno))?;
     let made = brig_sys::mount::clone_tree(place.as_fd(), false)?;
     if !parts.attributes.is_empty() {
         brig_sys::mount::configure(made.as_fd(), false, Change { set: parts.attributes, ..Change::default() })?;
@@ -104,7 +115,9 @@ fn shared_parent(upper: BorrowedFd<'_>, work: BorrowedFd<'_>) -> Result<(OwnedFd
         let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let path = std::fs::read_link(&link).map_err(|error| Error::system(format!("readlink({link:?}): {error}")))?;
         let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
-        name.filter(|name| !name.contains([',', ':', '\\'])).ok_or_else(|| Error::invalid(format!("rootfs: the name of {} cannot be passed to overlayfs", path.display())))
+        name.filter(|name| !name.contains([',', ':', '\\'])).ok_or_else(|| {
+            Error::invalid(format!("rootfs: the name of {} cannot be passed to overlayfs", path.display()))
+        })
     };
     let above = open_above(upper)?;
     Ok((brig_sys::mount::clone_tree(above.as_fd(), false)?, name_of(upper)?, name_of(work)?))

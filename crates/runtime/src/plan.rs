@@ -33,17 +33,23 @@ impl<'a> Plan<'a> {
     /// Checks everything that can be checked without making anything.
     pub fn new(spec: &'a Spec, reaper: bool) -> Result<Plan<'a>> {
         check_version(&spec.oci_version)?;
-        let linux = spec.linux.as_ref().ok_or_else(|| Error::invalid("linux: is missing; only Linux containers are supported"))?;
+        let linux = spec
+            .linux
+            .as_ref()
+            .ok_or_else(|| Error::invalid("linux: is missing; only Linux containers are supported"))?;
         let namespaces = Namespaces::read(&linux.namespaces)?;
         namespaces.check(linux)?;
         check_supported(spec, linux, &namespaces)?;
-        let process = spec.process.as_ref().ok_or_else(|| Error::invalid("process: is missing; there is nothing to run"))?;
+        let process =
+            spec.process.as_ref().ok_or_else(|| Error::invalid("process: is missing; there is nothing to run"))?;
         let mounts = mounts::plan(spec)?;
         let nodes = devices::plan(&linux.devices)?;
         if !linux.devices.is_empty() && !mounts.iter().any(|mount| mount.kind == mounts::Kind::Dev) {
             return Err(Error::unsupported("linux.devices: /dev is a bind mount, in which no nodes are made"));
         }
-        for (field, paths) in [("linux.maskedPaths", &linux.masked_paths), ("linux.readonlyPaths", &linux.readonly_paths)] {
+        for (field, paths) in
+            [("linux.maskedPaths", &linux.masked_paths), ("linux.readonlyPaths", &linux.readonly_paths)]
+        {
             for path in paths {
                 if mounts::inside(path.as_ref(), field)?.as_os_str().is_empty() {
                     return Err(Error::invalid(format!("{field}: {path:?} is the whole root; use root.readonly")));
@@ -109,7 +115,8 @@ fn root_propagation(word: &str) -> Result<(Propagation, bool)> {
         Some(name) => (name, true),
         None => (word, false),
     };
-    let propagation = options::parse_propagation(name).ok_or_else(|| Error::invalid(format!("linux.rootfsPropagation: unknown propagation {word:?}")))?;
+    let propagation = options::parse_propagation(name)
+        .ok_or_else(|| Error::invalid(format!("linux.rootfsPropagation: unknown propagation {word:?}")))?;
     Ok((propagation, recursive))
 }
 

@@ -1,16 +1,21 @@
 //! The root file system as one detached mount, made by the parent with its rights and the container's owners.
 //! Owns overlays and idmapped layers. Must not attach anything in the caller's mount namespace.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use brig_sys::mount::{Attr, Change, Context, Propagation};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result, Step};
 use crate::identity::Identity;
 use crate::overlay_by_path::{self, Parts};
+
+/// Set by tests: go the way of older kernels.
+pub(crate) static BY_PATH: AtomicBool = AtomicBool::new(false);
 
 /// What a container's root is made of. Paths are the engine's own, absolute, with plain ids on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,16 +56,24 @@ pub(crate) fn make(rootfs: &Rootfs, identity: &Identity) -> Result<Made> {
         Rootfs::Overlay { lower, upper, .. } if lower.is_empty() => directory(upper, identity),
         Rootfs::Overlay { lower, upper, work, volatile } => {
             if *volatile {
-                // The mark of an earlier volatile mount would make this one fail; what it warns of is the engine's to judge.
-                let mark = work.join("work/incompat/volatile");
-                match rustix::fs::unlinkat(CWD, &mark, AtFlags::REMOVEDIR) {
-                    Ok(()) | Err(Errno::NOENT) => {}
-                    Err(errno) => return Err(brig_sys::Error::new(format!("rmdir({mark:?})"), errno).into()),
-                }
+                forget_volatile(work)?;
             }
             overlay(lower, upper, work, *volatile, identity)
         }
         Rootfs::OverlayTmpfs { lower, size_bytes } => overlay_tmpfs(lower, *size_bytes, identity),
+    }
+}
+
+/// The mark of an earlier volatile mount would make this one fail; what it warns of is the engine's to judge.
+fn forget_volatile(work: &Path) -> Result<()> {
+    let above = work.join("work");
+    match rustix::fs::open(&above, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+    {
+        Ok(above) => {
+            brig_sys::beneath::Root::remove_tree(above.as_fd(), OsStr::new("incompat")).step(|| "rootfs".to_owned())
+        }
+        Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(brig_sys::Error::new(format!("open({above:?}, O_PATH)"), errno).into()),
     }
 }
 
@@ -75,7 +88,8 @@ fn directory(path: &Path, identity: &Identity) -> Result<Made> {
     let change = Change { propagation: Some(Propagation::Private), idmap: identity.map(), ..Change::default() };
     configure(&root, true, change, path)?;
     if identity.user_namespace.is_some() {
-        brig_sys::mount::configure(root.as_fd(), true, Change { set: attributes(identity), ..Change::default() }).step(step)?;
+        brig_sys::mount::configure(root.as_fd(), true, Change { set: attributes(identity), ..Change::default() })
+            .step(step)?;
     }
     Ok(Made { root, _rest: Vec::new() })
 }
@@ -126,12 +140,17 @@ fn overlay_tmpfs(lower: &[PathBuf], size_bytes: Option<u64>, identity: &Identity
     }
     let tmpfs = tmpfs.mount(Attr::MOUNT_ATTR_NODEV)?;
     let directory = |name: &str, mode: u32| -> Result<OwnedFd> {
-        let step = |call: &str, errno| Error::from(brig_sys::Error::new(format!("{call}({name:?} on the throw-away layer)"), errno));
+        let step = |call: &str, errno| {
+            Error::from(brig_sys::Error::new(format!("{call}({name:?} on the throw-away layer)"), errno))
+        };
         rustix::fs::mkdirat(&tmpfs, name, Mode::from_raw_mode(0o700)).map_err(|errno| step("mkdirat", errno))?;
-        rustix::fs::chmodat(&tmpfs, name, Mode::from_raw_mode(mode), AtFlags::empty()).map_err(|errno| step("fchmodat", errno))?;
+        rustix::fs::chmodat(&tmpfs, name, Mode::from_raw_mode(mode), AtFlags::empty())
+            .map_err(|errno| step("fchmodat", errno))?;
         let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
-        rustix::fs::chownat(&tmpfs, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| step("fchownat", errno))?;
-        rustix::fs::openat(&tmpfs, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| step("openat", errno))
+        rustix::fs::chownat(&tmpfs, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|errno| step("fchownat", errno))?;
+        rustix::fs::openat(&tmpfs, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| step("openat", errno))
     };
     let upper = directory("upper", 0o755)?;
     let work = directory("work", 0o700)?;
@@ -182,7 +201,9 @@ fn open_layers_by_mount(paths: &[&Path], identity: &Identity) -> Result<Opened> 
     let tree = layer_tree(above, identity)?;
     for path in writable {
         let layer = open_same(&tree, path.strip_prefix(above).unwrap_or(path), path)?;
-        opened.layers.push(layer.ok_or_else(|| Error::invalid(format!("rootfs: {} is on another mount than {}", path.display(), above.display())))?);
+        opened.layers.push(layer.ok_or_else(|| {
+            Error::invalid(format!("rootfs: {} is on another mount than {}", path.display(), above.display()))
+        })?);
     }
     opened.trees.push(tree);
     Ok(opened)
@@ -238,11 +259,18 @@ fn mount(parts: &Parts<'_>) -> Result<OwnedFd> {
         }
         overlay.mount(parts.attributes)
     };
+    if BY_PATH.load(Ordering::Relaxed) {
+        return overlay_by_path::mount(parts);
+    }
     match brig_sys::idmap::as_filesystem_ids(parts.owner.0, parts.owner.1, by_descriptor)? {
         Ok(root) => Ok(root),
         // Before 6.13 overlayfs takes no descriptors, before 6.15 no detached mounts.
-        Err(error) if matches!(error.errno, Errno::INVAL | Errno::NOENT | Errno::BADF | Errno::OPNOTSUPP) => overlay_by_path::mount(parts)
-            .map_err(|second| Error { message: format!("{}; by descriptors before that: {error}", second.message), ..second }),
+        Err(error) if matches!(error.errno, Errno::INVAL | Errno::NOENT | Errno::BADF | Errno::OPNOTSUPP) => {
+            overlay_by_path::mount(parts).map_err(|second| Error {
+                message: format!("{}; by descriptors before that: {error}", second.message),
+                ..second
+            })
+        }
         Err(error) => Err(error).step(|| "rootfs".to_owned()),
     }
 }

@@ -11,8 +11,18 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use crate::error::{Error, Result};
 
 const IPC: [&str; 12] = [
-    "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni",
-    "kernel.shm_rmid_forced", "kernel.auto_msgmni", "kernel.msg_next_id", "kernel.sem_next_id", "kernel.shm_next_id",
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+    "kernel.auto_msgmni",
+    "kernel.msg_next_id",
+    "kernel.sem_next_id",
+    "kernel.shm_next_id",
 ];
 
 /// A checked parameter: path beneath `/proc/sys` and value.
@@ -31,10 +41,12 @@ pub(crate) fn check(parameters: &BTreeMap<String, String>, namespaces: u64) -> R
 fn check_one(name: &str, value: &str, namespaces: u64) -> Result<Parameter> {
     let bad = |why: &str| Error::invalid(format!("linux.sysctl: {name:?}: {why}"));
     // Either separator may be the outer one: "net.ipv4.conf.eth0/100.x" and "net/ipv4/conf/eth0.100/x" are the same.
-    let slashes_first = matches!((name.find('/'), name.find('.')), (Some(slash), Some(dot)) if slash < dot) || !name.contains('.');
+    let slashes_first =
+        matches!((name.find('/'), name.find('.')), (Some(slash), Some(dot)) if slash < dot) || !name.contains('.');
     let dotted: String = if slashes_first { name.chars().map(swap).collect() } else { name.to_owned() };
     let parts: Vec<String> = dotted.split('.').map(|part| part.replace('/', ".")).collect();
-    if parts.len() < 2 || parts.iter().any(|part| part.is_empty() || part == "." || part == ".." || part.contains('\0')) {
+    if parts.len() < 2 || parts.iter().any(|part| part.is_empty() || part == "." || part == ".." || part.contains('\0'))
+    {
         return Err(bad("is not the name of a kernel parameter"));
     }
     if value.contains('\0') {
@@ -75,11 +87,15 @@ fn swap(letter: char) -> char {
 pub(crate) fn write(proc: BorrowedFd<'_>, parameters: &[Parameter]) -> Result<()> {
     for parameter in parameters {
         let failed = |errno: rustix::io::Errno| {
-            let error = brig_sys::Error::new(format!("write(\"/proc/{}\", {:?})", parameter.path.display(), parameter.value), errno);
+            let error = brig_sys::Error::new(
+                format!("write(\"/proc/{}\", {:?})", parameter.path.display(), parameter.value),
+                errno,
+            );
             Error::system(format!("linux.sysctl: {:?}: {error}", parameter.name))
         };
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
-        let file = rustix::fs::openat2(proc, &parameter.path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty(), resolve).map_err(failed)?;
+        let file = rustix::fs::openat2(proc, &parameter.path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty(), resolve)
+            .map_err(failed)?;
         rustix::io::write(&file, parameter.value.as_bytes()).map_err(failed)?;
     }
     Ok(())
@@ -104,7 +120,17 @@ mod tests {
 
     #[test]
     fn refuses_the_hosts_own_and_tricks() {
-        for name in ["kernel.core_pattern", "vm.swappiness", "kernel.hostname", "net", "", "net..x", "net.//.x", "net/../kernel/core_pattern", "kernel.shmmax.x"] {
+        for name in [
+            "kernel.core_pattern",
+            "vm.swappiness",
+            "kernel.hostname",
+            "net",
+            "",
+            "net..x",
+            "net.//.x",
+            "net/../kernel/core_pattern",
+            "kernel.shmmax.x",
+        ] {
             assert!(check_one(name, "1", ALL).is_err(), "{name}");
         }
         assert!(check_one("net.ipv4.ip_forward", "1", flags::NEWIPC).is_err());

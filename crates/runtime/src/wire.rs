@@ -71,10 +71,12 @@ pub(crate) fn wait_order(channel: &Channel, wanted: Order) -> Result<Option<()>>
     let mut letter = [0u8; 1];
     loop {
         match rustix::io::read(channel.as_fd(), &mut letter) {
-            Ok(0) | Err(Errno::CONNRESET) => return Ok(None),
+            Ok(0) => return Ok(None),
             Ok(_) if letter[0] == wanted.letter() => return Ok(Some(())),
-            Ok(_) => return Err(Error::system(format!("parent sent {:?} instead of {wanted:?}", char::from(letter[0])))),
-            Err(Errno::INTR) => {}
+            Ok(_) => {
+                return Err(Error::system(format!("parent sent {:?} instead of {wanted:?}", char::from(letter[0]))));
+            }
+            Err(Errno::INTR | Errno::CONNRESET) => {}
             Err(errno) => return Err(brig_sys::Error::new("read(channel)", errno).into()),
         }
     }
@@ -90,7 +92,9 @@ pub(crate) fn receive_fds(channel: &Channel) -> Result<Option<Vec<OwnedFd>>> {
             None => return Ok(None),
             Some(letter) if *letter == Order::LastFds.letter() => return Ok(Some(fds)),
             Some(letter) if *letter == Order::Fds.letter() => {}
-            Some(letter) => return Err(Error::system(format!("parent sent {:?} instead of descriptors", char::from(*letter)))),
+            Some(letter) => {
+                return Err(Error::system(format!("parent sent {:?} instead of descriptors", char::from(*letter))));
+            }
         }
     }
 }
@@ -101,7 +105,8 @@ fn encode(report: &Report) -> Vec<u8> {
         return text;
     }
     // Only an error's text can be that long.
-    serde_json::to_vec(&Report::Failed(Error::system("init failed with a message that is too long to pass on"))).unwrap_or_default()
+    serde_json::to_vec(&Report::Failed(Error::system("init failed with a message that is too long to pass on")))
+        .unwrap_or_default()
 }
 
 /// In the child: reports by plain write.
@@ -126,6 +131,7 @@ pub(crate) fn next(channel: &Channel) -> Result<Option<(Report, Option<OwnedFd>)
     if message.bytes.is_empty() {
         return Ok(None);
     }
-    let report = serde_json::from_slice(&message.bytes).map_err(|error| Error::system(format!("init sent what is no report: {error}")))?;
+    let report = serde_json::from_slice(&message.bytes)
+        .map_err(|error| Error::system(format!("init sent what is no report: {error}")))?;
     Ok(Some((report, message.fds.pop())))
 }

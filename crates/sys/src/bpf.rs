@@ -71,22 +71,11 @@ struct IdAttr {
     open_flags: u32,
 }
 
-fn bpf<T>(
-    command: libc::c_int,
-    attr: &mut T,
-    call: impl FnOnce() -> String,
-) -> Result<libc::c_long> {
+fn bpf<T>(command: libc::c_int, attr: &mut T, call: impl FnOnce() -> String) -> Result<libc::c_long> {
     // SAFETY: `attr` is one of the repr(C) structs above, laid out as the head of `union bpf_attr` for this command, and its
     // exact size is passed, so the kernel neither reads nor writes beyond it. The pointers inside are set by the callers
     // below from buffers that outlive the call, with their true lengths.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            std::ptr::from_mut(attr),
-            size_of::<T>(),
-        )
-    };
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
     if result < 0 {
         let errno = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL);
         return Err(Error::new(call(), errno));
@@ -120,10 +109,7 @@ pub fn load_device_program(instructions: &[u64]) -> Result<OwnedFd> {
         ..LoadAttr::default()
     };
     let fd = bpf(PROG_LOAD, &mut attr, || {
-        format!(
-            "bpf(BPF_PROG_LOAD, BPF_PROG_TYPE_CGROUP_DEVICE, {} instructions)",
-            instructions.len()
-        )
+        format!("bpf(BPF_PROG_LOAD, BPF_PROG_TYPE_CGROUP_DEVICE, {} instructions)", instructions.len())
     })?;
     Ok(owned(fd))
 }
@@ -144,10 +130,7 @@ pub fn attach_device_program(
         attach_flags: F_ALLOW_MULTI | if replace.is_some() { F_REPLACE } else { 0 },
         replace_bpf_fd: replace.map_or(0, raw),
     };
-    bpf(PROG_ATTACH, &mut attr, || {
-        "bpf(BPF_PROG_ATTACH, BPF_CGROUP_DEVICE, BPF_F_ALLOW_MULTI)".to_owned()
-    })
-    .map(drop)
+    bpf(PROG_ATTACH, &mut attr, || "bpf(BPF_PROG_ATTACH, BPF_CGROUP_DEVICE, BPF_F_ALLOW_MULTI)".to_owned()).map(drop)
 }
 
 /// Detaches a device program from a cgroup directory.
@@ -161,10 +144,7 @@ pub fn detach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) ->
         attach_type: ATTACH_TYPE_CGROUP_DEVICE,
         ..AttachAttr::default()
     };
-    bpf(PROG_DETACH, &mut attr, || {
-        "bpf(BPF_PROG_DETACH, BPF_CGROUP_DEVICE)".to_owned()
-    })
-    .map(drop)
+    bpf(PROG_DETACH, &mut attr, || "bpf(BPF_PROG_DETACH, BPF_CGROUP_DEVICE)".to_owned()).map(drop)
 }
 
 /// The device programs attached to this very cgroup, oldest first.
@@ -180,19 +160,11 @@ pub fn device_programs(cgroup: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {
         prog_cnt: MAX_PROGRAMS as u32,
         ..QueryAttr::default()
     };
-    bpf(PROG_QUERY, &mut attr, || {
-        "bpf(BPF_PROG_QUERY, BPF_CGROUP_DEVICE)".to_owned()
-    })?;
+    bpf(PROG_QUERY, &mut attr, || "bpf(BPF_PROG_QUERY, BPF_CGROUP_DEVICE)".to_owned())?;
     let count = (attr.prog_cnt as usize).min(MAX_PROGRAMS);
     let open = |id: &u32| {
-        let mut attr = IdAttr {
-            id: *id,
-            ..IdAttr::default()
-        };
-        bpf(PROG_GET_FD_BY_ID, &mut attr, || {
-            format!("bpf(BPF_PROG_GET_FD_BY_ID, {id})")
-        })
-        .map(owned)
+        let mut attr = IdAttr { id: *id, ..IdAttr::default() };
+        bpf(PROG_GET_FD_BY_ID, &mut attr, || format!("bpf(BPF_PROG_GET_FD_BY_ID, {id})")).map(owned)
     };
     ids[..count].iter().map(open).collect()
 }

@@ -112,11 +112,18 @@ pub fn limit_bounding(keep: u64) -> Result<()> {
 /// EPERM if a capability is asked for that the thread does not have.
 pub fn apply(sets: &Sets) -> Result<()> {
     set(halves(sets.effective, sets.permitted, sets.inheritable), || {
-        format!("capset(effective {:#x}, permitted {:#x}, inheritable {:#x})", sets.effective, sets.permitted, sets.inheritable)
+        format!(
+            "capset(effective {:#x}, permitted {:#x}, inheritable {:#x})",
+            sets.effective, sets.permitted, sets.inheritable
+        )
     })?;
-    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as u64, 0, || "prctl(PR_CAP_AMBIENT_CLEAR_ALL)".to_owned())?;
+    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as u64, 0, || {
+        "prctl(PR_CAP_AMBIENT_CLEAR_ALL)".to_owned()
+    })?;
     for cap in (0..=last()).filter(|cap| sets.ambient & 1 << cap != 0) {
-        prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as u64, cap.into(), || format!("prctl(PR_CAP_AMBIENT_RAISE, {cap})"))?;
+        prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as u64, cap.into(), || {
+            format!("prctl(PR_CAP_AMBIENT_RAISE, {cap})")
+        })?;
     }
     Ok(())
 }

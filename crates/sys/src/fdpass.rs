@@ -94,9 +94,9 @@ impl Channel {
                     buffer.truncate(got.bytes);
                     return Ok(Message { bytes: buffer, fds });
                 }
-                Err(Errno::INTR) => {}
-                // The other end died with unread messages of ours: as good as closed.
-                Err(Errno::CONNRESET) => return Ok(Message { bytes: Vec::new(), fds: Vec::new() }),
+                // The other end is closed and had not read everything. The kernel says so once, before it hands out what
+                // the other end still sent.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(errno) => return Err(Error::new("recvmsg()", errno)),
             }
         }
@@ -118,7 +118,10 @@ mod tests {
         let copy = Channel::from_fd(fds.next().unwrap());
         copy.send(b"x", &[]).unwrap();
         assert_eq!(other.receive().unwrap().bytes, b"x");
+        right.send(b"unread", &[]).unwrap();
+        left.send(b"last words", &[]).unwrap();
         drop(left);
+        assert_eq!(right.receive().unwrap().bytes, b"last words");
         assert!(right.receive().unwrap().bytes.is_empty());
         assert_eq!(right.send(b"x", &[]).unwrap_err().errno, Errno::PIPE);
         assert_eq!(right.send(b"", &[]).unwrap_err().errno, Errno::MSGSIZE);

@@ -59,7 +59,8 @@ pub fn write(pid: i32, kind: Kind, map: &[Range]) -> Result<()> {
 /// Writes a whole kernel file in one write.
 pub(crate) fn write_file(path: &str, content: &[u8]) -> Result<()> {
     let call = || format!("write({path:?}, {:?})", String::from_utf8_lossy(content));
-    let fd = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| Error::new(format!("open({path:?}, O_WRONLY)"), errno))?;
+    let fd = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| Error::new(format!("open({path:?}, O_WRONLY)"), errno))?;
     match rustix::io::write(&fd, content) {
         Ok(length) if length == content.len() => Ok(()),
         Ok(_) => Err(Error::new(call(), Errno::IO)),
@@ -126,7 +127,8 @@ fn setfsgid(gid: u32) -> u32 {
 /// # Errors
 /// EINVAL if an id is not mapped in the user namespace; EPERM without `CAP_SETUID`/`CAP_SETGID`.
 pub fn become_user(uid: u32, gid: u32, groups: Option<&[u32]>) -> Result<()> {
-    let check = |done: i32, call: &dyn Fn() -> String| if done == 0 { Ok(()) } else { Err(Error::new(call(), last_errno())) };
+    let check =
+        |done: i32, call: &dyn Fn() -> String| if done == 0 { Ok(()) } else { Err(Error::new(call(), last_errno())) };
     if let Some(groups) = groups {
         // SAFETY: pointer and length describe the slice; the process has one thread, so the plain call is right.
         let done = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
@@ -146,7 +148,8 @@ mod tests {
 
     #[test]
     fn maps_inside_to_outside() {
-        let map = [Range { inside: 0, outside: 1000, count: 10 }, Range { inside: 100, outside: u32::MAX - 1, count: 5 }];
+        let map =
+            [Range { inside: 0, outside: 1000, count: 10 }, Range { inside: 100, outside: u32::MAX - 1, count: 5 }];
         assert_eq!(to_outside(&map, 0), Some(1000));
         assert_eq!(to_outside(&map, 9), Some(1009));
         assert_eq!(to_outside(&map, 10), None);

@@ -17,7 +17,9 @@ use crate::error::{Error, Result};
 /// # Errors
 /// The kernel's, naming the file; EINVAL for what is not a regular file.
 pub fn seal_copy(path: &Path) -> Result<OwnedFd> {
-    let wrap = |what: &str, error: &io::Error| Error::new(format!("{what}({path:?})"), Errno::from_io_error(error).unwrap_or(Errno::IO));
+    let wrap = |what: &str, error: &io::Error| {
+        Error::new(format!("{what}({path:?})"), Errno::from_io_error(error).unwrap_or(Errno::IO))
+    };
     let mut source = File::open(path).map_err(|error| wrap("open", &error))?;
     if !source.metadata().map_err(|error| wrap("fstat", &error))?.is_file() {
         return Err(Error::new(format!("open({path:?}): not a regular file"), Errno::INVAL));

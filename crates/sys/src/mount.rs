@@ -74,8 +74,7 @@ impl Context {
 
     /// `FSCONFIG_CMD_CREATE`, then `fsmount`: the file system as a detached mount.
     pub fn mount(&self, attributes: Attr) -> Result<OwnedFd> {
-        rustix::mount::fsconfig_create(self.fd.as_fd())
-            .map_err(|errno| self.error("FSCONFIG_CMD_CREATE", errno))?;
+        rustix::mount::fsconfig_create(self.fd.as_fd()).map_err(|errno| self.error("FSCONFIG_CMD_CREATE", errno))?;
         rustix::mount::fsmount(self.fd.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
             .map_err(|errno| Error::new(format!("fsmount({:?}, {:#x})", self.fs, attributes.bits()), errno))
     }
@@ -96,14 +95,16 @@ impl Context {
 /// A detached copy of the mount at `path`, which is followed if it is a link (`open_tree(OPEN_TREE_CLONE)`).
 /// `recursive` also copies the mounts beneath it. The path must be one that no container can influence.
 pub fn clone_tree_at(path: &Path, recursive: bool) -> Result<OwnedFd> {
-    rustix::mount::open_tree(CWD, path, tree_flags(recursive))
-        .map_err(|errno| Error::new(format!("open_tree({path:?}, OPEN_TREE_CLONE{})", recursive_name(recursive)), errno))
+    rustix::mount::open_tree(CWD, path, tree_flags(recursive)).map_err(|errno| {
+        Error::new(format!("open_tree({path:?}, OPEN_TREE_CLONE{})", recursive_name(recursive)), errno)
+    })
 }
 
 /// A detached copy of the mount that `fd` is in, rooted at `fd`.
 pub fn clone_tree(fd: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd> {
-    rustix::mount::open_tree(fd, "", tree_flags(recursive) | OpenTreeFlags::AT_EMPTY_PATH)
-        .map_err(|errno| Error::new(format!("open_tree({}, OPEN_TREE_CLONE{})", fd.as_raw_fd(), recursive_name(recursive)), errno))
+    rustix::mount::open_tree(fd, "", tree_flags(recursive) | OpenTreeFlags::AT_EMPTY_PATH).map_err(|errno| {
+        Error::new(format!("open_tree({}, OPEN_TREE_CLONE{})", fd.as_raw_fd(), recursive_name(recursive)), errno)
+    })
 }
 
 fn tree_flags(recursive: bool) -> OpenTreeFlags {
@@ -136,7 +137,14 @@ fn set_attributes(fd: BorrowedFd<'_>, recursive: bool, attr: &MountAttr, call: i
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string and `attr` a mount_attr of the size given.
     let done = unsafe {
-        libc::syscall(libc::SYS_mount_setattr, fd.as_raw_fd(), c"".as_ptr(), flags, std::ptr::from_ref(attr), size_of::<MountAttr>())
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            std::ptr::from_ref(attr),
+            size_of::<MountAttr>(),
+        )
     };
     if done == 0 { Ok(()) } else { Err(Error::new(call(), last_errno())) }
 }
@@ -165,7 +173,8 @@ impl Default for Change<'_> {
 /// # Errors
 /// The kernel's; EINVAL for an id map if a file system in it cannot be idmapped, or is already.
 pub fn configure(fd: BorrowedFd<'_>, recursive: bool, change: Change<'_>) -> Result<()> {
-    let mut attr = MountAttr { attr_set: change.set.bits().into(), attr_clr: change.clear.bits().into(), ..MountAttr::default() };
+    let mut attr =
+        MountAttr { attr_set: change.set.bits().into(), attr_clr: change.clear.bits().into(), ..MountAttr::default() };
     attr.propagation = change.propagation.map_or(0, Propagation::bits);
     if let Some(user_namespace) = change.idmap {
         attr.attr_set |= u64::from(MountAttrFlags::MOUNT_ATTR_IDMAP.bits());
@@ -192,7 +201,8 @@ pub fn pivot_into(root: BorrowedFd<'_>) -> Result<()> {
     rustix::process::fchdir(root).map_err(|errno| Error::new(format!("fchdir({})", root.as_raw_fd()), errno))?;
     rustix::process::pivot_root(".", ".").map_err(|errno| Error::new("pivot_root(\".\", \".\")", errno))?;
     // The old root is now mounted over the new one, and "." is the old one's place.
-    rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(|errno| Error::new("umount2(\".\", MNT_DETACH)", errno))?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH)
+        .map_err(|errno| Error::new("umount2(\".\", MNT_DETACH)", errno))?;
     rustix::process::chdir("/").map_err(|errno| Error::new("chdir(\"/\")", errno))
 }
 

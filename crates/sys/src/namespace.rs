@@ -17,8 +17,9 @@ const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 /// # Errors
 /// The kernel's; EINVAL if it is no namespace or one of another kind.
 pub fn open(path: &Path, flag: u64) -> Result<OwnedFd> {
-    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty())
-        .map_err(|errno| Error::new(format!("open({path:?})"), errno))?;
+    let fd =
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty())
+            .map_err(|errno| Error::new(format!("open({path:?})"), errno))?;
     // SAFETY: this ioctl takes no argument and returns an int.
     let kind = unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE) };
     if kind < 0 || kind as u64 != flag {

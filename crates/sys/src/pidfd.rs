@@ -49,7 +49,11 @@ pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
     let done = unsafe {
         libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0u32)
     };
-    if done == 0 { Ok(()) } else { Err(Error::new(format!("pidfd_send_signal({}, {signal})", pidfd.as_raw_fd()), last_errno())) }
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(Error::new(format!("pidfd_send_signal({}, {signal})", pidfd.as_raw_fd()), last_errno()))
+    }
 }
 
 /// Waits until a process has ended, at most `timeout` (for ever if none is given). Does not reap it. False on timeout.

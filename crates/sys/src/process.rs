@@ -53,8 +53,22 @@ pub fn new_session_keyring() -> Result<()> {
 /// A resource of setrlimit(2) by its name (`RLIMIT_NOFILE`).
 pub fn resource(name: &str) -> Option<u32> {
     const NAMES: [&str; 16] = [
-        "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_DATA", "RLIMIT_STACK", "RLIMIT_CORE", "RLIMIT_RSS", "RLIMIT_NPROC", "RLIMIT_NOFILE",
-        "RLIMIT_MEMLOCK", "RLIMIT_AS", "RLIMIT_LOCKS", "RLIMIT_SIGPENDING", "RLIMIT_MSGQUEUE", "RLIMIT_NICE", "RLIMIT_RTPRIO", "RLIMIT_RTTIME",
+        "RLIMIT_CPU",
+        "RLIMIT_FSIZE",
+        "RLIMIT_DATA",
+        "RLIMIT_STACK",
+        "RLIMIT_CORE",
+        "RLIMIT_RSS",
+        "RLIMIT_NPROC",
+        "RLIMIT_NOFILE",
+        "RLIMIT_MEMLOCK",
+        "RLIMIT_AS",
+        "RLIMIT_LOCKS",
+        "RLIMIT_SIGPENDING",
+        "RLIMIT_MSGQUEUE",
+        "RLIMIT_NICE",
+        "RLIMIT_RTPRIO",
+        "RLIMIT_RTTIME",
     ];
     // The kernel's numbers on x86-64 and aarch64 are the positions in this list.
     NAMES.iter().position(|known| *known == name).and_then(|index| u32::try_from(index).ok())
@@ -154,7 +168,8 @@ pub fn set_host_name(name: &str) -> Result<()> {
 
 /// Sets the NIS domain name of this UTS namespace.
 pub fn set_domain_name(name: &str) -> Result<()> {
-    rustix::system::setdomainname(name.as_bytes()).map_err(|errno| Error::new(format!("setdomainname({name:?})"), errno))
+    rustix::system::setdomainname(name.as_bytes())
+        .map_err(|errno| Error::new(format!("setdomainname({name:?})"), errno))
 }
 
 /// `sched_setattr(2)` of this process. Times in ns.

@@ -71,7 +71,11 @@ pub fn reap_any() -> Result<Option<(i32, Exit)>> {
 /// `kill(2)` with a child that has not been reaped.
 pub fn send(pid: i32, signal: i32) -> Result<()> {
     // SAFETY: integers only.
-    if unsafe { libc::kill(pid, signal) } == 0 { Ok(()) } else { Err(Error::new(format!("kill({pid}, {signal})"), last_errno())) }
+    if unsafe { libc::kill(pid, signal) } == 0 {
+        Ok(())
+    } else {
+        Err(Error::new(format!("kill({pid}, {signal})"), last_errno()))
+    }
 }
 
 /// A new process group, which this process leads.

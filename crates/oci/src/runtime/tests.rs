@@ -40,7 +40,10 @@ const SPEC: &str = r#"{
 fn reads_what_others_write() {
     let spec: Spec = serde_json::from_str(SPEC).unwrap();
     let process = spec.process.as_ref().unwrap();
-    assert_eq!(process.user, User { uid: 1, gid: 2, umask: Some(0o22), additional_gids: vec![5, 6], username: String::new() });
+    assert_eq!(
+        process.user,
+        User { uid: 1, gid: 2, umask: Some(0o22), additional_gids: vec![5, 6], username: String::new() }
+    );
     assert!(process.env.is_empty() && process.no_new_privileges);
     assert_eq!(process.oom_score_adj, Some(-5));
     assert_eq!(process.exec_cpu_affinity.as_ref().unwrap().final_.as_deref(), Some("1"));
@@ -62,14 +65,27 @@ fn survives_a_round_trip() {
     let spec: Spec = serde_json::from_str(SPEC).unwrap();
     let text = serde_json::to_string(&spec).unwrap();
     assert_eq!(serde_json::from_str::<Spec>(&text).unwrap(), spec);
-    for name in ["containerID", "closID", "blockIO", "throttleReadIOPSDevice", "execCPUAffinity", "disableOOMKiller", "oomScoreAdj"] {
+    for name in [
+        "containerID",
+        "closID",
+        "blockIO",
+        "throttleReadIOPSDevice",
+        "execCPUAffinity",
+        "disableOOMKiller",
+        "oomScoreAdj",
+    ] {
         assert!(text.contains(name), "{name} is missing in {text}");
     }
 }
 
 #[test]
 fn leaves_out_what_is_empty() {
-    let text = serde_json::to_string(&Spec { linux: Some(Linux::default()), process: Some(Process::default()), ..Spec::default() }).unwrap();
+    let text = serde_json::to_string(&Spec {
+        linux: Some(Linux::default()),
+        process: Some(Process::default()),
+        ..Spec::default()
+    })
+    .unwrap();
     assert_eq!(text, r#"{"ociVersion":"","process":{"user":{"uid":0,"gid":0},"args":[],"cwd":""},"linux":{}}"#);
 }
 

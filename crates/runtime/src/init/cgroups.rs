@@ -28,7 +28,9 @@ pub(super) fn mount(plan: &Plan<'_>, root: &Root, mount: &Planned) -> Result<()>
         let Some(name) = hierarchy.mount.file_name().and_then(|name| name.to_str()) else { continue };
         let made = version1(hierarchy, mount.options.top.set).step(|| name.to_owned())?;
         attach_in(&top, name, &made)?;
-        for controller in hierarchy.controllers.iter().filter(|controller| *controller != name && !controller.contains('=')) {
+        for controller in
+            hierarchy.controllers.iter().filter(|controller| *controller != name && !controller.contains('='))
+        {
             rustix::fs::symlinkat(name, &top, controller.as_str())
                 .map_err(|errno| brig_sys::Error::new(format!("symlinkat({name:?}, {controller:?})"), errno))?;
         }
@@ -43,9 +45,11 @@ pub(super) fn mount(plan: &Plan<'_>, root: &Root, mount: &Planned) -> Result<()>
 }
 
 fn attach_in(top: &OwnedFd, name: &str, made: &OwnedFd) -> Result<()> {
-    rustix::fs::mkdirat(top, name, Mode::from_raw_mode(0o755)).map_err(|errno| brig_sys::Error::new(format!("mkdirat({name:?})"), errno))?;
+    rustix::fs::mkdirat(top, name, Mode::from_raw_mode(0o755))
+        .map_err(|errno| brig_sys::Error::new(format!("mkdirat({name:?})"), errno))?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let place = rustix::fs::openat(top, name, flags, Mode::empty()).map_err(|errno| brig_sys::Error::new(format!("openat({name:?})"), errno))?;
+    let place = rustix::fs::openat(top, name, flags, Mode::empty())
+        .map_err(|errno| brig_sys::Error::new(format!("openat({name:?})"), errno))?;
     Ok(brig_sys::mount::attach(made.as_fd(), place.as_fd())?)
 }
 
@@ -72,7 +76,9 @@ fn version2(attributes: Attr) -> Result<OwnedFd> {
 
 fn refused(error: brig_sys::Error) -> Error {
     if error.errno == rustix::io::Errno::PERM {
-        return Error::unsupported(format!("{error}: a container with a user namespace needs a cgroup namespace of its own to see cgroups"));
+        return Error::unsupported(format!(
+            "{error}: a container with a user namespace needs a cgroup namespace of its own to see cgroups"
+        ));
     }
     error.into()
 }

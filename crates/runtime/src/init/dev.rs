@@ -14,7 +14,13 @@ use crate::plan::Plan;
 use crate::wire::{self, Report};
 
 /// Opens a terminal, sends its master to the parent and returns the slave.
-pub(super) fn terminal(root: &Root, places: &Places, channel: &Channel, size: (u16, u16), plan: &Plan<'_>) -> Result<OwnedFd> {
+pub(super) fn terminal(
+    root: &Root,
+    places: &Places,
+    channel: &Channel,
+    size: (u16, u16),
+    plan: &Plan<'_>,
+) -> Result<OwnedFd> {
     let step = || "process.terminal".to_owned();
     let Some(devpts) = &places.devpts else {
         return Err(Error::invalid("process.terminal: needs a devpts mount at /dev/pts"));
@@ -22,8 +28,12 @@ pub(super) fn terminal(root: &Root, places: &Places, channel: &Channel, size: (u
     let owner = plan.launch.as_ref().map_or(0, |launch| launch.uid);
     let slave = open(devpts, channel, size, owner).step(step)?;
     let console = match &places.dev {
-        Some(dev) => rustix::fs::openat(dev, "console", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|errno| Error::from(brig_sys::Error::new("openat(\"/dev/console\", O_PATH|O_NOFOLLOW)", errno)))?,
+        Some(dev) => {
+            rustix::fs::openat(dev, "console", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|errno| {
+                    Error::from(brig_sys::Error::new("openat(\"/dev/console\", O_PATH|O_NOFOLLOW)", errno))
+                })?
+        }
         None => root.create_file(Path::new("dev/console"), Mode::from_raw_mode(0o600)).step(step)?,
     };
     let copy = brig_sys::mount::clone_tree(slave.as_fd(), false).step(step)?;

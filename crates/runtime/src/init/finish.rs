@@ -48,7 +48,7 @@ pub(crate) struct Process<'a> {
 
 impl Process<'_> {
     /// Returns only if the parent is gone, or in a reaper, with the exit code.
-    pub fn run(self) -> Result<i32> {
+    pub fn run(mut self) -> Result<i32> {
         let launch = self.launch;
         self.streams()?;
         // From here on nothing but the streams and the channel is open, so no path can lead to anything of the host.
@@ -89,8 +89,8 @@ impl Process<'_> {
         Err(finish())
     }
 
-    fn streams(&self) -> Result<()> {
-        match (&self.terminal, &self.stdio) {
+    fn streams(&mut self) -> Result<()> {
+        match (self.terminal.take(), &self.stdio) {
             (Some(slave), _) => {
                 brig_sys::pty::set_controlling(slave.as_fd()).step(|| "process.terminal".to_owned())?;
                 for number in 0..3 {
@@ -117,7 +117,12 @@ pub(super) fn load(filter: &Program) -> Result<()> {
     let instructions: Vec<Instruction> = filter
         .instructions
         .iter()
-        .map(|instruction| Instruction { code: instruction.code, jt: instruction.jt, jf: instruction.jf, k: instruction.k })
+        .map(|instruction| Instruction {
+            code: instruction.code,
+            jt: instruction.jt,
+            jf: instruction.jf,
+            k: instruction.k,
+        })
         .collect();
     brig_sys::seccomp::load(&instructions, filter.flags).map(drop).step(|| "linux.seccomp".to_owned())
 }
@@ -152,16 +157,19 @@ fn credentials(launch: &Launch) -> Result<()> {
 fn enter_directory(cwd: &str) -> Result<()> {
     let step = || format!("process.cwd: chdir to cwd ({cwd:?}) failed");
     let root = brig_sys::beneath::Root::open(Path::new("/")).step(step)?;
-    let directory = root.open_in(Path::new(cwd), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).map_err(|error| {
-        let why = match error.errno {
-            Errno::NOENT => "no such file or directory",
-            Errno::NOTDIR => "not a directory",
-            Errno::ACCESS | Errno::PERM => "permission denied",
-            Errno::LOOP => "it leads through a link of /proc or too many links",
-            _ => return Error::from(error),
-        };
-        Error::invalid(why)
-    }).step(step)?;
+    let directory = root
+        .open_in(Path::new(cwd), OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
+        .map_err(|error| {
+            let why = match error.errno {
+                Errno::NOENT => "no such file or directory",
+                Errno::NOTDIR => "not a directory",
+                Errno::ACCESS | Errno::PERM => "permission denied",
+                Errno::LOOP => "it leads through a link of /proc or too many links",
+                _ => return Error::from(error),
+            };
+            Error::invalid(why)
+        })
+        .step(step)?;
     rustix::process::fchdir(&directory).map_err(|errno| brig_sys::Error::new("fchdir()", errno)).step(step)
 }
 

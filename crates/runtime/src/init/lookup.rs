@@ -19,15 +19,18 @@ pub(super) fn program(name: &CStr, path: Option<&[u8]>) -> Result<CString> {
     if name.to_bytes().contains(&b'/') {
         return match check(name) {
             Ok(()) => Ok(name.to_owned()),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
-                Err(Error::new(ErrorKind::NotFound, format!("exec: {shown:?}: stat {}: no such file or directory", shown.display())))
-            }
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Err(Error::new(
+                ErrorKind::NotFound,
+                format!("exec: {shown:?}: stat {}: no such file or directory", shown.display()),
+            )),
             Err(Errno::ISDIR) => Err(Error::new(ErrorKind::NotExecutable, format!("exec: {shown:?}: is a directory"))),
             Err(_) => Err(Error::new(ErrorKind::NotExecutable, format!("exec: {shown:?}: permission denied"))),
         };
     }
     let mut denied = false;
-    for directory in path.unwrap_or_default().split(|byte| *byte == b':').filter(|directory| directory.starts_with(b"/")) {
+    for directory in
+        path.unwrap_or_default().split(|byte| *byte == b':').filter(|directory| directory.starts_with(b"/"))
+    {
         let mut candidate = directory.to_vec();
         candidate.push(b'/');
         candidate.extend_from_slice(name.to_bytes());
@@ -88,6 +91,8 @@ fn home_in_passwd(uid: u32) -> Option<CString> {
         let mut fields = line.split(|byte| *byte == b':');
         let id = fields.nth(2)?;
         let home = fields.nth(2)?;
-        (std::str::from_utf8(id).ok()?.parse::<u32>().ok()? == uid && home.starts_with(b"/")).then(|| CString::new(home).ok()).flatten()
+        (std::str::from_utf8(id).ok()?.parse::<u32>().ok()? == uid && home.starts_with(b"/"))
+            .then(|| CString::new(home).ok())
+            .flatten()
     })
 }

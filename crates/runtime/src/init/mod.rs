@@ -31,7 +31,7 @@ pub(crate) struct Init<'a> {
     pub channel: &'a Channel,
     pub stdio: Stdio<'a>,
     /// Files of cgroup v1 to write `0` to.
-    pub cgroups: Vec<OwnedFd>,
+    pub cgroups: &'a [OwnedFd],
 }
 
 /// Runs in the child; returns its exit code if the program could not be run (or the parent is gone).
@@ -73,7 +73,7 @@ impl Init<'_> {
         if let Some(launch) = &plan.launch {
             set_labels(launch)?;
         }
-        for file in &self.cgroups {
+        for file in self.cgroups {
             rustix::io::write(file, b"0").map_err(|errno| brig_sys::Error::new("write(cgroup tasks, \"0\")", errno))?;
         }
         if wire::wait_order(self.channel, Order::Mapped)?.is_none() {
@@ -84,8 +84,7 @@ impl Init<'_> {
         let Some(launch) = &plan.launch else {
             return Err(Error::invalid("process: there is nothing to start"));
         };
-        let process = Process { launch, channel: self.channel, stdio: self.stdio, terminal, reaper: plan.reaper };
-        process.run()
+        Process { launch, channel: self.channel, stdio: self.stdio, terminal, reaper: plan.reaper }.run()
     }
 
     /// Namespaces that only exist from here on, and who we are in them.

@@ -94,13 +94,22 @@ fn make(mount: &Planned) -> Result<OwnedFd> {
         _ => Error::from(error),
     })?;
     if let Some((propagation, recursive)) = mount.options.propagation {
-        brig_sys::mount::configure(made.as_fd(), recursive, Change { propagation: Some(propagation), ..Change::default() })?;
+        brig_sys::mount::configure(
+            made.as_fd(),
+            recursive,
+            Change { propagation: Some(propagation), ..Change::default() },
+        )?;
     }
     Ok(made)
 }
 
 /// Attaches everything in the order of the specification.
-pub(super) fn attach(plan: &Plan<'_>, root: &Root, prepared: Prepared, fds: &mut impl Iterator<Item = OwnedFd>) -> Result<Places> {
+pub(super) fn attach(
+    plan: &Plan<'_>,
+    root: &Root,
+    prepared: Prepared,
+    fds: &mut impl Iterator<Item = OwnedFd>,
+) -> Result<Places> {
     let mut places = Places { dev: None, devpts: None };
     for (mount, ready) in plan.mounts.iter().zip(prepared.0) {
         match ready {
@@ -129,7 +138,11 @@ fn attach_one(root: &Root, mount: &Planned, made: &OwnedFd) -> Result<()> {
     if mount.options.copy_up {
         copy_up(&target, made)?;
         if mount.options.top.set.contains(Attr::MOUNT_ATTR_RDONLY) {
-            brig_sys::mount::configure(made.as_fd(), false, Change { set: Attr::MOUNT_ATTR_RDONLY, ..Change::default() })?;
+            brig_sys::mount::configure(
+                made.as_fd(),
+                false,
+                Change { set: Attr::MOUNT_ATTR_RDONLY, ..Change::default() },
+            )?;
         }
     }
     Ok(brig_sys::mount::attach(made.as_fd(), target.as_fd())?)
@@ -151,7 +164,10 @@ pub(super) fn target(root: &Root, mount: &Planned, directory: bool) -> Result<Ow
         // One of the few files that the rules let be hidden, and really that file.
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
         return rustix::fs::openat2(root.as_fd(), path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
-            .map_err(|errno| brig_sys::Error::new(format!("openat2({path:?}, O_PATH, RESOLVE_IN_ROOT|RESOLVE_NO_SYMLINKS)"), errno).into());
+            .map_err(|errno| {
+                brig_sys::Error::new(format!("openat2({path:?}, O_PATH, RESOLVE_IN_ROOT|RESOLVE_NO_SYMLINKS)"), errno)
+                    .into()
+            });
     }
     let target = if directory { root.mkdir_all(path, mode)? } else { root.create_file(path, mode)? };
     // A link of the image may lead anywhere in the root, but not into procfs.
@@ -164,12 +180,24 @@ pub(super) fn target(root: &Root, mount: &Planned, directory: bool) -> Result<Ow
 /// `/proc` and `/sys` must be directories of the image, not links to other places in it.
 fn plain_directory(root: &Root, path: &Path) -> Result<OwnedFd> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
-    match rustix::fs::openat2(root.as_fd(), path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), resolve) {
+    match rustix::fs::openat2(
+        root.as_fd(),
+        path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+        resolve,
+    ) {
         Ok(fd) => Ok(fd),
         Err(Errno::NOENT) => Ok(root.mkdir_all(path, Mode::from_raw_mode(0o755))?),
-        Err(Errno::LOOP) => Err(Error::invalid(format!("/{} is a symbolic link in the image; it must be a directory", path.display()))),
+        Err(Errno::LOOP) => {
+            Err(Error::invalid(format!("/{} is a symbolic link in the image; it must be a directory", path.display())))
+        }
         Err(Errno::NOTDIR) => Err(Error::invalid(format!("/{} is not a directory in the image", path.display()))),
-        Err(errno) => Err(brig_sys::Error::new(format!("openat2({path:?}, O_PATH|O_DIRECTORY, RESOLVE_IN_ROOT|RESOLVE_NO_SYMLINKS)"), errno).into()),
+        Err(errno) => Err(brig_sys::Error::new(
+            format!("openat2({path:?}, O_PATH|O_DIRECTORY, RESOLVE_IN_ROOT|RESOLVE_NO_SYMLINKS)"),
+            errno,
+        )
+        .into()),
     }
 }
 
@@ -189,7 +217,8 @@ pub(super) fn hide(plan: &Plan<'_>, root: &Root, places: &Places) -> Result<()> 
         let inside = rules::inside(Path::new(path), "linux.readonlyPaths")?;
         let Some(place) = open_if_there(root, &inside).step(step)? else { continue };
         let tree = brig_sys::mount::clone_tree(place.as_fd(), true).step(step)?;
-        let change = Change { set: Attr::MOUNT_ATTR_RDONLY, propagation: Some(Propagation::Private), ..Change::default() };
+        let change =
+            Change { set: Attr::MOUNT_ATTR_RDONLY, propagation: Some(Propagation::Private), ..Change::default() };
         brig_sys::mount::configure(tree.as_fd(), true, change).step(step)?;
         brig_sys::mount::attach(tree.as_fd(), place.as_fd()).step(step)?;
     }
@@ -233,7 +262,8 @@ fn empty_directory() -> Result<OwnedFd> {
     for (key, value) in [("source", "tmpfs"), ("nr_blocks", "1"), ("nr_inodes", "1"), ("mode", "0555")] {
         tmpfs.set(key, value)?;
     }
-    let attributes = Attr::MOUNT_ATTR_RDONLY | Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOEXEC;
+    let attributes =
+        Attr::MOUNT_ATTR_RDONLY | Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOEXEC;
     Ok(tmpfs.mount(attributes)?)
 }
 
@@ -246,6 +276,7 @@ fn null_node(places: &Places) -> Result<OwnedFd> {
     };
     let null = opened.map_err(|errno| brig_sys::Error::new("open(\"/dev/null\", O_PATH|O_NOFOLLOW)", errno))?;
     let stat = rustix::fs::fstat(&null).map_err(|errno| brig_sys::Error::new("fstat(\"/dev/null\")", errno))?;
-    let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == rustix::fs::makedev(1, 3);
+    let is_null =
+        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == rustix::fs::makedev(1, 3);
     if is_null { Ok(null) } else { Err(Error::system("linux.maskedPaths: /dev/null is not the null device")) }
 }

@@ -7,9 +7,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 
-use brig_oci::runtime::{
-    Capabilities, IdMapping, Linux, LinuxNamespace, Mount, Process, Root, Spec,
-};
+use brig_oci::runtime::{Capabilities, IdMapping, Linux, LinuxNamespace, Mount, Process, Root, Spec};
 use brig_runtime::{Container, CreateRequest, Error, ExecRequest, Rootfs, Stdio};
 use brig_sys::pidfd::{self, Exit};
 
@@ -33,10 +31,18 @@ impl Place {
             fs::create_dir_all(place.path(part)).unwrap();
         }
         fs::copy("/bin/busybox", place.path("lower/bin/busybox")).unwrap();
-        for applet in ["sh", "cat", "ls", "id", "echo", "stat", "mount", "true", "false", "sleep", "touch", "mkdir", "head", "hostname", "readlink", "grep", "ps", "pwd", "chown", "rm", "env", "tty", "kill", "wc", "stty", "ln", "mknod", "umount", "dd"] {
+        for applet in [
+            "sh", "cat", "ls", "id", "echo", "stat", "mount", "true", "false", "sleep", "touch", "mkdir", "head",
+            "hostname", "readlink", "grep", "ps", "pwd", "chown", "rm", "env", "tty", "kill", "wc", "stty", "ln",
+            "mknod", "umount", "dd",
+        ] {
             symlink("busybox", place.path("lower/bin").join(applet)).unwrap();
         }
-        fs::write(place.path("lower/etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n").unwrap();
+        fs::write(
+            place.path("lower/etc/passwd"),
+            "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n",
+        )
+        .unwrap();
         chown(place.path("lower/home/user"), Some(1000), Some(1000)).unwrap();
         place
     }
@@ -46,7 +52,12 @@ impl Place {
     }
 
     pub fn overlay(&self) -> Rootfs {
-        Rootfs::Overlay { lower: vec![self.path("lower")], upper: self.path("upper"), work: self.path("work"), volatile: true }
+        Rootfs::Overlay {
+            lower: vec![self.path("lower")],
+            upper: self.path("upper"),
+            work: self.path("work"),
+            volatile: true,
+        }
     }
 }
 
@@ -87,7 +98,12 @@ pub fn spec(args: &[&str]) -> Spec {
             args: args.iter().map(|word| (*word).to_owned()).collect(),
             env: vec!["PATH=/usr/bin:/bin".into()],
             cwd: "/".into(),
-            capabilities: Some(Capabilities { bounding: caps.clone(), effective: caps.clone(), permitted: caps, ..Capabilities::default() }),
+            capabilities: Some(Capabilities {
+                bounding: caps.clone(),
+                effective: caps.clone(),
+                permitted: caps,
+                ..Capabilities::default()
+            }),
             ..Process::default()
         }),
         root: Some(Root::default()),
@@ -95,7 +111,12 @@ pub fn spec(args: &[&str]) -> Spec {
         mounts: vec![
             mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
             mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-            mount("/dev/pts", "devpts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+            mount(
+                "/dev/pts",
+                "devpts",
+                "devpts",
+                &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+            ),
             mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
             mount("/sys/fs/cgroup", "cgroup", "cgroup", &["ro", "nosuid", "noexec", "nodev"]),
             mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
@@ -105,7 +126,9 @@ pub fn spec(args: &[&str]) -> Spec {
             uid_mappings: mapping.clone(),
             gid_mappings: mapping,
             namespaces: namespaces.iter().map(|type_| LinuxNamespace { type_: (*type_).into(), path: None }).collect(),
-            masked_paths: ["/proc/kcore", "/proc/keys", "/proc/acpi", "/sys/firmware", "/proc/absent"].map(str::to_owned).to_vec(),
+            masked_paths: ["/proc/interrupts", "/proc/keys", "/proc/acpi", "/sys/firmware", "/proc/absent"]
+                .map(str::to_owned)
+                .to_vec(),
             readonly_paths: ["/proc/bus", "/proc/sys", "/proc/sysrq-trigger"].map(str::to_owned).to_vec(),
             sysctl: [("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned())].into(),
             ..Linux::default()
@@ -185,7 +208,8 @@ pub fn shell(place: &Place, spec: &mut Spec, script: &str) -> String {
 /// A container that sleeps.
 pub fn sleeper(place: &Place, spec: &Spec) -> Container {
     let (stdio, _) = pipes();
-    let mut container = brig_runtime::create(request(place, spec, place.overlay(), stdio)).unwrap_or_else(|error| panic!("{error}"));
+    let mut container =
+        brig_runtime::create(request(place, spec, place.overlay(), stdio)).unwrap_or_else(|error| panic!("{error}"));
     container.start().unwrap_or_else(|error| panic!("{error}"));
     container
 }
@@ -194,12 +218,14 @@ pub fn exec(container: &Container, spec: &Spec, change: impl FnOnce(&mut Process
     let mut process = spec.process.clone().unwrap();
     change(&mut process);
     let (stdio, output) = pipes();
-    let done = container.exec(ExecRequest { process: &process, linux: spec.linux.as_ref(), stdio, privileged: false })?;
+    let done =
+        container.exec(ExecRequest { process: &process, linux: spec.linux.as_ref(), stdio, privileged: false })?;
     Ok(output.collect(done.pidfd.as_fd()))
 }
 
 pub fn names(path: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> =
+        fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
