@@ -301,6 +301,7 @@ impl Network {
     }
 
     /// Makes bridges, claims and the table equal to this, and removes veth pairs of ours that are not named.
+    /// With nothing alive, call it with nothing: what an earlier daemon published ends then.
     /// A port that another program took meanwhile is logged and stays translated: its container still runs.
     pub fn restore(&self, bridges: &[Bridge], endpoints: &[Endpoint]) -> Result<()> {
         for bridge in bridges {
@@ -332,10 +333,14 @@ impl Network {
         Ok(())
     }
 
-    /// Removes the table, as a daemon does that leaves nothing behind. Bridges and veth pairs stay.
+    /// Removes the table, as a daemon does that leaves nothing behind; if IP forwarding was switched on here, it
+    /// is switched off again. Bridges and veth pairs stay.
     pub fn remove_table(&self) -> Result<()> {
         let mut world = lock(&self.world);
         world.state = State::default();
+        if world.firewall.is_guarded() {
+            netns::inside_unless_there(self.home.as_fd(), || sysctl::write("ipv4/ip_forward", "0"))??;
+        }
         world.firewall.delete()
     }
 
@@ -391,9 +396,14 @@ impl Network {
 }
 
 impl World {
-    /// Writes the table from the state; without any bridge there is no table.
+    /// Whether there has to be a table: for bridges, or because forwarding was switched on for earlier ones.
+    pub(crate) fn needs_table(&self) -> bool {
+        !self.state.bridges.is_empty() || self.firewall.is_guarded()
+    }
+
+    /// Writes the table from the state, or removes it if there is no need for one.
     pub(crate) fn rewrite(&mut self) -> Result<()> {
-        if self.state.bridges.is_empty() { self.firewall.delete() } else { self.firewall.write(&self.state) }
+        if self.needs_table() { self.firewall.write(&self.state) } else { self.firewall.delete() }
     }
 
     fn put_back(&mut self, name: &str, previous: Option<Bridge>) {

@@ -66,7 +66,9 @@ impl fmt::Display for PortRange {
 /// A wish to publish a container's port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publish {
-    /// The host's address; `None` or 0.0.0.0 for all.
+    /// The host's address; `None` or 0.0.0.0 for all IPv4 ones, :: for all IPv6 ones. `None` claims nothing for
+    /// IPv6: an IPv6 packet can't be translated to a container's IPv4 address, and a listener that nobody serves
+    /// would let clients of `localhost` hang instead of trying 127.0.0.1 next.
     pub host_ip: Option<IpAddr>,
     /// The port on the host, or a range to take the first free one of; `None` for any free port.
     pub host_ports: Option<PortRange>,

@@ -117,7 +117,7 @@ impl Watcher {
 
     fn heal(&self) -> bool {
         let mut world = lock(&self.world);
-        if world.state.bridges.is_empty() {
+        if !world.needs_table() {
             return true;
         }
         if let Err(error) = world.rewrite() {

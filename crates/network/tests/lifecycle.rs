@@ -76,6 +76,31 @@ fn the_namespace_is_set_up_as_asked() {
     assert!(run(&none, "ip addr show lo").contains("127.0.0.1/8"));
 }
 
+/// As containers are by default: the namespace belongs to a user namespace in which nobody is root on the host.
+#[test]
+fn a_namespace_of_another_user_is_set_up_as_well() {
+    let bed = Bed::new();
+    let mut child = std::process::Command::new("setpriv")
+        .args(["--reuid=100000", "--regid=100000", "--clear-groups"])
+        .args(["unshare", "--user", "--net", "--map-root-user"])
+        .args(["sh", "-c", "echo ready; exec sleep 60"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("unshare");
+    let mut ready = [0; 6];
+    let mut stdout = child.stdout.take().expect("piped");
+    std::io::Read::read_exact(&mut stdout, &mut ready).expect("the child has its namespaces");
+    let path = format!("/proc/{}/ns/net", child.id());
+    let netns = std::os::fd::OwnedFd::from(std::fs::File::open(path).expect("namespace"));
+    let endpoint = bed.endpoint("br0", "172.17.0.2/16", &[publish("0.0.0.0", 8080, 80, Tcp)]);
+    bed.network.attach(netns.as_fd(), &endpoint).expect("attach");
+    bed.serve(&netns, "0.0.0.0:80");
+    ask(&bed.neighbour, "10.99.0.1:8080").expect("published");
+    assert_eq!(run(&netns, "cat /proc/sys/net/ipv6/conf/eth0/disable_ipv6").trim(), "1");
+    child.kill().expect("kill");
+    child.wait().expect("wait");
+}
+
 #[test]
 fn a_failed_attach_leaves_nothing() {
     let bed = Bed::new();
@@ -251,8 +276,26 @@ fn a_restart_keeps_what_runs_and_removes_what_does_not() {
     bed.network.detach(&web.endpoint).expect("detach");
     bed.network.remove_bridge("br0").expect("remove");
     bed.network.remove_bridge("br0").expect("again");
-    assert!(!ruleset(&bed).contains("inet brig"));
     assert!(!run(&bed.host, "ip -o link").contains("br0:"));
+    assert!(ruleset(&bed).contains("policy drop"), "forwarding is still on, so the guard stays");
+    bed.network.remove_table().expect("remove");
+    assert!(!ruleset(&bed).contains("inet brig"));
+    let forwarding = run(&bed.host, "cat /proc/sys/net/ipv4/ip_forward");
+    assert_eq!(forwarding.trim(), "0", "as it was before");
+}
+
+#[test]
+fn a_restart_with_nothing_alive_leaves_nothing_published() {
+    let mut bed = Bed::new();
+    let dead = bed.container("172.17.0.2/16", &[publish("0.0.0.0", 8080, 80, Tcp)]);
+    bed.reopen();
+    bed.network.restore(&[], &[]).expect("restore");
+    assert!(!ruleset(&bed).contains("172.17.0.2"));
+    eventually("the stray pair is gone", || veths(&bed) == 0);
+    // Somebody else's server on that port is reachable now.
+    bed.serve(&bed.host, "0.0.0.0:8080");
+    ask(&bed.neighbour, "10.99.0.1:8080").expect("the host's own");
+    drop(dead);
 }
 
 #[test]
