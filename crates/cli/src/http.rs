@@ -243,12 +243,6 @@ impl Response {
         }
     }
 
-    /// Says that no body follows, as after `HEAD`.
-    pub fn without_body(mut self) -> Response {
-        self.left = Left::Done;
-        self
-    }
-
     /// The connection for the next request, if the body was read to its end and the peer keeps it open.
     pub fn into_connection(self) -> Option<Connection> {
         let close = self.header("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"));

@@ -44,7 +44,7 @@ impl Format {
     }
 
     fn run(&self, missing: MissingKey, data: &Json) -> std::result::Result<String, TemplateError> {
-        self.template(missing, data)?.execute_to_string(&to_go(data))
+        self.template(missing, data)?.execute_to_string(&to_go(data, "", !self.source.contains("json")))
     }
 
     fn template(&self, missing: MissingKey, data: &Json) -> std::result::Result<Template, TemplateError> {
@@ -167,8 +167,19 @@ fn find<'a>(whole: &'a Json, wanted: &Json) -> Option<&'a Json> {
     }
 }
 
-fn to_go(json: &Json) -> Go {
+/// Lists and maps that Docker's JSON has as `null` when they are empty; templates see them empty, as Go does.
+const EMPTY_LISTS: [&str; 24] = [
+    "Binds", "CapAdd", "CapDrop", "Cmd", "DeviceCgroupRules", "DeviceRequests", "Devices", "Dns", "DnsOptions", "DnsSearch",
+    "Entrypoint", "Env", "ExecIDs", "ExtraHosts", "GroupAdd", "Links", "Mounts", "OnBuild", "SecurityOpt", "Ulimits",
+    "VolumesFrom", "Aliases", "DNSNames", "RepoTags",
+];
+const EMPTY_MAPS: [&str; 9] =
+    ["Labels", "Options", "Volumes", "PortBindings", "DriverOpts", "Ports", "Containers", "Networks", "Annotations"];
+
+fn to_go(json: &Json, name: &str, typed: bool) -> Go {
     match json {
+        Json::Null if typed && EMPTY_LISTS.contains(&name) => Go::List(Arc::new([])),
+        Json::Null if typed && EMPTY_MAPS.contains(&name) => Go::Map(Arc::default()),
         Json::Null => Go::Nil,
         Json::Bool(b) => Go::Bool(*b),
         Json::Number(n) => match (n.as_i64(), n.as_u64()) {
@@ -177,10 +188,10 @@ fn to_go(json: &Json) -> Go {
             (None, None) => Go::Float(n.as_f64().unwrap_or_default()),
         },
         Json::String(s) => Go::String(s.as_str().into()),
-        Json::Array(items) => Go::List(items.iter().map(to_go).collect::<Vec<_>>().into()),
+        Json::Array(items) => Go::List(items.iter().map(|item| to_go(item, "", typed)).collect::<Vec<_>>().into()),
         Json::Object(fields) => {
-            let map: BTreeMap<Arc<str>, Go> = fields.iter().map(|(k, v)| (k.as_str().into(), to_go(v))).collect();
-            Go::Map(Arc::new(map))
+            let each = fields.iter().map(|(k, v)| (k.as_str().into(), to_go(v, k, typed)));
+            Go::Map(Arc::new(each.collect::<BTreeMap<Arc<str>, Go>>()))
         }
     }
 }
@@ -287,12 +298,13 @@ mod tests {
 
     #[test]
     fn functions() {
-        let data = json!({"Z": 1, "A": {"c": [1, "x"], "b": null}, "Name": "/some thing", "List": ["a", "b"]});
+        let data = json!({"Z": 1, "A": {"c": [1, "x"], "b": null}, "Name": "/some thing", "List": ["a", "b"], "Binds": null});
         for (text, out) in [
-            ("{{json .}}", r#"{"Z":1,"A":{"c":[1,"x"],"b":null},"Name":"/some thing","List":["a","b"]}"#),
+            ("{{json .}}", r#"{"Z":1,"A":{"c":[1,"x"],"b":null},"Name":"/some thing","List":["a","b"],"Binds":null}"#),
             ("{{json .A}}", r#"{"c":[1,"x"],"b":null}"#),
             ("{{json .Name}}", r#""/some thing""#),
-            ("{{.A.b}}", "<nil>"),
+            ("{{.Binds}}{{len .Binds}}{{range .Binds}}x{{end}}", "[]0"),
+            ("{{json .Binds}}", "null"),
             ("{{upper .Name}}", "/SOME THING"),
             ("{{title .Name}}", "/Some Thing"),
             ("{{join .List \"-\"}}", "a-b"),

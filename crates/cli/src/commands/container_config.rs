@@ -6,7 +6,7 @@ use crate::flags::Matches;
 use crate::parse::{device, env, mount, network, number, port, security};
 use crate::terminal;
 use brig_api::container::{
-    Config, CreateRequest, DeviceRequest, Empty, HealthConfig, HostConfig, LogConfig, Mount, Resources, RestartPolicy,
+    Config, CreateRequest, DeviceRequest, Empty, HealthConfig, HostConfig, LogConfig, Mount, Resources, RestartPolicy, Ulimit,
 };
 use brig_api::network::{EndpointIpamConfig, EndpointSettings, NetworkingConfig};
 use std::collections::BTreeMap;
@@ -69,7 +69,6 @@ fn config(m: &Matches, image: String, command: &[String]) -> Result<Config> {
     let wants = |stream: &str| attach.iter().any(|a| a.eq_ignore_ascii_case(stream));
     let interactive = m.bool("interactive");
     let attach_stdin = interactive || wants("stdin");
-    let mac = m.text("mac-address");
     Ok(Config {
         hostname: m.text("hostname").to_owned(),
         domainname: m.text("domainname").to_owned(),
@@ -80,14 +79,13 @@ fn config(m: &Matches, image: String, command: &[String]) -> Result<Config> {
         tty: m.bool("tty"),
         open_stdin: interactive,
         stdin_once: interactive && attach_stdin,
-        env: Some(env::variables(&m.list("env-file"), &m.list("env"))?),
+        env: Some(env::variables(&m.list("env-file"), &m.list("env"))?).filter(|list| !list.is_empty()),
         cmd: Some(command.to_vec()).filter(|words| !words.is_empty()),
         healthcheck: health(m)?,
         image,
         volumes: Some(BTreeMap::new()),
         working_dir: m.text("workdir").to_owned(),
         entrypoint: m.given("entrypoint").map(|program| vec![program.to_owned()]),
-        mac_address: if mac.is_empty() { String::new() } else { network::mac(mac)? },
         labels: Some(env::labels(&m.list("label-file"), &m.list("label"))?),
         stop_signal: m.text("stop-signal").to_owned(),
         stop_timeout: m.changed("stop-timeout").then(|| m.int("stop-timeout")),
@@ -152,6 +150,7 @@ fn host_config(m: &Matches) -> Result<HostConfig> {
     }
     let hosts: std::result::Result<Vec<String>, String> = m.list("add-host").into_iter().map(security::host).collect();
     let (height, width) = terminal::size().filter(|_| terminal::stdout_is_tty()).unwrap_or((0, 0));
+    let (cap_add, cap_drop) = security::capabilities(&m.list("cap-add"), &m.list("cap-drop"));
     let some_map = |map: BTreeMap<String, String>| Some(map).filter(|map| !map.is_empty());
     Ok(HostConfig {
         container_id_file: m.text("cidfile").to_owned(),
@@ -166,8 +165,8 @@ fn host_config(m: &Matches) -> Result<HostConfig> {
         volumes_from: Some(m.strings("volumes-from")).filter(|list| !list.is_empty()),
         console_size: [u32::from(height), u32::from(width)],
         annotations: some_map(env::map(&m.list("annotation"))),
-        cap_add: Some(m.strings("cap-add")).filter(|list| !list.is_empty()),
-        cap_drop: Some(m.strings("cap-drop")).filter(|list| !list.is_empty()),
+        cap_add,
+        cap_drop,
         cgroupns_mode: one_of("cgroupns", "CGROUP", m.text("cgroupns"), &["private", "host"])?,
         dns: optional(m.strings("dns")),
         dns_options: optional(m.strings("dns-option")),
@@ -221,7 +220,9 @@ fn resources(m: &Matches) -> Result<Resources> {
     fn all<T>(values: Vec<&str>, read: fn(&str) -> std::result::Result<T, String>) -> Result<Option<Vec<T>>> {
         Ok(Some(values.into_iter().map(read).collect::<std::result::Result<Vec<T>, String>>()?))
     }
-    let ulimits = all(m.list("ulimit"), device::ulimit)?;
+    // The last of a name wins.
+    let ulimits = all(m.list("ulimit"), device::ulimit)?.unwrap_or_default();
+    let ulimits: BTreeMap<String, Ulimit> = ulimits.into_iter().map(|limit| (limit.name.clone(), limit)).collect();
     let unsigned = |name: &str| number::uint(m.text(name)).unwrap_or_default();
     Ok(Resources {
         cpu_shares: m.int("cpu-shares"),
@@ -248,7 +249,7 @@ fn resources(m: &Matches) -> Result<Resources> {
         memory_swappiness: Some(swappiness),
         oom_kill_disable: Some(m.bool("oom-kill-disable")),
         pids_limit: Some(m.int("pids-limit")),
-        ulimits,
+        ulimits: Some(ulimits.into_values().collect()),
         cpu_count: m.int("cpu-count"),
         cpu_percent: m.int("cpu-percent"),
         io_maximum_iops: unsigned("io-maxiops"),
@@ -278,7 +279,7 @@ fn networking(m: &Matches, host: &mut HostConfig) -> Result<NetworkingConfig> {
         if endpoints.contains_key(&network.target) {
             return Err(Failure::new(format!("network {:?} is specified multiple times", network.target)));
         }
-        if alone && unnamed && network.plain() {
+        if alone && !unnamed && network.plain() {
             break;
         }
         let name = network.target.clone();
@@ -300,10 +301,9 @@ fn apply_flags(m: &Matches, first: &mut network::Attachment, host: &mut HostConf
     first.aliases.extend(aliases);
     let links = m.strings("link");
     if first.user_defined() {
-        first.links.extend(links);
-    } else {
-        host.links = Some(links).filter(|list| !list.is_empty());
+        first.links.extend(links.iter().cloned());
     }
+    host.links = Some(links).filter(|list| !list.is_empty());
     first.link_local_ips.extend(m.strings("link-local-ip"));
     for (flag, option) in [("ip", "IPv4 address"), ("ip6", "IPv6 address"), ("mac-address", "MAC address")] {
         let Some(value) = m.given(flag) else { continue };
@@ -321,10 +321,11 @@ fn apply_flags(m: &Matches, first: &mut network::Attachment, host: &mut HostConf
 }
 
 fn endpoint(network: network::Attachment) -> Result<EndpointSettings> {
-    if network.target.starts_with("container:") && !network.aliases.is_empty() {
-        return Err(Failure::new(
-            "conflicting options: network-scoped aliases are only supported for user-defined networks",
-        ));
+    if !network.aliases.is_empty() && !network.user_defined() {
+        return Err(Failure::new("network-scoped aliases are only supported for user-defined networks"));
+    }
+    if !network.mac_address.is_empty() {
+        network::mac(&network.mac_address)?;
     }
     for address in [&network.ip, &network.ip6] {
         if !address.is_empty() && address.parse::<std::net::IpAddr>().is_err() {

@@ -40,7 +40,7 @@ pub const FLAGS: &[Flag] = &[
     Flag::text("cpuset-cpus", "CPUs in which to allow execution (0-3, 0,1)"),
     Flag::text("cpuset-mems", "MEMs in which to allow execution (0-3, 0,1)"),
     Flag::list("device", "Add a host device to the container").check(crate::parse::device::check),
-    Flag::list("device-cgroup-rule", "Add a rule to the cgroup allowed devices list"),
+    Flag::list("device-cgroup-rule", "Add a rule to the cgroup allowed devices list").check(crate::parse::security::check_device_rule),
     Flag::list("device-read-bps", "Limit read rate (bytes per second) from a device")
         .check(|v| crate::parse::device::rate_bytes(v).map(drop)),
     Flag::list("device-read-iops", "Limit read rate (IO per second) from a device")
@@ -131,7 +131,7 @@ pub const FLAGS: &[Flag] = &[
     Flag::text("stop-signal", "Signal to stop the container"),
     Flag::new("stop-timeout", Kind::Int, "int", "Timeout (in seconds) to stop a container"),
     Flag::list("storage-opt", "Storage driver options for the container"),
-    Flag::new("sysctl", Kind::List, "map", "Sysctl options"),
+    Flag::new("sysctl", Kind::List, "map", "Sysctl options").check(crate::parse::security::check_sysctl),
     Flag::list("tmpfs", "Mount a tmpfs directory"),
     Flag::switch("tty", "Allocate a pseudo-TTY").short('t'),
     Flag::new("ulimit", Kind::List, "ulimit", "Ulimit options").check(|v| crate::parse::device::ulimit(v).map(drop)),

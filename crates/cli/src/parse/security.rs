@@ -2,6 +2,7 @@
 //! Reads the seccomp profile that an option names; nothing else.
 
 use brig_api::container::RestartPolicy;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// The options as the daemon takes them: a seccomp profile's text instead of its path.
@@ -32,6 +33,61 @@ pub fn options(values: &[&str]) -> Result<(Vec<String>, bool), String> {
         }
     }
     Ok((all, unmasked))
+}
+
+/// Capabilities to add and to drop as the daemon takes them: `CAP_` names, sorted, each in one list only.
+pub fn capabilities(add: &[&str], drop: &[&str]) -> (Option<Vec<String>>, Option<Vec<String>>) {
+    let normal = |names: &[&str]| -> BTreeSet<String> {
+        let name = |name: &&str| {
+            let name = name.trim().to_uppercase();
+            if name == "ALL" || name == "RESET" || name.starts_with("CAP_") { name } else { format!("CAP_{name}") }
+        };
+        let all: BTreeSet<String> = names.iter().map(name).collect();
+        if all.contains("RESET") {
+            BTreeSet::new()
+        } else if all.contains("ALL") {
+            BTreeSet::from(["ALL".to_owned()])
+        } else {
+            all
+        }
+    };
+    let (add, mut drop) = (normal(add), normal(drop));
+    drop.retain(|name| !add.contains(name));
+    let list = |set: BTreeSet<String>| Some(set.into_iter().collect::<Vec<_>>()).filter(|list| !list.is_empty());
+    (list(add), list(drop))
+}
+
+/// Refuses a sysctl that is not the container's own.
+///
+/// # Errors
+/// Docker's words.
+pub fn check_sysctl(text: &str) -> Result<(), String> {
+    const OWN: [&str; 9] = [
+        "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni",
+        "kernel.shm_rmid_forced", "kernel.domainname",
+    ];
+    let allowed = text.split_once('=').is_some_and(|(name, _)| {
+        OWN.contains(&name) || ["net.", "fs.mqueue."].iter().any(|prefix| name.starts_with(prefix))
+    });
+    if allowed { Ok(()) } else { Err(format!("sysctl '{text}' is not allowed")) }
+}
+
+/// Refuses a device rule that is not like `c 13:* rwm`.
+///
+/// # Errors
+/// Docker's words.
+pub fn check_device_rule(text: &str) -> Result<(), String> {
+    let number = |n: &str| n == "*" || (!n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    let good = match text.split(' ').collect::<Vec<_>>()[..] {
+        [kind, numbers, access] => {
+            matches!(kind, "a" | "b" | "c")
+                && numbers.split_once(':').is_some_and(|(major, minor)| number(major) && number(minor))
+                && (1..=3).contains(&access.len())
+                && access.bytes().all(|b| b"rwm".contains(&b))
+        }
+        _ => false,
+    };
+    if good { Ok(()) } else { Err(format!("invalid device cgroup format '{text}'")) }
 }
 
 /// Reads `no`, `always`, `unless-stopped`, `on-failure[:retries]`.
@@ -101,6 +157,21 @@ mod tests {
         assert_eq!((p.name.as_str(), p.maximum_retry_count), ("on-failure", 3));
         assert!(restart("on-failure:x").unwrap_err().contains("must be an integer"));
         assert!(restart(":1").is_err() && restart("a:1:2").is_err());
+    }
+
+    #[test]
+    fn capability_lists() {
+        let (add, drop) = capabilities(&["net_admin", "CAP_SYS_TIME"], &["net_admin", "chown"]);
+        assert_eq!(add.unwrap(), ["CAP_NET_ADMIN", "CAP_SYS_TIME"]);
+        assert_eq!(drop.unwrap(), ["CAP_CHOWN"]);
+        assert_eq!(capabilities(&["all", "chown"], &[]), (Some(vec!["ALL".to_owned()]), None));
+    }
+
+    #[test]
+    fn rules() {
+        assert!(check_sysctl("net.ipv4.ip_forward=1").is_ok() && check_sysctl("vm.swappiness=1").is_err());
+        assert!(check_device_rule("c 13:* rwm").is_ok());
+        assert_eq!(check_device_rule("a").unwrap_err(), "invalid device cgroup format 'a'");
     }
 
     #[test]
