@@ -4,7 +4,7 @@ mod bed;
 
 use std::os::fd::AsFd;
 
-use bed::{Bed, ask, bridge, ip, net, publish, run};
+use bed::{Bed, ask, bridge, eventually, ip, net, publish, run};
 use brig_network::Protocol::Tcp;
 use brig_sys::netns;
 
@@ -31,6 +31,9 @@ fn published_and_masqueraded_over_ipv6() {
     bed.serve(&web.netns, "[::]:80");
     bed.serve(&web.netns, "[::]:81");
     bed.serve(&bed.neighbour, "[::]:5000");
+    // The kernel gives a new bridge its link-local address in its own time, without which it can't ask for
+    // neighbours; the first connection may need a second attempt.
+    eventually("the first connection", || ask(&bed.neighbour, "[fd00:99::1]:8080").is_ok());
     assert_eq!(ask(&bed.neighbour, "[fd00:99::1]:8080").expect("published"), "fd00:99::2");
     ask(&bed.neighbour, "[fd00:99::1]:7070").expect("published on that address");
     ask(&bed.host, "[fd00:99::1]:8080").expect("from the host");
