@@ -140,6 +140,7 @@ impl Index {
 
 /// Either of the two documents that a name can point to.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "short-lived, one at a time")]
 pub enum Document {
     /// One image.
     Manifest(Manifest),

@@ -25,19 +25,10 @@ pub struct Platform {
     )]
     pub os_version: String,
     /// Only used by Windows images.
-    #[serde(
-        rename = "os.features",
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(rename = "os.features", default, deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
     pub os_features: Vec<String>,
     /// `v7`, `v8`, `v3`, …; empty for the architecture's usual one.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub variant: String,
 }
 
@@ -61,22 +52,13 @@ impl Platform {
 
     fn new(os: &str, architecture: &str, variant: &str) -> Platform {
         let (architecture, variant) = (architecture.to_owned(), variant.to_owned());
-        Platform {
-            architecture,
-            os: os.to_owned(),
-            variant,
-            ..Platform::default()
-        }
-        .normalized()
+        Platform { architecture, os: os.to_owned(), variant, ..Platform::default() }.normalized()
     }
 
     /// Parses `os`, `arch`, `os/arch` or `os/arch/variant`, as `--platform` takes it. What is left out is the host's.
     pub fn parse(text: &str) -> Result<Platform, PlatformError> {
         let is_word = |part: &str| {
-            !part.is_empty()
-                && part
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+            !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
         };
         let parts: Vec<&str> = text.split('/').collect();
         if parts.len() > 3 || !parts.iter().all(|part| is_word(part)) {
@@ -90,9 +72,7 @@ impl Platform {
             [os, architecture] => Ok(Platform::new(os, architecture, "")),
             [one] if is_os(one) => Ok(Platform::new(one, &host.architecture, "")),
             [one] if is_architecture(one) => Ok(Platform::new(&host.os, one, "")),
-            _ => Err(PlatformError(format!(
-                "\"{text}\" is an unknown operating system or architecture"
-            ))),
+            _ => Err(PlatformError(format!("\"{text}\" is an unknown operating system or architecture"))),
         }
     }
 
@@ -118,12 +98,7 @@ impl Platform {
             ("arm", "8") => ("arm", "v8"),
             (architecture, variant) => (architecture, variant),
         };
-        Platform {
-            os,
-            architecture: architecture.to_owned(),
-            variant: variant.to_owned(),
-            ..self.clone()
-        }
+        Platform { os, architecture: architecture.to_owned(), variant: variant.to_owned(), ..self.clone() }
     }
 
     /// How well an image for `image` runs where `self` is wanted: 0 is exact, larger is worse, `None` is not at all.
@@ -132,21 +107,15 @@ impl Platform {
         if wanted.os != image.os {
             return None;
         }
-        let position = runnable(&wanted.architecture, &wanted.variant)
+        runnable(&wanted.architecture, &wanted.variant)
             .iter()
-            .position(|(architecture, variant)| {
-                *architecture == image.architecture && *variant == image.variant
-            });
-        position
+            .position(|(architecture, variant)| *architecture == image.architecture && *variant == image.variant)
     }
 
     /// The index of the best of `images` for `self`; the first one when two are equally good.
     /// An image without a platform fits nothing. When `self` is this machine in its plain form, images
     /// for a newer level of its CPU are taken if there is no other.
-    pub fn select<'a>(
-        &self,
-        images: impl Iterator<Item = Option<&'a Platform>> + Clone,
-    ) -> Option<usize> {
+    pub fn select<'a>(&self, images: impl Iterator<Item = Option<&'a Platform>> + Clone) -> Option<usize> {
         let best = |wanted: &Platform| {
             images
                 .clone()
@@ -157,13 +126,8 @@ impl Platform {
         };
         best(self).or_else(|| {
             let level = host_level()?;
-            let newer = Platform {
-                variant: level.to_owned(),
-                ..Platform::host()
-            };
-            (self.normalized() == Platform::host())
-                .then(|| best(&newer))
-                .flatten()
+            let newer = Platform { variant: level.to_owned(), ..Platform::host() };
+            (self.normalized() == Platform::host()).then(|| best(&newer)).flatten()
         })
     }
 }
@@ -180,21 +144,13 @@ impl fmt::Display for Platform {
 
 /// What runs on a CPU, best first, as containerd's `platforms.Only` has it.
 fn runnable(architecture: &str, variant: &str) -> Vec<(String, String)> {
-    let level = |prefix: &str, text: &str| {
-        text.strip_prefix(prefix)
-            .and_then(|digit| digit.parse::<u8>().ok())
-    };
+    let level = |prefix: &str, text: &str| text.strip_prefix(prefix).and_then(|digit| digit.parse::<u8>().ok());
     let mut list = vec![(architecture.to_owned(), variant.to_owned())];
-    let mut add =
-        |architecture: &str, variant: String| list.push((architecture.to_owned(), variant));
+    let mut add = |architecture: &str, variant: String| list.push((architecture.to_owned(), variant));
     match architecture {
         "amd64" => {
-            let from = level("v", variant)
-                .filter(|level| (2..=9).contains(level))
-                .unwrap_or(1);
-            (2..from)
-                .rev()
-                .for_each(|level| add("amd64", format!("v{level}")));
+            let from = level("v", variant).filter(|level| (2..=9).contains(level)).unwrap_or(1);
+            (2..from).rev().for_each(|level| add("amd64", format!("v{level}")));
             if from > 1 {
                 add("amd64", String::new());
             }
@@ -204,17 +160,11 @@ fn runnable(architecture: &str, variant: &str) -> Vec<(String, String)> {
             if !variant.is_empty() {
                 add("arm64", String::new());
             }
-            (5..=8)
-                .rev()
-                .for_each(|level| add("arm", format!("v{level}")));
+            (5..=8).rev().for_each(|level| add("arm", format!("v{level}")));
         }
         "arm" => {
-            let from = level("v", variant)
-                .filter(|level| (6..=8).contains(level))
-                .unwrap_or(5);
-            (5..from)
-                .rev()
-                .for_each(|level| add("arm", format!("v{level}")));
+            let from = level("v", variant).filter(|level| (6..=8).contains(level)).unwrap_or(5);
+            (5..from).rev().for_each(|level| add("arm", format!("v{level}")));
         }
         _ => {}
     }
@@ -225,12 +175,7 @@ fn runnable(architecture: &str, variant: &str) -> Vec<(String, String)> {
 #[cfg(target_arch = "x86_64")]
 fn host_level() -> Option<&'static str> {
     use std::arch::is_x86_feature_detected as has;
-    let v2 = has!("sse3")
-        && has!("ssse3")
-        && has!("sse4.1")
-        && has!("sse4.2")
-        && has!("popcnt")
-        && has!("cmpxchg16b");
+    let v2 = has!("sse3") && has!("ssse3") && has!("sse4.1") && has!("sse4.2") && has!("popcnt") && has!("cmpxchg16b");
     let v3 = v2
         && has!("avx")
         && has!("avx2")
@@ -240,12 +185,7 @@ fn host_level() -> Option<&'static str> {
         && has!("fma")
         && has!("lzcnt")
         && has!("movbe");
-    let v4 = v3
-        && has!("avx512f")
-        && has!("avx512bw")
-        && has!("avx512cd")
-        && has!("avx512dq")
-        && has!("avx512vl");
+    let v4 = v3 && has!("avx512f") && has!("avx512bw") && has!("avx512cd") && has!("avx512dq") && has!("avx512vl");
     match (v2, v3, v4) {
         (_, _, true) => Some("v4"),
         (_, true, _) => Some("v3"),
@@ -261,18 +201,14 @@ fn host_level() -> Option<&'static str> {
 }
 
 fn is_os(text: &str) -> bool {
-    let known = [
-        "linux", "windows", "darwin", "macos", "freebsd", "netbsd", "openbsd", "solaris",
-        "illumos", "wasip1",
-    ];
+    let known = ["linux", "windows", "darwin", "macos", "freebsd", "netbsd", "openbsd", "solaris", "illumos", "wasip1"];
     known.contains(&text.to_lowercase().as_str())
 }
 
 fn is_architecture(text: &str) -> bool {
     let known = [
-        "386", "amd64", "arm", "arm64", "armhf", "armel", "i386", "x86_64", "x86-64", "aarch64",
-        "ppc64", "ppc64le", "mips", "mipsle", "mips64", "mips64le", "riscv64", "s390x", "loong64",
-        "wasm",
+        "386", "amd64", "arm", "arm64", "armhf", "armel", "i386", "x86_64", "x86-64", "aarch64", "ppc64", "ppc64le",
+        "mips", "mipsle", "mips64", "mips64le", "riscv64", "s390x", "loong64", "wasm",
     ];
     known.contains(&text.to_lowercase().as_str())
 }
@@ -325,18 +261,8 @@ mod tests {
         assert_eq!(select("linux/arm/v7"), Some(5));
         assert_eq!(select("linux/arm/v5"), None);
         assert_eq!(select("linux/s390x"), None);
-        assert_eq!(
-            platform("linux/amd64").select([None, None].into_iter()),
-            None
-        );
-        let attestation = Platform {
-            os: "unknown".into(),
-            architecture: "unknown".into(),
-            ..Platform::default()
-        };
-        assert_eq!(
-            platform("linux/amd64").select([Some(&attestation)].into_iter()),
-            None
-        );
+        assert_eq!(platform("linux/amd64").select([None, None].into_iter()), None);
+        let attestation = Platform { os: "unknown".into(), architecture: "unknown".into(), ..Platform::default() };
+        assert_eq!(platform("linux/amd64").select([Some(&attestation)].into_iter()), None);
     }
 }

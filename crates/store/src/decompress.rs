@@ -62,8 +62,11 @@ fn is_zstd(head: &[u8]) -> bool {
     head.starts_with(&ZSTD_MAGIC) || skippable
 }
 
+/// A stream whose first bytes were put back.
+type Rewound<R> = Chain<Cursor<Vec<u8>>, R>;
+
 /// Reads the first bytes and puts them back in front.
-fn peek<R: Read>(mut reader: R) -> Result<(Vec<u8>, Chain<Cursor<Vec<u8>>, R>)> {
+fn peek<R: Read>(mut reader: R) -> Result<(Vec<u8>, Rewound<R>)> {
     let mut head = Vec::with_capacity(8);
     (&mut reader)
         .take(8)

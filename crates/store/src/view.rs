@@ -106,8 +106,8 @@ fn times(stat: &Stat) -> Timestamps {
     let at =
         |seconds: i64, nanoseconds: u64| Timespec { tv_sec: seconds, tv_nsec: i64::try_from(nanoseconds).unwrap_or(0) };
     Timestamps {
-        last_access: at(stat.st_atime as i64, stat.st_atime_nsec as u64),
-        last_modification: at(stat.st_mtime as i64, stat.st_mtime_nsec as u64),
+        last_access: at(stat.st_atime, stat.st_atime_nsec),
+        last_modification: at(stat.st_mtime, stat.st_mtime_nsec),
     }
 }
 

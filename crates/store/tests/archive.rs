@@ -1,4 +1,5 @@
 //! Image archives: `docker save` old and new, OCI layouts, plain and packed; and what must be refused.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Whole-store behaviour: layers, images, names, collection, writable layers, and what a killed process leaves.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod common;
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use brig_sys::beneath::{self, Root};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
 use super::Applied;
@@ -87,6 +87,10 @@ impl<'a> Tree<'a> {
                 Ok(_) => {}
                 Err(error) if error.errno == Errno::NOENT => {
                     let made = self.root.mkdir_all(&prefix, Mode::from_raw_mode(0o755)).map_err(bad_path)?;
+                    // In a set-group-id directory it would have inherited the group.
+                    let (uid, gid) = (Some(Uid::ROOT), Some(Gid::ROOT));
+                    rustix::fs::chownat(&made, "", uid, gid, AtFlags::EMPTY_PATH)
+                        .map_err(|errno| Error::io("chown", errno))?;
                     let stat = rustix::fs::fstat(&made).map_err(|errno| Error::io("fstat", errno))?;
                     self.implied.insert(stat.st_ino, prefix.clone());
                 }

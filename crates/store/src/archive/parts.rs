@@ -38,7 +38,7 @@ pub(super) struct Parts {
 
 enum Part {
     Document(Vec<u8>),
-    Layer(LayerPart),
+    Layer(Box<LayerPart>),
     /// What looked like a layer and could not be unpacked: only a failure if an image lists it.
     Broken(Error),
     Link(String),
@@ -221,7 +221,7 @@ fn layer(
     match unpacked {
         Ok(unpacked) => {
             let diff_id = unpacked.diff_id;
-            Ok(Part::Layer(LayerPart { blob, diff_id, ingest: Some(ingest), uses: 0 }))
+            Ok(Part::Layer(Box::new(LayerPart { blob, diff_id, ingest: Some(ingest), uses: 0 })))
         }
         Err(error) if error.kind == ErrorKind::Invalid => Ok(Part::Broken(error)),
         Err(error) => Err(error),

@@ -1,4 +1,5 @@
 //! What the tests share: archives made on the spot, a store in a scratch directory, and ways to look at the outcome.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 #![allow(dead_code, reason = "each test program uses its part")]
 
 use std::collections::BTreeMap;
