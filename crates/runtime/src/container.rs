@@ -93,6 +93,8 @@ pub struct Container {
     limits: Vec<(String, u32, brig_sys::process::Limits)>,
     terminal: Option<OwnedFd>,
     warnings: Vec<String>,
+    /// Mounts that were handed over or used up. Closing them makes the kernel wait, so it is done when nobody else does.
+    used: Vec<OwnedFd>,
     phase: Phase,
 }
 
@@ -113,7 +115,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
     match Creation::start(&plan, &stdio, &cgroup)
         .and_then(|creation| creation.finish(&plan, &rootfs, &stdio, idmap_binds))
     {
-        Ok((spawned, channel)) => {
+        Ok((spawned, channel, used)) => {
             let launch = plan.launch.as_ref();
             Ok(Container {
                 pid: spawned.pid,
@@ -125,6 +127,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
                 bounding: launch.map_or(0, |launch| launch.caps.bounding),
                 limits: launch.map(|launch| launch.limits.clone()).unwrap_or_default(),
                 terminal: None,
+                used,
                 phase: Phase::Preparing,
             })
         }
@@ -253,7 +256,7 @@ impl Creation {
             init::finish(&theirs, join(plan, &theirs, new, child))
         })?;
         drop(theirs);
-        let answer = wire::next(&ours);
+        let answer = wire::next_of(&ours, stage.pidfd.as_fd());
         pidfd::reap(stage.pidfd.as_fd())?;
         match answer? {
             Some((Report::Child { pid }, Some(pidfd))) => {
@@ -271,7 +274,7 @@ impl Creation {
         rootfs: &Rootfs,
         stdio: &Stdio,
         idmap_binds: bool,
-    ) -> Result<(Spawned, Channel)> {
+    ) -> Result<(Spawned, Channel, Vec<OwnedFd>)> {
         let pid = self.child.as_ref().map_or(0, |child| child.pid);
         if plan.namespaces.new & flags::NEWUSER != 0 {
             identity::write(
@@ -307,7 +310,8 @@ impl Creation {
             .as_fd()
             .try_clone_to_owned()
             .map_err(|error| Error::system(format!("dup(channel): {error}")))?;
-        Ok((child, Channel::from_fd(channel)))
+        made.extend(root.rest);
+        Ok((child, Channel::from_fd(channel), made))
     }
 
     /// If a message could not be sent because the child ended, what it said before it did.
@@ -352,6 +356,7 @@ impl Container {
             limits: Vec::new(),
             terminal: None,
             warnings: Vec::new(),
+            used: Vec::new(),
             phase: Phase::Adopted,
         })
     }
@@ -437,6 +442,7 @@ impl Container {
         match go(&channel) {
             Ok(()) => {
                 self.phase = Phase::Started;
+                self.used.clear();
                 Ok(())
             }
             Err(error) => Err(self.fail(error)),
@@ -460,7 +466,10 @@ impl Container {
         }
         // Readable means ended; then the cgroup holds at most processes that escaped its pid namespace's end.
         if !pidfd::wait_end(self.pidfd.as_fd(), Some(std::time::Duration::ZERO))? {
-            self.kill(SIGKILL).or_else(|error| if error.message.contains("ESRCH") { Ok(()) } else { Err(error) })?;
+            match pidfd::send_signal(self.pidfd.as_fd(), SIGKILL) {
+                Err(error) if error.errno != rustix::io::Errno::SRCH => return Err(error.into()),
+                _ => {}
+            }
             pidfd::wait_end(self.pidfd.as_fd(), None)?;
         }
         // ECHILD: reaped before, or never a child of this process.

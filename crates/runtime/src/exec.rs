@@ -1,7 +1,7 @@
 //! Another process in a running container.
 //! Owns joining of its namespaces and cgroup. Must not give more rights than the container has, unless told so.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -98,7 +98,7 @@ impl Container {
             init::finish(&theirs, stage.run())
         })?;
         drop(theirs);
-        let heard = started.hear();
+        let heard = started.hear(stage.pidfd.as_fd());
         pidfd::reap(stage.pidfd.as_fd())?;
         heard
     }
@@ -122,11 +122,13 @@ impl Drop for Started {
 impl Started {
     /// Listens until the child is known and ready. The stage and its child talk at the same time, so their messages come in
     /// any order.
-    fn hear(&mut self) -> Result<()> {
+    fn hear(&mut self, stage: BorrowedFd<'_>) -> Result<()> {
         let mut ready = false;
         let mut failed = None;
         while self.child.is_none() || !(ready || failed.is_some()) {
-            match wire::next(&self.channel)? {
+            let heard =
+                if self.child.is_none() { wire::next_of(&self.channel, stage) } else { wire::next(&self.channel) };
+            match heard? {
                 Some((Report::Child { pid }, Some(pidfd))) => self.child = Some((pid, pidfd)),
                 Some((Report::Terminal, Some(master))) => self.master = Some(master),
                 Some((Report::Ready, _)) => ready = true,

@@ -46,7 +46,7 @@ pub enum Rootfs {
 #[derive(Debug)]
 pub(crate) struct Made {
     pub root: OwnedFd,
-    _rest: Vec<OwnedFd>,
+    pub rest: Vec<OwnedFd>,
 }
 
 /// Makes the root mount.
@@ -91,7 +91,7 @@ fn directory(path: &Path, identity: &Identity) -> Result<Made> {
         brig_sys::mount::configure(root.as_fd(), true, Change { set: attributes(identity), ..Change::default() })
             .step(step)?;
     }
-    Ok(Made { root, _rest: Vec::new() })
+    Ok(Made { root, rest: Vec::new() })
 }
 
 fn configure(tree: &OwnedFd, recursive: bool, change: Change<'_>, path: &Path) -> Result<()> {
@@ -124,7 +124,7 @@ fn overlay(lower: &[PathBuf], upper: &Path, work: &Path, volatile: bool, identit
         attributes: attributes(identity),
         owner: identity.root()?,
     })?;
-    Ok(Made { root, _rest: opened.trees })
+    Ok(Made { root, rest: opened.trees })
 }
 
 fn overlay_tmpfs(lower: &[PathBuf], size_bytes: Option<u64>, identity: &Identity) -> Result<Made> {
@@ -168,7 +168,7 @@ fn overlay_tmpfs(lower: &[PathBuf], size_bytes: Option<u64>, identity: &Identity
     })?;
     let mut rest = opened.trees;
     rest.push(tmpfs);
-    Ok(Made { root, _rest: rest })
+    Ok(Made { root, rest })
 }
 
 /// Layers opened for overlayfs, with the detached mounts that they are in.

@@ -135,3 +135,17 @@ pub(crate) fn next(channel: &Channel) -> Result<Option<(Report, Option<OwnedFd>)
         .map_err(|error| Error::system(format!("init sent what is no report: {error}")))?;
     Ok(Some((report, message.fds.pop())))
 }
+
+/// [`next`], but `None` also if `process` ends without another report: others may hold the child's end open.
+pub(crate) fn next_of(channel: &Channel, process: BorrowedFd<'_>) -> Result<Option<(Report, Option<OwnedFd>)>> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let mut fds = [channel.as_fd(), process].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+    loop {
+        match poll(&mut fds, None) {
+            Ok(_) => break,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(brig_sys::Error::new("poll(channel, pidfd)", errno).into()),
+        }
+    }
+    if fds[0].revents().is_empty() { Ok(None) } else { next(channel) }
+}

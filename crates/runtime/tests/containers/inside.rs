@@ -17,6 +17,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ("without_user_namespace", without_user_namespace),
     ("joins_namespaces", joins_namespaces),
     ("joins_user_namespace_too", joins_user_namespace_too),
+    ("time_namespace", time_namespace),
     ("seccomp_is_loaded", seccomp_is_loaded),
     ("old_kernels_overlay", old_kernels_overlay),
 ];
@@ -248,6 +249,19 @@ fn joins_user_namespace_too() {
     let link =
         |name: &str| std::fs::read_link(format!("/proc/{}/ns/{name}", container.pid())).unwrap().display().to_string();
     assert_eq!(text, format!("{}\n{}\n1\n0\n0\n1000\nlo\n", link("net"), link("user")));
+    container.delete().unwrap();
+}
+
+fn time_namespace() {
+    let place = Place::new("time");
+    let mut spec = spec(&["sleep", "1000"]);
+    linux(&mut spec).namespaces.push(brig_oci::runtime::LinuxNamespace { type_: "time".into(), path: None });
+    let container = sleeper(&place, &spec);
+    let inside = std::fs::read_link(format!("/proc/{}/ns/time", container.pid())).unwrap();
+    assert_ne!(inside, std::fs::read_link("/proc/self/ns/time").unwrap());
+    let ran =
+        exec(&container, &spec, |process| process.args = vec!["readlink".into(), "/proc/self/ns/time".into()]).unwrap();
+    assert_eq!(ran.stdout.trim(), inside.to_str().unwrap());
     container.delete().unwrap();
 }
 

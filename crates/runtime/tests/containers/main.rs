@@ -12,7 +12,10 @@ use std::panic::catch_unwind;
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let tests: Vec<&(&str, fn())> = [inside::TESTS, files::TESTS, program::TESTS, exec::TESTS, hostile::TESTS].concat_refs();
+    if wanted.first().is_some_and(|word| word == "measure") {
+        return measure();
+    }
+    let tests = [inside::TESTS, files::TESTS, program::TESTS, exec::TESTS, hostile::TESTS].concat();
     let mut failed = 0;
     for (name, test) in tests {
         if !wanted.is_empty() && !wanted.iter().any(|word| name.contains(word.as_str())) {
@@ -29,12 +32,33 @@ fn main() {
     std::process::exit(failed);
 }
 
-trait ConcatRefs<T> {
-    fn concat_refs(&self) -> Vec<&T>;
-}
-
-impl<'a, T, const N: usize> ConcatRefs<T> for [&'a [T]; N] {
-    fn concat_refs(&self) -> Vec<&T> {
-        self.iter().flat_map(|list| list.iter()).collect()
+/// `containers measure`: medians of the steps of a container's life, in µs. Not a test: machines differ.
+fn measure() {
+    let place = harness::Place::new("measure");
+    let spec = harness::spec(&["true"]);
+    let mut steps: [Vec<u128>; 5] = Default::default();
+    let names = ["create", "ready", "start", "exit", "delete"];
+    for _ in 0..200 {
+        let (stdio, output) = harness::pipes();
+        let mut last = std::time::Instant::now();
+        let mut lap = |step: usize| {
+            steps[step].push(last.elapsed().as_micros());
+            last = std::time::Instant::now();
+        };
+        let request = harness::request(&place, &spec, place.overlay(), stdio);
+        let mut container = brig_runtime::create(request).unwrap();
+        lap(0);
+        container.wait_ready().unwrap();
+        lap(1);
+        container.start().unwrap();
+        lap(2);
+        output.collect(container.pidfd());
+        lap(3);
+        container.delete().unwrap();
+        lap(4);
+    }
+    for (name, mut times) in names.into_iter().zip(steps) {
+        times.sort_unstable();
+        println!("{name}: median {} µs, p90 {} µs", times[times.len() / 2], times[times.len() * 9 / 10]);
     }
 }
