@@ -2,6 +2,8 @@
 
 mod bed;
 
+use std::os::fd::{AsRawFd, OwnedFd};
+
 use bed::{Bed, HOST, NEIGHBOUR, ask, ask_udp, bridge, publish, udp};
 use brig_network::Protocol::{Tcp, Udp};
 
@@ -188,11 +190,10 @@ fn udp_ports_work_and_follow_a_change_of_container() {
     });
 }
 
-#[test]
-fn forwarding_for_containers_does_not_make_the_host_a_router() {
-    let bed = Bed::new();
+/// A second LAN with one machine, which is returned: 10.98.0.1 is the host, 10.98.0.2 the machine.
+fn far_network(bed: &Bed) -> OwnedFd {
     let far = brig_sys::netns::create().expect("namespace");
-    let peer = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&far));
+    let peer = format!("/proc/{}/fd/{}", std::process::id(), far.as_raw_fd());
     bed::run(
         &bed.host,
         &format!(
@@ -203,7 +204,27 @@ fn forwarding_for_containers_does_not_make_the_host_a_router() {
     bed::run(&far, "ip addr add 10.98.0.2/24 dev eth0 && ip link set eth0 up && ip route add default via 10.98.0.1");
     bed::run(&bed.neighbour, "ip route add 10.98.0.0/24 via 10.99.0.1");
     bed.serve(&far, "0.0.0.0:80");
+    far
+}
+
+#[test]
+fn forwarding_for_containers_does_not_make_the_host_a_router() {
+    let bed = Bed::new();
+    let _far = far_network(&bed);
     ask(&bed.neighbour, "10.98.0.2:80").expect_err("not through us");
     let web = bed.container("172.17.0.2/16", &[]);
     assert_eq!(ask(&web.netns, "10.98.0.2:80").expect("containers may"), "10.98.0.1");
+}
+
+#[test]
+fn a_host_that_is_a_router_stays_one_and_guards_its_containers() {
+    let bed = Bed::bare();
+    bed::run(&bed.host, "echo 1 > /proc/sys/net/ipv4/ip_forward");
+    bed.network.ensure_bridge(&bridge("br0", "172.17.0.1/16")).expect("bridge");
+    let _far = far_network(&bed);
+    assert_eq!(ask(&bed.neighbour, "10.98.0.2:80").expect("through us, as before"), NEIGHBOUR);
+    let web = bed.container("172.17.0.2/16", &[publish("0.0.0.0", 8080, 80, Tcp)]);
+    bed.serve(&web.netns, "0.0.0.0:80");
+    ask(&bed.neighbour, "172.17.0.2:80").expect_err("not directly");
+    assert_eq!(ask(&bed.neighbour, "10.99.0.1:8080").expect("published"), NEIGHBOUR);
 }
