@@ -78,35 +78,54 @@ impl<'a> Tree<'a> {
         Ok(fd)
     }
 
-    /// Makes what is missing of `path`, from the top, and notes that no member has described it.
+    /// Makes what is missing of `path`, from the top, and notes that no member has described it. Goes from one open
+    /// directory to the next, so that a deep path costs no more than its length; only links are resolved from the root.
     fn make_directories(&mut self, path: &Path) -> Result<()> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut current = self.root.open_in(Path::new(""), OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
         let mut prefix = PathBuf::new();
         for part in path {
             prefix.push(part);
-            match self.root.open_in(&prefix, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()) {
-                Ok(_) => {}
-                Err(error) if error.errno == Errno::NOENT => {
-                    let made = self.root.mkdir_all(&prefix, Mode::from_raw_mode(0o755)).map_err(bad_path)?;
-                    // In a set-group-id directory it would have inherited the group.
-                    let (uid, gid) = (Some(Uid::ROOT), Some(Gid::ROOT));
-                    rustix::fs::chownat(&made, "", uid, gid, AtFlags::EMPTY_PATH)
-                        .map_err(|errno| Error::io("chown", errno))?;
-                    let stat = rustix::fs::fstat(&made).map_err(|errno| Error::io("fstat", errno))?;
-                    self.implied.insert(stat.st_ino, prefix.clone());
-                }
-                Err(error) if error.errno == Errno::NOTDIR => {
-                    let (parent, name) = self.root.parent(&prefix)?;
-                    let stat = rustix::fs::statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW)
-                        .map_err(|errno| Error::io(format!("stat {}", prefix.display()), errno))?;
-                    if !is_whiteout(&stat) {
-                        return Err(bad_path(error));
-                    }
-                    self.directory_at(&parent, &name)?;
-                }
-                Err(error) => return Err(bad_path(error)),
-            }
+            let next = match rustix::fs::openat(&current, part, flags, Mode::empty()) {
+                Ok(next) => next,
+                Err(Errno::NOENT) => self.make_implied(&current, part, &prefix)?,
+                Err(Errno::NOTDIR | Errno::LOOP) => self.directory_through(&current, part, &prefix)?,
+                Err(errno) => return Err(Error::io(format!("open {}", prefix.display()), errno)),
+            };
+            current = next;
         }
         Ok(())
+    }
+
+    /// Makes one directory that no member has described.
+    fn make_implied(&mut self, parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedFd> {
+        let fd = self.directory_at(parent, name)?;
+        let failed = |call: &'static str| move |errno: Errno| Error::io(call, errno);
+        // In a set-group-id directory it would have inherited the group, and the bit.
+        rustix::fs::fchown(&fd, Some(Uid::ROOT), Some(Gid::ROOT)).map_err(failed("fchown"))?;
+        rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o755)).map_err(failed("fchmod"))?;
+        let stat = rustix::fs::fstat(&fd).map_err(failed("fstat"))?;
+        self.implied.insert(stat.st_ino, path.to_owned());
+        Ok(fd)
+    }
+
+    /// The directory at `path`, where something stands that is none itself: a link to one, possibly one that is yet
+    /// to be made, or a whiteout, which becomes a directory that hides as much.
+    fn directory_through(&mut self, parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedFd> {
+        let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|errno| Error::io(format!("stat {}", path.display()), errno))?;
+        if is_whiteout(&stat) {
+            return self.directory_at(parent, name);
+        }
+        match self.root.open_in(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()) {
+            Err(error) if error.errno == Errno::NOENT => {
+                let made = self.root.mkdir_all(path, Mode::from_raw_mode(0o755)).map_err(bad_path)?;
+                let stat = rustix::fs::fstat(&made).map_err(|errno| Error::io("fstat", errno))?;
+                self.implied.insert(stat.st_ino, path.to_owned());
+                Ok(made)
+            }
+            found => found.map_err(bad_path),
+        }
     }
 
     /// Makes something that must not be there yet, after taking away what is.

@@ -18,7 +18,7 @@ use crate::tar::Time;
 pub(crate) fn complete(layer: &Root, applied: &Applied, below: &[PathBuf]) -> Result<()> {
     let below = below.iter().map(|path| Root::open(path)).collect::<std::result::Result<Vec<_>, _>>()?;
     let mut directory_times = Vec::new();
-    for (path, inode) in &applied.implied {
+    for (path, inode) in applied.implied.iter().filter(|_| !below.is_empty()) {
         if let Some(time) = describe_implied(layer, path, *inode, &below)? {
             directory_times.push((path, *inode, time));
         }
@@ -90,18 +90,20 @@ fn real_path(layer: &Root, fd: &OwnedFd) -> Result<PathBuf> {
 /// Whether this layer itself hides what is at `path` below it: by an opaque directory on the way, or by anything that
 /// is no directory.
 fn hides_below(layer: &Root, path: &Path) -> Result<bool> {
-    let mut prefix = PathBuf::new();
-    for part in std::iter::once(OsStr::new("")).chain(path) {
-        prefix.push(part);
-        match layer.open_in(&prefix, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) {
-            Ok(fd) if is_opaque(&fd)? => return Ok(true),
-            Ok(_) => {}
-            Err(error) if error.errno == Errno::NOENT => return Ok(false),
-            Err(error) if matches!(error.errno, Errno::NOTDIR | Errno::LOOP) => return Ok(true),
-            Err(error) => return Err(error.into()),
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut directory = layer.open_in(Path::new(""), flags, Mode::empty())?;
+    for part in path {
+        if is_opaque(&directory)? {
+            return Ok(true);
         }
+        directory = match rustix::fs::openat(&directory, part, flags, Mode::empty()) {
+            Ok(next) => next,
+            Err(Errno::NOENT) => return Ok(false),
+            Err(Errno::NOTDIR | Errno::LOOP) => return Ok(true),
+            Err(errno) => return Err(Error::io(format!("open {}", path.display()), errno)),
+        };
     }
-    Ok(false)
+    is_opaque(&directory)
 }
 
 fn is_opaque(directory: &OwnedFd) -> Result<bool> {
