@@ -140,7 +140,8 @@ impl Networks {
         }
         let endpoints: Vec<Endpoint> = living.iter().map(|attachment| attachment.endpoint.clone()).collect();
         if endpoints.is_empty() {
-            return Ok(());
+            // Ports that a killed daemon published must not stay open for containers that are gone.
+            return self.kernel.restore(&[], &[]).map_err(from_network);
         }
         let bridges = [state.bridge.clone()];
         self.kernel.restore(&bridges, &endpoints).map_err(from_network)?;

@@ -203,8 +203,11 @@ fn process(shared: &Shared, handle: &Handle, asked: &CreateRequest) -> Result<Pr
     let options = SecurityOptions::parse(host.security_opt.as_deref().unwrap_or_default())?;
     let mut env: Vec<String> = config.env.clone().unwrap_or_default();
     env.extend(asked.env.iter().flatten().cloned());
-    let capabilities =
-        if asked.privileged { security::all_capabilities() } else { security::capabilities(host, identity.user.uid)? };
+    let capabilities = if asked.privileged {
+        security::all_capabilities(host)?
+    } else {
+        security::capabilities(host, identity.user.uid)?
+    };
     let cwd = [&asked.working_dir, &config.working_dir].into_iter().find(|dir| !dir.is_empty());
     Ok(Process {
         terminal: asked.tty,
@@ -245,7 +248,7 @@ pub fn inspect(handle: &Handle, id: &str) -> Result<InspectResponse> {
         open_stdout: exec.asked.attach_stdout,
         can_remove: false,
         container_id: handle.id.clone(),
-        detach_keys: None,
+        detach_keys: Some(exec.asked.detach_keys).filter(|keys| !keys.is_empty()),
         pid: i64::from(pid),
     })
 }

@@ -8,6 +8,7 @@ use brig_oci::capabilities;
 use brig_oci::runtime::{Capabilities, Seccomp};
 use brig_oci::seccomp_profile::{self, KernelVersion, NATIVE_ARCH};
 
+use super::modes::{Mode, Modes};
 use crate::error::{Error, Result};
 
 /// Paths that give away or let change what belongs to the host.
@@ -113,14 +114,35 @@ pub fn bounding(host: &HostConfig) -> Result<Vec<String>> {
     let drop = host.cap_drop.as_deref().unwrap_or_default();
     let set = capabilities::tweak(&capabilities::DEFAULT, add, drop, host.privileged, last_capability())
         .map_err(|e| Error::invalid(e.to_string()))?;
-    Ok(set.into_iter().map(str::to_owned).collect())
+    let own_users = Modes::of(host)?.user != Mode::Host;
+    Ok(grantable(set, own_users))
 }
 
-/// Every capability that this kernel has, for `exec --privileged`.
-pub fn all_capabilities() -> Capabilities {
+/// Among the host's users a container can have no more than this daemon may give (a daemon in a container, or on a host
+/// that withholds some, has less than all); in its own user namespace the kernel grants everything.
+fn grantable(set: Vec<&'static str>, own_users: bool) -> Vec<String> {
+    let own = own_bounding_set();
+    let may = |name: &&str| own_users || capabilities::number(name).is_some_and(|n| own >> n & 1 == 1);
+    set.into_iter().filter(may).map(str::to_owned).collect()
+}
+
+/// The capabilities that this daemon can ever have, a bit each.
+fn own_bounding_set() -> u64 {
+    static OWN: OnceLock<u64> = OnceLock::new();
+    *OWN.get_or_init(|| {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
+        // Unreadable: as many as there are, and the kernel decides.
+        line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(u64::MAX)
+    })
+}
+
+/// Everything that a process of this container can be given, for `exec --privileged`.
+pub fn all_capabilities(host: &HostConfig) -> Result<Capabilities> {
     let last = last_capability();
-    let all: Vec<String> = capabilities::ALL.iter().take(usize::from(last) + 1).map(|n| (*n).to_owned()).collect();
-    Capabilities { bounding: all.clone(), effective: all.clone(), permitted: all, ..Capabilities::default() }
+    let own_users = Modes::of(host)?.user != Mode::Host;
+    let all = grantable(capabilities::ALL.into_iter().take(usize::from(last) + 1).collect(), own_users);
+    Ok(Capabilities { bounding: all.clone(), effective: all.clone(), permitted: all, ..Capabilities::default() })
 }
 
 fn last_capability() -> u8 {

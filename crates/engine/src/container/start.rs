@@ -76,10 +76,10 @@ impl Task {
         self.prepare_directory(&modes, run, &joined).await?;
         let mut link = self.shared.launcher.spawn(&self.paths.run)?;
         run.pid = self.until_created(&mut link).await?;
-        if let Some(attachment) = &run.attachment {
-            self.shared.networks.attach(run.pid, attachment).await?;
-        } else if modes.network == NetworkMode::None {
-            self.shared.networks.loopback(run.pid).await?;
+        if let Err(e) = self.connect_network(&modes, run).await {
+            // The namespace may be gone because init could not prepare the start: then that is the reason to tell.
+            self.until_ready(&mut link).await?;
+            return Err(e.into());
         }
         self.connect_waiting().await;
         // A shim that could not prepare the start has hung up, but said why before: that is read below.
@@ -98,6 +98,14 @@ impl Task {
         })?;
         self.started(pid);
         Ok(())
+    }
+
+    async fn connect_network(&self, modes: &Modes, run: &Run) -> Result<()> {
+        match (&run.attachment, &modes.network) {
+            (Some(attachment), _) => self.shared.networks.attach(run.pid, attachment).await,
+            (None, NetworkMode::None) => self.shared.networks.loopback(run.pid).await,
+            (None, NetworkMode::Host | NetworkMode::Container(_) | NetworkMode::Named(_)) => Ok(()),
+        }
     }
 
     /// The first processes of the containers whose namespaces are joined, and whether they have their own users.
@@ -163,6 +171,15 @@ impl Task {
         loop {
             match link.next_event().await {
                 Some(Event::Created { pid }) => return Ok(pid),
+                event => self.expect(event)?,
+            }
+        }
+    }
+
+    async fn until_ready(&self, link: &mut ShimLink) -> std::result::Result<(), StartFailure> {
+        loop {
+            match link.next_event().await {
+                Some(Event::Ready) => return Ok(()),
                 event => self.expect(event)?,
             }
         }

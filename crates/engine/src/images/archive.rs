@@ -50,7 +50,11 @@ impl Images {
             "" => None,
             repository => {
                 let target = Reference::parse_bare(repository).map_err(|e| Error::invalid(e.to_string()))?;
-                let tag = if import.tag.is_empty() { target.tag().unwrap_or("latest").to_owned() } else { import.tag.clone() };
+                let tag = if import.tag.is_empty() {
+                    target.tag().unwrap_or("latest").to_owned()
+                } else {
+                    import.tag.clone()
+                };
                 Some(target.with_tag(&tag).map_err(|e| Error::invalid(e.to_string()))?)
             }
         };
