@@ -27,7 +27,6 @@ const PRIVATE: &[&str] = &[
     concat!("/wo", "rk/.library"),
     concat!("/tm", "p/plan"),
     concat!("/tm", "p/t/"),
-    concat!("/ho", "me/"),
 ];
 
 /// The only place that dependencies come from.

@@ -1,0 +1,373 @@
+//! A test host: network namespace, data root, run directory, cgroup parent and daemon, all its own.
+//! Owns their making and taking down; what must not be left over is looked for by `leaks`.
+
+use crate::command::{self, Output, Run};
+use crate::leaks;
+use crate::terminal::Terminal;
+use crate::wait::eventually;
+use brig_sys::netns;
+use rustix::process::{Pid, Signal, kill_process};
+use std::io::{BufRead, BufReader};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// The host's address on the link to its neighbour.
+pub const HOST: &str = "10.99.0.1";
+/// The neighbour's.
+pub const NEIGHBOUR: &str = "10.99.0.2";
+
+static HOSTS: AtomicU32 = AtomicU32::new(0);
+
+/// A machine of its own, as far as a container engine can tell.
+pub struct TestHost {
+    /// `brig-test-<pid>-<n>`: the name of the folder and of the cgroup parent.
+    pub name: String,
+    /// Everything that it writes is beneath this.
+    pub root: PathBuf,
+    /// Its network.
+    pub netns: Arc<OwnedFd>,
+    daemon: Option<Child>,
+    extra: Vec<String>,
+    /// Directory of images and containers.
+    pub data_root: PathBuf,
+    neighbours: AtomicU32,
+    /// Do not look for leaks when dropped: the test broke something on purpose.
+    pub forgive: bool,
+}
+
+/// Another machine on the host's network.
+pub struct Neighbour {
+    /// Its network.
+    pub netns: Arc<OwnedFd>,
+    /// The host's address as the neighbour sees it.
+    pub host: String,
+    /// Its own address.
+    pub address: String,
+}
+
+impl TestHost {
+    /// A host with a running daemon.
+    pub fn new() -> TestHost {
+        TestHost::with(&[])
+    }
+
+    /// A host whose daemon has further arguments.
+    pub fn with(arguments: &[&str]) -> TestHost {
+        let mut host = TestHost::without_daemon(arguments);
+        host.start_daemon();
+        host
+    }
+
+    /// A host on which no daemon runs yet.
+    pub fn without_daemon(arguments: &[&str]) -> TestHost {
+        assert!(rustix::process::geteuid().is_root(), "the end-to-end tests need root: run them with sudo");
+        let number = HOSTS.fetch_add(1, Ordering::Relaxed);
+        let name = format!("brig-test-{}-{number}", std::process::id());
+        let root = base().join(&name);
+        std::fs::create_dir_all(root.join("home")).expect("the test folder can be made");
+        let netns = Arc::new(netns::create().expect("a network namespace can be made"));
+        let host = TestHost {
+            data_root: root.join("data"),
+            name,
+            root,
+            netns,
+            daemon: None,
+            extra: arguments.iter().map(|&a| a.to_owned()).collect(),
+            neighbours: AtomicU32::new(0),
+            forgive: false,
+        };
+        host.program("ip", &["link", "set", "lo", "up"]).output().ok();
+        host
+    }
+
+    /// The API's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.root.join("brig.sock")
+    }
+
+    /// Directory of running containers' state.
+    pub fn exec_root(&self) -> PathBuf {
+        self.root.join("run")
+    }
+
+    /// What the daemon wrote.
+    pub fn daemon_log(&self) -> String {
+        std::fs::read_to_string(self.root.join("daemon.log")).unwrap_or_default()
+    }
+
+    /// The arguments of the daemon.
+    pub fn daemon_arguments(&self) -> Vec<String> {
+        let mut arguments: Vec<String> = ["--data-root", &self.data_root.display().to_string()].map(str::to_owned).into();
+        arguments.extend(["--exec-root", &self.exec_root().display().to_string()].map(str::to_owned));
+        arguments.extend(["--cgroup-parent".to_owned(), format!("/{}", self.name)]);
+        arguments.extend(["--config-file".to_owned(), self.root.join("daemon.json").display().to_string()]);
+        arguments.extend(self.extra.iter().cloned());
+        arguments
+    }
+
+    /// The daemon's command, not started.
+    pub fn daemon_command(&self) -> Run {
+        let socket = format!("unix://{}", self.socket().display());
+        let mut arguments = vec!["daemon".to_owned(), "-H".to_owned(), socket, "--ready-fd".to_owned(), "1".to_owned()];
+        arguments.extend(self.daemon_arguments());
+        self.run(binary("brig"), &arguments)
+    }
+
+    /// Starts the daemon and waits until it answers.
+    #[track_caller]
+    pub fn start_daemon(&mut self) {
+        assert!(self.daemon.is_none(), "one daemon at a time");
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.root.join("daemon.log"));
+        let log = log.expect("the daemon's log can be opened");
+        let command = self.daemon_command().with(|command| {
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        });
+        let mut child = command.spawn();
+        let mut told = String::new();
+        let stdout = child.stdout.take().expect("stdout is a pipe");
+        BufReader::new(stdout).read_line(&mut told).expect("the daemon's output can be read");
+        self.daemon = Some(child);
+        assert_eq!(told, "\n", "the daemon did not start:\n{}", self.daemon_log());
+    }
+
+    /// The daemon's process id.
+    pub fn daemon_pid(&self) -> u32 {
+        self.daemon.as_ref().expect("a daemon runs").id()
+    }
+
+    /// Ends the daemon as a service manager would; containers keep running.
+    #[track_caller]
+    pub fn stop_daemon(&mut self) {
+        let mut child = self.daemon.take().expect("a daemon runs");
+        let pid = Pid::from_raw(child.id().cast_signed()).expect("a pid is not zero");
+        kill_process(pid, Signal::TERM).expect("the daemon can be signalled");
+        if !command::wait(&child, Duration::from_secs(20)) {
+            child.kill().ok();
+            child.wait().ok();
+            panic!("the daemon did not end within 20 s:\n{}", self.daemon_log());
+        }
+        let status = child.wait().expect("the daemon can be waited for");
+        assert!(status.success(), "the daemon ended with {status}:\n{}", self.daemon_log());
+    }
+
+    /// Ends the daemon as a power cut would.
+    pub fn kill_daemon(&mut self) {
+        let mut child = self.daemon.take().expect("a daemon runs");
+        child.kill().expect("the daemon can be killed");
+        child.wait().expect("the daemon can be waited for");
+    }
+
+    /// Kills the daemon and starts it again.
+    #[track_caller]
+    pub fn crash_daemon(&mut self) {
+        self.kill_daemon();
+        self.start_daemon();
+    }
+
+    /// Any program in the host's network, with the environment of a user there.
+    pub fn run<S: AsRef<str>>(&self, program: impl Into<std::ffi::OsString>, arguments: &[S]) -> Run {
+        Run::new(program, arguments)
+            .inside(&self.netns)
+            .env("HOME", self.root.join("home"))
+            .env("BRIG_SOCKET", self.socket())
+            .env("BRIG_TEST_HOST", self.name.as_str())
+    }
+
+    /// A program of the machine in the host's network.
+    pub fn program<S: AsRef<str>>(&self, program: &str, arguments: &[S]) -> Run {
+        self.run(program, arguments)
+    }
+
+    /// `brig` with arguments, to be run.
+    pub fn brig_run<S: AsRef<str>>(&self, arguments: &[S]) -> Run {
+        self.run(binary("brig"), arguments).env("DOCKER_HOST", format!("unix://{}", self.socket().display()))
+    }
+
+    /// Runs `brig`.
+    #[track_caller]
+    pub fn brig<S: AsRef<str>>(&self, arguments: &[S]) -> Output {
+        self.brig_run(arguments).output()
+    }
+
+    /// The stock `docker` client with arguments, to be run against the host's socket.
+    pub fn docker_run<S: AsRef<str>>(&self, arguments: &[S]) -> Run {
+        let docker = crate::skip::program("docker").expect("the docker client is installed");
+        self.run(docker, arguments).env("DOCKER_HOST", format!("unix://{}", self.socket().display()))
+    }
+
+    /// Runs the stock `docker` client.
+    #[track_caller]
+    pub fn docker<S: AsRef<str>>(&self, arguments: &[S]) -> Output {
+        self.docker_run(arguments).output()
+    }
+
+    /// Runs `brig` in a terminal.
+    pub fn brig_terminal<S: AsRef<str>>(&self, arguments: &[S]) -> Terminal {
+        Terminal::new(self.brig_run(arguments), &format!("brig {}", shown(arguments)), 24, 80)
+    }
+
+    /// Runs the stock client in a terminal.
+    pub fn docker_terminal<S: AsRef<str>>(&self, arguments: &[S]) -> Terminal {
+        Terminal::new(self.docker_run(arguments), &format!("docker {}", shown(arguments)), 24, 80)
+    }
+
+    /// Loads the busybox image, `busybox:latest`.
+    #[track_caller]
+    pub fn load_busybox(&self) {
+        let path = self.root.join("busybox.tar");
+        std::fs::write(&path, crate::Image::busybox().docker_archive("busybox:latest")).expect("the image can be written");
+        self.brig(&["load", "-q", "-i", &path.display().to_string()]).ok();
+        std::fs::remove_file(path).expect("the image was written");
+    }
+
+    /// What `brig inspect` says of a container or image.
+    #[track_caller]
+    pub fn inspect(&self, name: &str) -> serde_json::Value {
+        let text = self.brig(&["inspect", name]).ok();
+        let list: serde_json::Value = serde_json::from_str(&text).expect("inspect prints JSON");
+        list[0].clone()
+    }
+
+    /// One field of a container or image as a template prints it.
+    #[track_caller]
+    pub fn field(&self, name: &str, template: &str) -> String {
+        self.brig(&["inspect", "--format", template, name]).ok()
+    }
+
+    /// Waits until a container's state is as said.
+    #[track_caller]
+    pub fn wait_for_state(&self, name: &str, state: &str) {
+        eventually(&format!("{name} is {state}"), || {
+            (self.field(name, "{{.State.Status}}") == state).then_some(())
+        });
+    }
+
+    /// A container's first process, as the machine sees it.
+    #[track_caller]
+    pub fn pid(&self, name: &str) -> u32 {
+        self.field(name, "{{.State.Pid}}").parse().expect("a pid is a number")
+    }
+
+    /// The shim of a container.
+    pub fn shim_pid(&self, name: &str) -> u32 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid(name))).expect("it runs");
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("a process has a parent");
+        parent.trim().parse().expect("a pid is a number")
+    }
+
+    /// Another machine on a wire to this one.
+    pub fn neighbour(&self) -> Neighbour {
+        let number = self.neighbours.fetch_add(1, Ordering::Relaxed);
+        let netns = Arc::new(netns::create().expect("a network namespace can be made"));
+        let peer = format!("/proc/{}/fd/{}", std::process::id(), netns.as_raw_fd());
+        let (host, address) = if number == 0 {
+            (HOST.to_owned(), NEIGHBOUR.to_owned())
+        } else {
+            (format!("10.99.{number}.1"), format!("10.99.{number}.2"))
+        };
+        let lan = format!("lan{number}");
+        let ip = |netns: &Arc<OwnedFd>, line: &str| {
+            Run::new("ip", &line.split(' ').collect::<Vec<_>>()).inside(netns).output().ok();
+        };
+        ip(&self.netns, &format!("link add {lan} type veth peer name eth0 netns {peer}"));
+        ip(&self.netns, &format!("addr add {host}/24 dev {lan}"));
+        ip(&self.netns, &format!("link set {lan} up"));
+        ip(&netns, "link set lo up");
+        ip(&netns, &format!("addr add {address}/24 dev eth0"));
+        ip(&netns, "link set eth0 up");
+        Neighbour { netns, host, address }
+    }
+
+    fn take_down(&mut self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.socket().exists() && self.daemon.is_some() {
+            let listed = self.brig(&["ps", "-aq", "--no-trunc"]);
+            let ids: Vec<&str> = listed.stdout.split_whitespace().collect();
+            if !ids.is_empty() {
+                let mut arguments = vec!["rm", "-f", "-v"];
+                arguments.extend(&ids);
+                let removed = self.brig(&arguments);
+                if removed.code != 0 {
+                    problems.push(format!("the containers could not be removed: {removed}"));
+                }
+            }
+        }
+        if let Some(child) = &mut self.daemon {
+            let pid = Pid::from_raw(child.id().cast_signed()).expect("a pid is not zero");
+            kill_process(pid, Signal::TERM).ok();
+            if !command::wait(child, Duration::from_secs(20)) {
+                problems.push("the daemon did not end within 20 s of SIGTERM".to_owned());
+                child.kill().ok();
+            }
+            match child.wait() {
+                Ok(status) if status.success() => {}
+                other => problems.push(format!("the daemon ended with {other:?}")),
+            }
+            self.daemon = None;
+        }
+        problems
+    }
+}
+
+impl Default for TestHost {
+    fn default() -> TestHost {
+        TestHost::new()
+    }
+}
+
+impl Drop for TestHost {
+    fn drop(&mut self) {
+        let failed = std::thread::panicking();
+        if failed {
+            eprintln!("--- the daemon's log of {}\n{}---", self.name, self.daemon_log());
+        }
+        let taken_down = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.take_down()));
+        let mut problems = taken_down.unwrap_or_else(|_| vec!["it could not be taken down".to_owned()]);
+        problems.extend(leaks::wait_for_none(self));
+        leaks::sweep(self);
+        if failed || self.forgive {
+            problems.iter().for_each(|problem| eprintln!("left over in {}: {problem}", self.name));
+        } else {
+            let log = self.daemon_log();
+            let _ = std::fs::remove_dir_all(&self.root);
+            assert!(problems.is_empty(), "left over in {}:\n{}\n{log}", self.name, problems.join("\n"));
+        }
+        let _ = std::fs::remove_dir_all(&self.root);
+    }
+}
+
+fn shown<S: AsRef<str>>(arguments: &[S]) -> String {
+    arguments.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(" ")
+}
+
+/// Where test hosts live: a real disk, since overlays and idmapped mounts are wanted.
+pub fn base() -> PathBuf {
+    std::env::var_os("BRIG_TEST_DIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from)
+}
+
+/// A program of ours, built beside the tests.
+pub fn binary(name: &str) -> PathBuf {
+    let folder = std::env::var_os("BRIG_BIN_DIR").map(PathBuf::from).unwrap_or_else(|| {
+        let own = std::env::current_exe().expect("a test knows its own program");
+        own.parent().and_then(Path::parent).expect("a test is built into target/…/deps").to_owned()
+    });
+    let path = folder.join(name);
+    assert!(path.exists(), "{} is not built: cargo build -p brig-brig -p brig-shim", path.display());
+    path
+}
+
+impl Neighbour {
+    /// A program there.
+    pub fn program<S: AsRef<str>>(&self, program: &str, arguments: &[S]) -> Run {
+        Run::new(program, arguments).inside(&self.netns)
+    }
+
+    /// Does something in the neighbour's network.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        netns::inside(self.netns.as_fd(), work).expect("the namespace can be entered")
+    }
+}

@@ -1,0 +1,97 @@
+//! Debian's `docker-registry` in a test host, and the pushing of images to it.
+//! Owns the process and its folder; the files in there may be damaged on purpose by a test.
+
+use crate::command::Run;
+use crate::host::TestHost;
+use crate::http;
+use crate::image::{Image, digest};
+use crate::wait::eventually;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A running registry.
+pub struct Registry {
+    /// `127.0.0.1:5000`: where it is, in the host's network.
+    pub address: String,
+    netns: Arc<OwnedFd>,
+    folder: PathBuf,
+    child: Child,
+}
+
+impl TestHost {
+    /// Starts a registry on loopback.
+    pub fn registry(&self) -> Registry {
+        self.registry_at("127.0.0.1:5000")
+    }
+
+    /// Starts a registry at an address of the host's.
+    pub fn registry_at(&self, address: &str) -> Registry {
+        let folder = self.root.join(format!("registry-{}", address.replace(':', "-")));
+        std::fs::create_dir_all(&folder).expect("the registry's folder can be made");
+        let config = format!(
+            "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  delete:\n    enabled: true\n  \
+             filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {address}\n",
+            folder.join("data").display()
+        );
+        std::fs::write(folder.join("config.yml"), config).expect("the registry's configuration can be written");
+        let log = std::fs::File::create(folder.join("log")).expect("the registry's log can be made");
+        let run = Run::new("docker-registry", &["serve", &folder.join("config.yml").display().to_string()]);
+        let child = run.inside(&self.netns).with(|command| {
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        });
+        let registry =
+            Registry { address: address.to_owned(), netns: Arc::clone(&self.netns), folder, child: child.spawn() };
+        eventually("the registry answers", || {
+            http::connect(&registry.netns, address, Duration::from_secs(1)).ok().map(drop)
+        });
+        registry
+    }
+}
+
+impl Registry {
+    /// `127.0.0.1:5000/name`
+    pub fn name(&self, repository: &str) -> String {
+        format!("{}/{repository}", self.address)
+    }
+
+    /// Pushes an image; the digest of its manifest.
+    pub fn push(&self, image: &Image, repository: &str, tag: &str) -> String {
+        let (manifest, blobs) = image.distributable();
+        for blob in &blobs {
+            self.push_blob(repository, blob);
+        }
+        let path = format!("/v2/{repository}/manifests/{tag}");
+        let kind = "application/vnd.oci.image.manifest.v1+json";
+        let answer = http::tcp(&self.netns, &self.address, "PUT", &path, kind, &manifest).expect("the registry answers");
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        digest(&manifest)
+    }
+
+    fn push_blob(&self, repository: &str, blob: &[u8]) {
+        let path = format!("/v2/{repository}/blobs/uploads/");
+        let begun = http::tcp(&self.netns, &self.address, "POST", &path, "", &[]).expect("the registry answers");
+        assert_eq!(begun.status, 202, "{}", begun.text());
+        let location = begun.header("location").expect("an upload has a location");
+        let path = location.strip_prefix("http://").map_or(location, |rest| &rest[rest.find('/').unwrap_or(0)..]);
+        let path = format!("{path}{}digest={}", if path.contains('?') { '&' } else { '?' }, digest(blob));
+        let kind = "application/octet-stream";
+        let done = http::tcp(&self.netns, &self.address, "PUT", &path, kind, blob).expect("the registry answers");
+        assert_eq!(done.status, 201, "{}", done.text());
+    }
+
+    /// The file in which the registry keeps a blob.
+    pub fn blob_file(&self, digest: &str) -> PathBuf {
+        let hex = digest.strip_prefix("sha256:").expect("a sha256 digest");
+        self.folder.join("data/docker/registry/v2/blobs/sha256").join(&hex[..2]).join(hex).join("data")
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
