@@ -63,7 +63,12 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
+        if std::thread::panicking() {
+            // What the failed test left running.
+            let layout = brig_runtime::cgroup::Layout::detect().unwrap();
+            let cgroup = brig_runtime::cgroup::Cgroup::open(&layout, "/brig-test", &self.id).unwrap();
+            cgroup.kill().and_then(|()| cgroup.remove()).unwrap_or_default();
+        } else {
             assert_eq!(mountinfo(), self.mounts_before, "mounts were left behind");
             for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
                 let left = hierarchy.path().join("brig-test").join(&self.id);

@@ -300,7 +300,13 @@ fn old_kernels_overlay() {
         &mut spec(&[]),
         "stat -c %u /bin/busybox; touch /etc/new; stat -c %u /etc/new; echo y >>/etc/passwd; cat /etc/passwd | wc -l",
     );
+    let throw_away = brig_runtime::Rootfs::OverlayTmpfs { lower: vec![place.path("lower")], size_bytes: None };
+    let ran =
+        run_with(&place, &spec(&["sh", "-c", "stat -c %u /bin/busybox; rm /etc/passwd; ls /etc"]), throw_away, false)
+            .unwrap();
     brig_runtime::testing::force_overlay_by_path(false);
+    assert_eq!(ran.stdout, "0\n", "{ran:?}");
+    assert_eq!(names(&place.path("lower/etc")), ["passwd"]);
     assert_eq!(text, "0\n0\n3\n");
     use std::os::unix::fs::MetadataExt as _;
     assert_eq!(std::fs::metadata(place.path("upper/etc/new")).unwrap().uid(), 0);
