@@ -78,13 +78,6 @@ pub struct Command {
     pub run: fn(&Context, &Matches) -> Result<u8>,
 }
 
-impl Command {
-    /// The name shown.
-    pub fn name(&self) -> &'static str {
-        self.names[0]
-    }
-}
-
 /// What every command may use.
 #[derive(Debug, Default)]
 pub struct Context {
@@ -155,6 +148,18 @@ pub fn each(names: &[String], mut step: impl FnMut(&str) -> Result<()>) -> Resul
     if failed.is_empty() { Ok(0) } else { Err(Failure::new(failed.join("\n"))) }
 }
 
+/// Refuses a filter without a value.
+///
+/// # Errors
+/// Docker's words.
+pub fn check_filter(text: &str) -> std::result::Result<(), String> {
+    if text.is_empty() || text.contains('=') {
+        Ok(())
+    } else {
+        Err("bad format of filter (expected name=value)".to_owned())
+    }
+}
+
 /// `--filter` values as the daemon takes them.
 ///
 /// # Errors
@@ -162,10 +167,8 @@ pub fn each(names: &[String], mut step: impl FnMut(&str) -> Result<()>) -> Resul
 pub fn filters(values: &[&str]) -> Result<brig_api::filters::Filters> {
     let mut filters = brig_api::filters::Filters::new();
     for value in values.iter().filter(|value| !value.is_empty()) {
-        let (name, value) = value.split_once('=').ok_or_else(|| {
-            Failure::new(format!("invalid argument {value:?} for \"-f, --filter\" flag: invalid filter '{value}'"))
-                .with_code(125)
-        })?;
+        let (name, value) =
+            value.split_once('=').ok_or_else(|| Failure::new("bad format of filter (expected name=value)"))?;
         filters.add(name.trim().to_lowercase(), value.trim());
     }
     Ok(filters)
@@ -195,6 +198,6 @@ mod tests {
             filters(&["Name = x", "label=a=b"]).unwrap().to_json(),
             r#"{"label":{"a=b":true},"name":{"x":true}}"#
         );
-        assert!(filters(&["x"]).unwrap_err().message.contains("invalid filter 'x'"));
+        assert!(filters(&["x"]).unwrap_err().message.contains("bad format of filter"));
     }
 }

@@ -144,9 +144,9 @@ mod tests {
 
     #[test]
     fn every_command_teaches() {
-        for c in ALL.iter().filter(|c| !c.name().starts_with('_')) {
-            assert!(!c.about.is_empty() && !c.example.is_empty(), "{} lacks words", c.name());
-            let text = command(c, c.name());
+        for c in ALL.iter().filter(|c| !c.names[0].starts_with('_')) {
+            assert!(!c.about.is_empty() && !c.example.is_empty(), "{} lacks words", c.names[0]);
+            let text = command(c, c.names[0]);
             assert!(text.starts_with("Usage:  ") && text.contains("\nExample:\n"), "{text}");
         }
         assert!(top().contains("\n  run         Create and run"), "{}", top());

@@ -1,8 +1,13 @@
 //! Columns lined up as Go's tabwriter does with Docker's settings: at least 10 wide, three spaces apart, no tab after the last cell.
 //! Pure.
 
-/// Lines up tab-separated cells. A column block ends where a line has no such cell, as in Go.
+/// Lines up tab-separated cells, each column at least 10 wide.
 pub fn align(text: &str) -> String {
+    align_from(10, text)
+}
+
+/// Lines up tab-separated cells, each column at least `least` wide. A column block ends where a line has no such cell, as in Go.
+pub fn align_from(least: usize, text: &str) -> String {
     let lines: Vec<Vec<&str>> =
         text.split_inclusive('\n').map(|l| l.trim_end_matches('\n').split('\t').collect()).collect();
     let mut widths: Vec<Vec<usize>> = lines.iter().map(|cells| vec![0; cells.len()]).collect();
@@ -18,9 +23,8 @@ pub fn align(text: &str) -> String {
             }
             let end = (row..).find(|r| !in_block(*r)).unwrap_or(lines.len());
             let widest = lines[row..end].iter().map(|cells| width(cells[column])).max().unwrap_or(0);
-            let all_empty = widest == 0;
             for cells in &mut widths[row..end] {
-                cells[column] = if all_empty { 10.max(3) } else { 10.max(widest + 3) };
+                cells[column] = least.max(widest + 3);
             }
             row = end;
         }

@@ -10,6 +10,8 @@ use std::sync::Arc;
 /// A parsed template.
 pub struct Format {
     source: String,
+    /// JSON with `<`, `>` and `&` escaped, as Docker's lists have it.
+    escaped: bool,
 }
 
 impl Format {
@@ -19,7 +21,7 @@ impl Format {
     /// `template parsing error: …`.
     pub fn parse(text: &str) -> Result<Format> {
         let source = text.replace("\\t", "\t").replace("\\n", "\n");
-        let format = Format { source };
+        let format = Format { source, escaped: false };
         format.template(MissingKey::Invalid, &Json::Null).map_err(|e| parsing(&e))?;
         Ok(format)
     }
@@ -35,7 +37,8 @@ impl Format {
             if let Err(TemplateError::MissingKey { key }) = self.run(MissingKey::Error, data) {
                 if key.starts_with(|c: char| c.is_ascii_uppercase()) && !OPTIONAL.contains(&key.as_str()) {
                     return Err(Failure::new(format!(
-                        "template parsing error: template: :1: executing \"\" at <.{key}>: map has no entry for key {key:?}"
+                        "template parsing error: template: :1:{}: executing \"\" at <.{key}>: map has no entry for key {key:?}",
+                        self.source.find(&format!(".{key}")).unwrap_or(0)
                     )));
                 }
             }
@@ -48,13 +51,22 @@ impl Format {
     }
 
     fn template(&self, missing: MissingKey, data: &Json) -> std::result::Result<Template, TemplateError> {
-        let whole = Arc::new(data.clone());
+        let (whole, escaped) = (Arc::new(data.clone()), self.escaped);
         let mut template = Template::new("").missing_key(missing);
         for (name, function) in FUNCTIONS {
             template = template.func(name, function);
         }
-        template.func("json", move |args| Ok(Go::String(json_of(&whole, args.first()).into()))).parse(&self.source)
+        template = template.func("json", move |args| {
+            let text = json_of(&whole, args.first());
+            Ok(Go::String(if escaped { escape(&text) } else { text }.into()))
+        });
+        template.parse(&self.source)
     }
+}
+
+/// The characters that Go's JSON escapes for the sake of HTML.
+fn escape(text: &str) -> String {
+    text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }
 
 /// Fields that Docker's objects leave out when they have nothing to say.
@@ -75,7 +87,11 @@ const OPTIONAL: [&str; 12] = [
 
 type Function = fn(&[Go]) -> std::result::Result<Go, TemplateError>;
 
-const FUNCTIONS: [(&str, Function); 10] = [
+const FUNCTIONS: [(&str, Function); 11] = [
+    ("label", |args| {
+        let found = args.first().and_then(|map| map.field(&string(args, 1)));
+        Ok(found.cloned().unwrap_or_else(|| Go::String("".into())))
+    }),
     ("split", |args| {
         let (text, by) = (string(args, 0), string(args, 1));
         let parts: Vec<Go> = text.split(by.as_str()).map(|p| Go::String(p.into())).collect();
@@ -169,9 +185,30 @@ fn find<'a>(whole: &'a Json, wanted: &Json) -> Option<&'a Json> {
 
 /// Lists and maps that Docker's JSON has as `null` when they are empty; templates see them empty, as Go does.
 const EMPTY_LISTS: [&str; 24] = [
-    "Binds", "CapAdd", "CapDrop", "Cmd", "DeviceCgroupRules", "DeviceRequests", "Devices", "Dns", "DnsOptions", "DnsSearch",
-    "Entrypoint", "Env", "ExecIDs", "ExtraHosts", "GroupAdd", "Links", "Mounts", "OnBuild", "SecurityOpt", "Ulimits",
-    "VolumesFrom", "Aliases", "DNSNames", "RepoTags",
+    "Binds",
+    "CapAdd",
+    "CapDrop",
+    "Cmd",
+    "DeviceCgroupRules",
+    "DeviceRequests",
+    "Devices",
+    "Dns",
+    "DnsOptions",
+    "DnsSearch",
+    "Entrypoint",
+    "Env",
+    "ExecIDs",
+    "ExtraHosts",
+    "GroupAdd",
+    "Links",
+    "Mounts",
+    "OnBuild",
+    "SecurityOpt",
+    "Ulimits",
+    "VolumesFrom",
+    "Aliases",
+    "DNSNames",
+    "RepoTags",
 ];
 const EMPTY_MAPS: [&str; 9] =
     ["Labels", "Options", "Volumes", "PortBindings", "DriverOpts", "Ports", "Containers", "Networks", "Annotations"];
@@ -236,9 +273,9 @@ impl Listing<'_> {
                 None => (false, other),
             },
         };
-        // Docker spells a label's lookup as a method call; maps answer to `index`.
+        // Docker spells a label's lookup as a method call; maps are asked by a function.
         let text = label_calls(text);
-        let format = Format::parse(&text)?;
+        let format = Format { escaped: true, ..Format::parse(&text)? };
         let mut out = String::new();
         if tabled {
             let heads: serde_json::Map<String, Json> =
@@ -277,14 +314,14 @@ impl Listing<'_> {
     }
 }
 
-/// `.Label "x"` as `index .LabelMap "x"`, the form a map can answer.
+/// `.Label "x"` as `label .LabelMap "x"`, the form a map can answer.
 fn label_calls(text: &str) -> String {
-    text.replace(".Label \"", "index .LabelMap \"").replace(".Label `", "index .LabelMap `")
+    text.replace(".Label \"", "label .LabelMap \"").replace(".Label `", "label .LabelMap `")
 }
 
 /// In the head line a label's column is headed by the label's name.
 fn heads_of(text: &str) -> String {
-    text.replace("index .LabelMap ", "")
+    text.replace("label .LabelMap ", "")
 }
 
 #[cfg(test)]
@@ -298,7 +335,8 @@ mod tests {
 
     #[test]
     fn functions() {
-        let data = json!({"Z": 1, "A": {"c": [1, "x"], "b": null}, "Name": "/some thing", "List": ["a", "b"], "Binds": null});
+        let data =
+            json!({"Z": 1, "A": {"c": [1, "x"], "b": null}, "Name": "/some thing", "List": ["a", "b"], "Binds": null});
         for (text, out) in [
             ("{{json .}}", r#"{"Z":1,"A":{"c":[1,"x"],"b":null},"Name":"/some thing","List":["a","b"],"Binds":null}"#),
             ("{{json .A}}", r#"{"c":[1,"x"],"b":null}"#),

@@ -35,7 +35,7 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
     let state = container.state.unwrap_or_default();
     for (is, word, next) in [(!state.running, "stopped", "start"), (state.paused, "paused", "unpause"), (state.restarting, "restarting", "wait")] {
         if is {
-            let message = format!("cannot attach to a {word} container, {next} it first");
+            let message = format!("You cannot attach to a {word} container, {next} it first");
             return Err(Failure::new(message));
         }
     }

@@ -6,7 +6,8 @@ use crate::flags::Matches;
 use crate::parse::{device, env, mount, network, number, port, security};
 use crate::terminal;
 use brig_api::container::{
-    Config, CreateRequest, DeviceRequest, Empty, HealthConfig, HostConfig, LogConfig, Mount, Resources, RestartPolicy, Ulimit,
+    Config, CreateRequest, DeviceRequest, Empty, HealthConfig, HostConfig, LogConfig, Mount, Resources, RestartPolicy,
+    Ulimit,
 };
 use brig_api::network::{EndpointIpamConfig, EndpointSettings, NetworkingConfig};
 use std::collections::BTreeMap;

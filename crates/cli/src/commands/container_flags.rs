@@ -40,7 +40,8 @@ pub const FLAGS: &[Flag] = &[
     Flag::text("cpuset-cpus", "CPUs in which to allow execution (0-3, 0,1)"),
     Flag::text("cpuset-mems", "MEMs in which to allow execution (0-3, 0,1)"),
     Flag::list("device", "Add a host device to the container").check(crate::parse::device::check),
-    Flag::list("device-cgroup-rule", "Add a rule to the cgroup allowed devices list").check(crate::parse::security::check_device_rule),
+    Flag::list("device-cgroup-rule", "Add a rule to the cgroup allowed devices list")
+        .check(crate::parse::security::check_device_rule),
     Flag::list("device-read-bps", "Limit read rate (bytes per second) from a device")
         .check(|v| crate::parse::device::rate_bytes(v).map(drop)),
     Flag::list("device-read-iops", "Limit read rate (IO per second) from a device")

@@ -10,7 +10,7 @@ use crate::flags::{Flag, Kind, Matches};
 use crate::terminal;
 
 const FLAGS: &[Flag] = &[
-    Flag::new("filter", Kind::List, "filter", "Provide filter values (e.g. \"until=<timestamp>\")"),
+    Flag::new("filter", Kind::List, "filter", "Provide filter values (e.g. \"until=<timestamp>\").check(crate::command::check_filter)"),
     Flag::switch("force", "Do not prompt for confirmation").short('f'),
 ];
 

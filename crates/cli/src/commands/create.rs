@@ -27,7 +27,7 @@ pub const COMMAND: Command = Command {
 };
 
 fn run(context: &Context, m: &Matches) -> Result<u8> {
-    let made = creating::prepare(context, m).and_then(|request| creating::create(context, m, &request));
-    let created = made.map_err(|f| f.of_run("create").with_code(125))?;
+    let request = creating::prepare(context, m).map_err(|f| f.of_run("create").with_code(125))?;
+    let created = creating::create(context, m, &request)?;
     terminal::line(&created.id).map(|()| 0)
 }

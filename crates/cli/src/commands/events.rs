@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 const FLAGS: &[Flag] = &[
-    Flag::new("filter", Kind::List, "filter", "Filter output based on conditions provided").short('f'),
+    Flag::new("filter", Kind::List, "filter", "Filter output based on conditions provided").check(crate::command::check_filter).short('f'),
     Flag::text("format", "Format output using a custom template:\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates"),
     Flag::text("since", "Show all events created since timestamp"),
     Flag::text("until", "Stream events until this timestamp"),

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 const FLAGS: &[Flag] = &[
     Flag::switch("all", "Show all images").short('a').default("hides intermediate images"),
     Flag::switch("digests", "Show digests"),
-    Flag::new("filter", Kind::List, "filter", "Filter output based on conditions provided").short('f'),
+    Flag::new("filter", Kind::List, "filter", "Filter output based on conditions provided").check(crate::command::check_filter).short('f'),
     Flag::text("format", "Format output using a custom template:\n'table':            Print output in table format with column headers (default)\n'table TEMPLATE':   Print output in table format using the given Go template\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates"),
     Flag::switch("no-trunc", "Don't truncate output"),
     Flag::switch("quiet", "Only show image IDs").short('q'),
@@ -104,10 +104,10 @@ pub fn rows(images: &[Summary], short: bool, digests: bool, dangling: bool) -> V
                 "CreatedSince": if image.created > 0 { human::ago(image.created, now) } else { "N/A".to_owned() },
                 "CreatedAt": human::go_time(image.created),
                 "Size": human::size3(image.size),
-                "VirtualSize": human::size3(image.size),
+                "VirtualSize": human::size(image.size),
                 "Containers": counted(image.containers),
                 "SharedSize": sized(image.shared_size),
-                "UniqueSize": if image.shared_size < 0 { "N/A".to_owned() } else { human::size3(image.size - image.shared_size) },
+                "UniqueSize": if image.shared_size < 0 { "N/A".to_owned() } else { human::size(image.size - image.shared_size) },
             }));
         }
     }
@@ -119,7 +119,7 @@ fn counted(number: i64) -> String {
 }
 
 fn sized(bytes: i64) -> String {
-    if bytes < 0 { "N/A".to_owned() } else { human::size3(bytes) }
+    if bytes < 0 { "N/A".to_owned() } else { human::size(bytes) }
 }
 
 #[cfg(test)]

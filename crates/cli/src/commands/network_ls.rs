@@ -12,7 +12,7 @@ use crate::{human, terminal};
 use serde_json::{Value, json};
 
 const FLAGS: &[Flag] = &[
-    Flag::new("filter", Kind::List, "filter", "Provide filter values (e.g. \"driver=bridge\")").short('f'),
+    Flag::new("filter", Kind::List, "filter", "Provide filter values (e.g. \"driver=bridge\").check(crate::command::check_filter)").short('f'),
     Flag::text("format", "Format output using a custom template:\n'table':            Print output in table format with column headers (default)\n'table TEMPLATE':   Print output in table format using the given Go template\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates"),
     Flag::switch("no-trunc", "Do not truncate the output"),
     Flag::switch("quiet", "Only display network IDs").short('q'),
@@ -64,6 +64,14 @@ fn row(network: &Network, short: bool) -> Value {
         "Internal": network.internal.to_string(),
         "Labels": labels.join(","),
         "LabelMap": network.labels,
-        "CreatedAt": network.created,
+        "CreatedAt": created(&network.created),
     })
+}
+
+/// The moment as Go prints a time.
+fn created(text: &str) -> String {
+    match text.parse::<jiff::Timestamp>() {
+        Ok(at) => at.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S%.f %z %Z").to_string(),
+        Err(_) => text.to_owned(),
+    }
 }

@@ -33,10 +33,10 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
     };
     let mut lines = Vec::new();
     if let Some(wanted) = m.args.get(1) {
-        let wanted = if wanted.contains('/') { wanted.clone() } else { format!("{wanted}/tcp") };
-        let bindings = ports.get(&wanted).cloned().flatten().filter(|list| !list.is_empty());
+        let full = if wanted.contains('/') { wanted.clone() } else { format!("{wanted}/tcp") };
+        let bindings = ports.get(&full).cloned().flatten().filter(|list| !list.is_empty());
         let bindings = bindings.ok_or_else(|| {
-            Failure::new(format!("no public port '{wanted}' published for {}", m.args[0]))
+            Failure::new(format!("Error: No public port '{wanted}' published for {}", m.args[0]))
         })?;
         lines.extend(bindings.iter().map(host));
     } else {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 const FLAGS: &[Flag] = &[
     Flag::switch("all", "Show all containers").short('a').default("shows just running"),
-    Flag::new("filter", Kind::List, "filter", "Filter output based on conditions provided").short('f'),
+    Flag::new("filter", Kind::List, "filter", "Filter output based on conditions provided").check(crate::command::check_filter).short('f'),
     Flag::text("format", "Format output using a custom template:\n'table':            Print output in table format with column headers (default)\n'table TEMPLATE':   Print output in table format using the given Go template\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates"),
     Flag::new("last", Kind::Int, "int", "Show n last created containers (includes all states)").short('n').default("-1"),
     Flag::switch("latest", "Show the latest created container (includes all states)").short('l'),

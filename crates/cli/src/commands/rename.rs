@@ -27,6 +27,9 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
     if old.is_empty() || new.is_empty() {
         return Err(Failure::new("neither old nor new names may be empty"));
     }
-    context.client()?.post(&Path::new("/containers/{}/rename", &[old]).query("name", new))?;
+    context.client()?.post(&Path::new("/containers/{}/rename", &[old]).query("name", new)).map_err(|f| {
+        let message = format!("{}\nError: failed to rename container named {old}", f.message);
+        Failure { message, ..f }
+    })?;
     Ok(0)
 }

@@ -49,7 +49,7 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
     });
     result.map_err(|f| match f.status {
         None if f.message.starts_with("Error response") => {
-            Failure::new(format!("{}\nfailed to start containers: {}", f.message, failed(&f.message, &m.args)))
+            Failure::new(format!("{}\nError: failed to start containers: {}", f.message, failed(&f.message, &m.args)))
         }
         _ => f,
     })

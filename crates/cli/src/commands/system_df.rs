@@ -82,7 +82,7 @@ fn verbose(usage: &DiskUsage) -> Result<String> {
     let list = |table: &str, heads: &[(&str, &str)], rows: &[Value]| Listing { format: "", table, heads, functions: &[] }.render(rows);
     let images = super::images::rows(usage.images.as_deref().unwrap_or_default(), true, false, false);
     let containers: Vec<Value> =
-        usage.containers.iter().flatten().map(|container| super::ps::row(container, true, human::now())).collect();
+        usage.containers.iter().flatten().map(container).collect();
     let volumes: Vec<Value> = usage.volumes.iter().flatten().map(super::volume_ls::row).collect();
     let mut out = "Images space usage:\n\n".to_owned();
     out.push_str(&list(
@@ -100,6 +100,13 @@ fn verbose(usage: &DiskUsage) -> Result<String> {
     out.push_str(&list("{{.Name}}\t{{.Links}}\t{{.Size}}", super::volume_ls::HEADS, &volumes)?);
     out.push_str("\nBuild cache usage: 0B\n");
     Ok(out)
+}
+
+/// A container's row as in `ps`, its size without that of its image.
+fn container(c: &brig_api::container::Summary) -> Value {
+    let mut row = super::ps::row(c, true, human::now());
+    row["Size"] = human::size(c.size_rw).into();
+    row
 }
 
 #[cfg(test)]

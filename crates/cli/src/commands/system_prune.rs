@@ -11,7 +11,7 @@ use crate::terminal;
 
 const FLAGS: &[Flag] = &[
     Flag::switch("all", "Remove all unused images not just dangling ones").short('a'),
-    Flag::new("filter", Kind::List, "filter", "Provide filter values (e.g. \"label=<key>=<value>\")"),
+    Flag::new("filter", Kind::List, "filter", "Provide filter values (e.g. \"label=<key>=<value>\").check(crate::command::check_filter)"),
     Flag::switch("force", "Do not prompt for confirmation").short('f'),
     Flag::switch("volumes", "Prune anonymous volumes"),
 ];

@@ -33,6 +33,5 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
         text.push_str(&process.join("\t"));
         text.push('\n');
     }
-    // Docker's `top` sets columns 20 wide at least; what is read by people reads as well with the common width.
-    terminal::print(&table::align(&text)).map(|()| 0)
+    terminal::print(&table::align_from(20, &text)).map(|()| 0)
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 const FLAGS: &[Flag] = &[
     Flag::switch("cluster", "Display only cluster volumes, and use cluster volume list formatting").hidden(),
-    Flag::new("filter", Kind::List, "filter", "Provide filter values (e.g. \"dangling=true\")").short('f'),
+    Flag::new("filter", Kind::List, "filter", "Provide filter values (e.g. \"dangling=true\").check(crate::command::check_filter)").short('f'),
     Flag::text("format", "Format output using a custom template:\n'table':            Print output in table format with column headers (default)\n'table TEMPLATE':   Print output in table format using the given Go template\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates"),
     Flag::switch("quiet", "Only display volume names").short('q'),
 ];

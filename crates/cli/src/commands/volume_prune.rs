@@ -11,7 +11,7 @@ use crate::terminal;
 
 const FLAGS: &[Flag] = &[
     Flag::switch("all", "Remove all unused volumes, not just anonymous ones").short('a'),
-    Flag::new("filter", Kind::List, "filter", "Provide filter values (e.g. \"label=<label>\")"),
+    Flag::new("filter", Kind::List, "filter", "Provide filter values (e.g. \"label=<label>\").check(crate::command::check_filter)"),
     Flag::switch("force", "Do not prompt for confirmation").short('f'),
 ];
 

@@ -63,8 +63,15 @@ pub fn capabilities(add: &[&str], drop: &[&str]) -> (Option<Vec<String>>, Option
 /// Docker's words.
 pub fn check_sysctl(text: &str) -> Result<(), String> {
     const OWN: [&str; 9] = [
-        "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni",
-        "kernel.shm_rmid_forced", "kernel.domainname",
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+        "kernel.domainname",
     ];
     let allowed = text.split_once('=').is_some_and(|(name, _)| {
         OWN.contains(&name) || ["net.", "fs.mqueue."].iter().any(|prefix| name.starts_with(prefix))
