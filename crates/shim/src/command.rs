@@ -3,19 +3,36 @@
 //! Owns: which verb does what, and exit codes. Must not: do the work.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::{diagnose, launch, setup};
+use crate::clean_up::clean_up;
+use crate::{diagnose, launch, oci, setup};
 
 /// Runs `brig-rt` with the arguments that follow the program's name.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.collect();
     match arguments.first().and_then(|verb| verb.to_str()) {
         Some("shim") => shim(&arguments[1..]),
-        _ => {
-            eprintln!("usage: brig-rt shim --dir DIRECTORY");
-            ExitCode::from(2)
+        Some("clean-up") => clean_up_after(&arguments[1..]),
+        _ => oci::run(&arguments),
+    }
+}
+
+fn clean_up_after(arguments: &[OsString]) -> ExitCode {
+    let [flag, dir] = arguments else {
+        eprintln!("brig-rt clean-up: expected --dir DIRECTORY; this verb is for the brig daemon");
+        return ExitCode::from(2);
+    };
+    if flag != "--dir" {
+        eprintln!("brig-rt clean-up: unknown option {}", flag.display());
+        return ExitCode::from(2);
+    }
+    match clean_up(Path::new(dir)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("brig-rt clean-up: {failure}");
+            ExitCode::FAILURE
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Owns: the protocol between engine and shim, the shim's event loop, the OCI runtime command line. Must not: use threads or
 //! async, know images, networks or Docker's JSON.
 
+mod clean_up;
 pub mod client;
 mod clients;
 pub mod command;
@@ -13,6 +14,7 @@ mod exit_file;
 mod launch;
 mod log;
 mod log_line;
+mod oci;
 pub mod protocol;
 mod queue;
 mod requests;
