@@ -53,14 +53,19 @@ pub fn connect(dir: &Path) -> io::Result<UnixStream> {
 
 /// Calls `then` with a path of the socket in `dir` that is short enough for a socket address.
 pub(crate) fn with_socket_path<T>(dir: &Path, then: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    with_short_path(dir, SOCKET, then)
+}
+
+/// Calls `then` with a path of `name` in `dir` that is short enough for a socket address.
+pub(crate) fn with_short_path<T>(dir: &Path, name: &str, then: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     // sun_path holds 108 bytes with the terminating zero.
     const LONGEST: usize = 107;
-    let path = dir.join(SOCKET);
+    let path = dir.join(name);
     if path.as_os_str().as_bytes().len() <= LONGEST {
         return then(&path);
     }
     let handle = open_directory(dir)?;
-    then(&PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", handle.as_raw_fd())))
+    then(&PathBuf::from(format!("/proc/self/fd/{}/{name}", handle.as_raw_fd())))
 }
 
 fn open_directory(dir: &Path) -> io::Result<File> {

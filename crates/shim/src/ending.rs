@@ -210,10 +210,10 @@ impl Shim {
     /// Leaves nothing of the container in the kernel.
     pub(crate) fn remove_container(&mut self) {
         self.oom = None;
-        if let Some(container) = self.container.take() {
-            if let Err(error) = container.delete() {
-                diagnose::report(&format!("removing the container: {error}"));
-            }
+        if let Some(container) = self.container.take()
+            && let Err(error) = container.delete()
+        {
+            diagnose::report(&format!("removing the container: {error}"));
         }
     }
 

@@ -86,6 +86,8 @@ impl Fake {
     }
 }
 
+// The loop itself reaps the child.
+#[allow(clippy::zombie_processes)]
 fn keep(dir: &Path, script: &str, first_client: UnixStream, stdin: bool, stdin_once: bool) {
     let pipes = Session::pipes(Streams { stdin, stdout: true, stderr: true }).unwrap();
     let Stdio::Pipes { stdin, stdout, stderr } = pipes.theirs else { panic!("pipes") };

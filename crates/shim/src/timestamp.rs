@@ -33,7 +33,7 @@ impl fmt::Display for Timestamp {
         let mut fraction = self.0.subsec_nanos();
         let mut digits = 9;
         if fraction != 0 {
-            while fraction % 10 == 0 {
+            while fraction.is_multiple_of(10) {
                 fraction /= 10;
                 digits -= 1;
             }

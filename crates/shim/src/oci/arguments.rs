@@ -11,7 +11,18 @@ use std::path::PathBuf;
 pub(crate) struct Misuse(pub(crate) String);
 
 /// Flags before the verb.
-const GLOBAL: &[&str] = &["--root=", "--log=", "--log-format=", "--debug", "--systemd-cgroup", "--rootless=", "--version", "-v", "--help", "-h"];
+const GLOBAL: &[&str] = &[
+    "--root=",
+    "--log=",
+    "--log-format=",
+    "--debug",
+    "--systemd-cgroup",
+    "--rootless=",
+    "--version",
+    "-v",
+    "--help",
+    "-h",
+];
 
 /// Flags of each verb; those with `=` take a value.
 const VERBS: &[(&str, &[&str])] = &[
@@ -31,17 +42,48 @@ const VERBS: &[(&str, &[&str])] = &[
 ];
 
 const CREATE: &[&str] = &[
-    "--bundle=", "-b=", "--console-socket=", "--pidfd-socket=", "--pid-file=", "--no-pivot", "--no-new-keyring", "--preserve-fds=",
+    "--bundle=",
+    "-b=",
+    "--console-socket=",
+    "--pidfd-socket=",
+    "--pid-file=",
+    "--no-pivot",
+    "--no-new-keyring",
+    "--preserve-fds=",
 ];
 
 const RUN: &[&str] = &[
-    "--bundle=", "-b=", "--console-socket=", "--pidfd-socket=", "--pid-file=", "--no-pivot", "--no-new-keyring", "--preserve-fds=",
-    "--detach", "-d", "--keep", "--no-subreaper",
+    "--bundle=",
+    "-b=",
+    "--console-socket=",
+    "--pidfd-socket=",
+    "--pid-file=",
+    "--no-pivot",
+    "--no-new-keyring",
+    "--preserve-fds=",
+    "--detach",
+    "-d",
+    "--keep",
+    "--no-subreaper",
 ];
 
 const EXEC: &[&str] = &[
-    "--process=", "-p=", "--console-socket=", "--pidfd-socket=", "--pid-file=", "--detach", "-d", "--cwd=", "--env=", "-e=", "--tty", "-t",
-    "--user=", "-u=", "--preserve-fds=", "--ignore-paused",
+    "--process=",
+    "-p=",
+    "--console-socket=",
+    "--pidfd-socket=",
+    "--pid-file=",
+    "--detach",
+    "-d",
+    "--cwd=",
+    "--env=",
+    "-e=",
+    "--tty",
+    "-t",
+    "--user=",
+    "-u=",
+    "--preserve-fds=",
+    "--ignore-paused",
 ];
 
 /// A command line.
@@ -73,7 +115,8 @@ impl CommandLine {
                 line.operands.push(argument.to_owned());
                 // `exec ID program --its-own-flag`: what follows the id belongs to the program.
                 if line.verb == "exec" {
-                    line.operands.extend(rest.by_ref().map(|more| more.map(str::to_owned)).collect::<Result<Vec<_>, _>>()?);
+                    line.operands
+                        .extend(rest.by_ref().map(|more| more.map(str::to_owned)).collect::<Result<Vec<_>, _>>()?);
                 }
                 continue;
             }
@@ -104,7 +147,9 @@ impl CommandLine {
         };
         let value = match (flag.ends_with('='), inline) {
             (true, Some(value)) => value,
-            (true, None) => rest.next().transpose()?.ok_or_else(|| Misuse(format!("flag needs an argument: {name}")))?.to_owned(),
+            (true, None) => {
+                rest.next().transpose()?.ok_or_else(|| Misuse(format!("flag needs an argument: {name}")))?.to_owned()
+            }
             (false, None) => String::new(),
             (false, Some(value)) => match value.as_str() {
                 "true" | "1" => String::new(),
@@ -185,9 +230,15 @@ mod tests {
 
     #[test]
     fn as_containerd_calls() {
-        let line = parse("--root /r --log /b/log.json --log-format json create --bundle /b --pid-file /b/pid --no-new-keyring c1").unwrap();
+        let line = parse(
+            "--root /r --log /b/log.json --log-format json create --bundle /b --pid-file /b/pid --no-new-keyring c1",
+        )
+        .unwrap();
         assert_eq!((line.verb.as_str(), line.id().unwrap()), ("create", "c1"));
-        assert_eq!((line.value("root"), line.value("log-format"), line.value("pid-file")), (Some("/r"), Some("json"), Some("/b/pid")));
+        assert_eq!(
+            (line.value("root"), line.value("log-format"), line.value("pid-file")),
+            (Some("/r"), Some("json"), Some("/b/pid"))
+        );
         assert!(line.has("no-new-keyring") && !line.has("no-pivot"));
         let line = parse("--root=/r delete --force c1").unwrap();
         assert_eq!((line.value("root"), line.has("force")), (Some("/r"), true));

@@ -86,7 +86,9 @@ impl Records {
         let directory = self.directory(id);
         match private.recursive(false).create(&directory) {
             Ok(()) => Ok(directory),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Fault::new("container with given ID already exists")),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(Fault::new("container with given ID already exists"))
+            }
             Err(error) => Err(Fault::io("create", &directory, &error)),
         }
     }
@@ -96,7 +98,9 @@ impl Records {
         let path = self.directory(id).join("state.json");
         let content = match read_file(&path) {
             Ok(content) => content,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Fault::new("container does not exist")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Fault::new("container does not exist"));
+            }
             Err(error) => return Err(Fault::io("read", &path, &error)),
         };
         serde_json::from_slice(&content).map_err(|error| Fault::new(format!("{}: {error}", path.display())))

@@ -61,7 +61,7 @@ impl Plan {
             stdin_once: false,
             terminal: false,
             init: false,
-            cgroup_parent: format!("/brig-shim-test-{}", std::process::id()),
+            cgroup_parent: format!("/brig-shim-test-{}-{count}", std::process::id()),
             console_size: None,
             id,
         };
@@ -260,6 +260,7 @@ impl Drop for Host {
             let _ = self.shim.kill();
             let _ = self.shim.wait();
             for dir in cgroups_of(&self.cgroup_parent, &self.id) {
+                let _ = std::fs::write(dir.join("freezer.state"), "THAWED");
                 for pid in std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines() {
                     let _ = Command::new("/bin/busybox").args(["kill", "-9", pid]).status();
                 }

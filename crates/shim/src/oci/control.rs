@@ -1,0 +1,174 @@
+//! `start`, `kill`, `delete`, `pause`, `resume`.
+//!
+//! Owns: when each is refused, in runc's words. Must not: signal a process that may be another by now.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use brig_runtime::cgroup::{Cgroup, Layout};
+
+use crate::oci::Fault;
+use crate::oci::arguments::CommandLine;
+use crate::oci::gate;
+use crate::oci::record::{Condition, GATE, Record, Records, start_time};
+
+/// How long a killed process may take to end.
+const END: Duration = Duration::from_secs(10);
+
+const SIGKILL: i32 = 9;
+const SIGTERM: i32 = 15;
+
+/// `start`: opens the gate.
+pub(crate) fn start(line: &CommandLine, records: &Records) -> Result<u8, Fault> {
+    let id = line.id()?;
+    let _lock = records.lock(id)?;
+    let record = records.load(id)?;
+    match records.condition(&record) {
+        Condition::Created => gate::open(&records.directory(id)).map(|()| 0),
+        Condition::Running => Err(Fault::new("cannot start an already running container")),
+        Condition::Stopped => Err(Fault::new("cannot start a container that has stopped")),
+    }
+}
+
+/// `kill`: one signal to the first process, or with `--all` to all of them.
+pub(crate) fn kill(line: &CommandLine, records: &Records) -> Result<u8, Fault> {
+    let id = line.id()?;
+    let signal = line.operands.get(1).map_or(Ok(SIGTERM), |text| parse_signal(text))?;
+    let record = records.load(id)?;
+    if line.has("all") {
+        let cgroup = cgroup(&record)?;
+        if signal == SIGKILL {
+            cgroup.kill()?;
+            return Ok(0);
+        }
+        for pid in cgroup.processes()? {
+            // A process that has ended meanwhile got what was wanted for it.
+            if let Ok(pidfd) = brig_sys::pidfd::open(pid) {
+                brig_sys::pidfd::send_signal(pidfd.as_fd(), signal).ok();
+            }
+        }
+        return Ok(0);
+    }
+    if records.condition(&record) == Condition::Stopped {
+        return Err(Fault::new("container not running"));
+    }
+    let process = init(&record)?;
+    brig_sys::pidfd::send_signal(process.as_fd(), signal)?;
+    if signal == SIGKILL && cgroup(&record)?.frozen()? {
+        cgroup(&record)?.thaw()?;
+    }
+    Ok(0)
+}
+
+/// `delete`: removes what a stopped container has left; with `--force` stops it before.
+pub(crate) fn delete(line: &CommandLine, records: &Records) -> Result<u8, Fault> {
+    let id = line.id()?;
+    let force = line.has("force");
+    let record = match records.load(id) {
+        Ok(record) => record,
+        // What a killed `create` left is nothing that anybody could name otherwise.
+        Err(_) if force => return records.forget(id).map(|()| 0),
+        Err(fault) => return Err(fault),
+    };
+    let _lock = records.lock(id)?;
+    match records.condition(&record) {
+        Condition::Running if !force => {
+            let condition = describe(&record, Condition::Running)?;
+            return Err(Fault::new(format!("cannot delete container {id} that is not stopped: {condition}")));
+        }
+        Condition::Running | Condition::Created => end(&record)?,
+        Condition::Stopped => {}
+    }
+    let cgroup = cgroup(&record)?;
+    if !cgroup.processes()?.is_empty() {
+        cgroup.kill()?;
+    }
+    cgroup.remove()?;
+    std::fs::remove_file(records.directory(id).join(GATE)).ok();
+    records.forget(id).map(|()| 0)
+}
+
+/// `pause` and `resume`.
+pub(crate) fn freeze(line: &CommandLine, records: &Records, frozen: bool) -> Result<u8, Fault> {
+    let id = line.id()?;
+    let _lock = records.lock(id)?;
+    let record = records.load(id)?;
+    let condition = records.condition(&record);
+    let cgroup = cgroup(&record)?;
+    if condition == Condition::Stopped {
+        return Err(Fault::new("container not running"));
+    }
+    match (frozen, cgroup.frozen()?) {
+        (true, false) => cgroup.freeze()?,
+        (false, true) => cgroup.thaw()?,
+        (true, true) => return Err(Fault::new("container is paused")),
+        (false, false) => return Err(Fault::new("container not paused")),
+    }
+    Ok(0)
+}
+
+/// The word for a container's state, with the one that only its cgroup knows.
+pub(crate) fn describe(record: &Record, condition: Condition) -> Result<&'static str, Fault> {
+    let frozen = condition != Condition::Stopped && cgroup(record)?.frozen()?;
+    Ok(if frozen { "paused" } else { condition.name() })
+}
+
+/// The container's cgroup.
+pub(crate) fn cgroup(record: &Record) -> Result<Cgroup, Fault> {
+    Ok(Cgroup::open(&Layout::detect()?, &record.cgroup_parent, &record.cgroup_name)?)
+}
+
+/// The first process, proven to be the one that was started: a descriptor cannot come to mean another process later.
+pub(crate) fn init(record: &Record) -> Result<OwnedFd, Fault> {
+    let pidfd = brig_sys::pidfd::open(record.pid).map_err(|_| Fault::new("container not running"))?;
+    if start_time(record.pid) != Some(record.start_time) {
+        return Err(Fault::new("container not running"));
+    }
+    Ok(pidfd)
+}
+
+fn end(record: &Record) -> Result<(), Fault> {
+    let Ok(process) = init(record) else { return Ok(()) };
+    brig_sys::pidfd::send_signal(process.as_fd(), SIGKILL)?;
+    let cgroup = cgroup(record)?;
+    if cgroup.frozen()? {
+        cgroup.thaw()?;
+    }
+    if !brig_sys::pidfd::wait_end(process.as_fd(), Some(END))? {
+        return Err(Fault::new(format!("container init still running: process {} does not end", record.pid)));
+    }
+    Ok(())
+}
+
+/// A signal by number or name.
+fn parse_signal(text: &str) -> Result<i32, Fault> {
+    const NAMES: [&str; 31] = [
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
+        "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
+        "WINCH", "IO", "PWR", "SYS",
+    ];
+    let unknown = || Fault::new(format!("unknown signal {text:?}"));
+    if let Ok(number) = text.parse::<i32>() {
+        return if (1..=64).contains(&number) { Ok(number) } else { Err(unknown()) };
+    }
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let position = NAMES.iter().position(|known| *known == name).ok_or_else(unknown)?;
+    i32::try_from(position + 1).map_err(|_| unknown())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_by_number_and_name() {
+        assert_eq!(parse_signal("9").unwrap(), 9);
+        assert_eq!(parse_signal("SIGTERM").unwrap(), 15);
+        assert_eq!(parse_signal("hup").unwrap(), 1);
+        assert_eq!(parse_signal("SYS").unwrap(), 31);
+        for bad in ["0", "65", "-1", "SIGNOPE", ""] {
+            assert_eq!(parse_signal(bad).unwrap_err().to_string(), format!("unknown signal {bad:?}"));
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! The OCI command line with real bundles. Owns: what other engines rely on. Must not: leave anything behind.
+
+mod common;
+
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use common::{Plan, cgroups_of, process};
+use rustix::process::{Pid, WaitOptions, waitpid};
+use serde_json::{Value, json};
+
+/// A bundle and a place for the runtime's state.
+struct Bench {
+    plan: Plan,
+    cgroup: String,
+}
+
+impl Bench {
+    fn new(script: &str) -> Bench {
+        // Created containers become children of this process, as they become containerd's shim's.
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
+        let mut plan = Plan::new(script);
+        let cgroup = plan.config.cgroup_parent.clone();
+        let lower = plan.dir.path().join("lower");
+        std::os::unix::fs::chown(&lower, Some(231_072), Some(231_072)).unwrap();
+        plan.spec["root"]["path"] = json!("lower");
+        plan.spec["linux"]["cgroupsPath"] = json!(format!("{cgroup}/box"));
+        plan.spec["annotations"] = json!({"a": "b"});
+        let bench = Bench { plan, cgroup };
+        bench.write();
+        bench
+    }
+
+    fn write(&self) {
+        std::fs::write(self.path("config.json"), self.plan.spec.to_string()).unwrap();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.plan.dir.path().join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_brig-rt"));
+        command.arg("--root").arg(self.path("state")).args(arguments);
+        command.current_dir(self.plan.dir.path());
+        command.stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn refused(&self, arguments: &[&str], text: &str) {
+        let output = self.run(arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && stderr.contains(text), "{arguments:?}: {stderr}");
+    }
+
+    fn state(&self) -> Value {
+        serde_json::from_str(&self.ok(&["state", "box"])).unwrap()
+    }
+
+    fn wait_for(&self, status: &str) {
+        for _ in 0..500 {
+            if self.state()["status"] == status {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("never {status}: {}", self.state());
+    }
+
+    fn clean(self) {
+        let left = cgroups_of(&self.cgroup, "box");
+        assert!(left.is_empty(), "{left:?}");
+        assert_eq!(std::fs::read_dir(self.path("state")).map_or(0, Iterator::count), 0);
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.run(&["delete", "--force", "box"]);
+        for dir in cgroups_of("", &self.cgroup) {
+            std::fs::remove_dir(dir).ok();
+        }
+    }
+}
+
+/// The exit code of a process that has become this one's child.
+fn reap(pid: i32) -> i32 {
+    for _ in 0..500 {
+        // Until the process that held it at its gate has ended, it is that one's child.
+        if let Ok(Some((_, status))) = waitpid(Pid::from_raw(pid), WaitOptions::empty()) {
+            return code(status);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("{pid} never became a child of this process");
+}
+
+fn code(status: rustix::process::WaitStatus) -> i32 {
+    status.exit_status().unwrap_or_else(|| 128 + status.terminating_signal().unwrap())
+}
+
+#[test]
+fn from_create_to_delete() {
+    let bench = Bench::new("echo hello; exit 7");
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let create = ["create", "--bundle", ".", "--pid-file", "pid", "box"];
+    let mut command = bench.command(&create);
+    let status = command.stdout(writer.try_clone().unwrap()).stderr(writer).status().unwrap();
+    drop(command);
+    assert!(status.success());
+    let state = bench.state();
+    let pid: i32 = std::fs::read_to_string(bench.path("pid")).unwrap().parse().unwrap();
+    assert_eq!((state["status"].as_str(), state["pid"].as_i64()), (Some("created"), Some(i64::from(pid))));
+    assert_eq!(
+        (state["bundle"].as_str(), state["annotations"]["a"].as_str()),
+        (bench.plan.dir.path().to_str(), Some("b"))
+    );
+    bench.refused(&create, "container with given ID already exists");
+    bench.ok(&["start", "box"]);
+    let mut output = String::new();
+    reader.read_to_string(&mut output).unwrap();
+    assert_eq!(output, "hello\n");
+    // The one who called create learns the exit code, not the runtime.
+    assert_eq!(reap(pid), 7);
+    assert_eq!((bench.state()["status"].as_str(), bench.state()["pid"].as_i64()), (Some("stopped"), Some(0)));
+    bench.refused(&["start", "box"], "cannot start a container that has stopped");
+    bench.refused(&["kill", "box", "9"], "container not running");
+    bench.ok(&["delete", "box"]);
+    bench.refused(&["state", "box"], "container does not exist");
+    bench.refused(&["delete", "box"], "container does not exist");
+    bench.ok(&["delete", "--force", "box"]);
+    bench.clean();
+}
+
+#[test]
+fn running_paused_killed() {
+    let bench = Bench::new("sleep 100");
+    let pid_file = bench.path("pid");
+    bench
+        .command(&["run", "--detach", "--bundle", ".", "--pid-file", "pid", "box"])
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    let pid: i32 = std::fs::read_to_string(pid_file).unwrap().parse().unwrap();
+    assert_eq!(bench.state()["status"], "running");
+    bench.refused(&["start", "box"], "cannot start an already running container");
+    bench.refused(&["delete", "box"], "cannot delete container box that is not stopped: running");
+    assert_eq!(bench.ok(&["ps", "--format", "json", "box"]), format!("[{pid}]\n"));
+    assert!(bench.ok(&["ps", "box"]).contains("sleep 100"));
+    let list: Value = serde_json::from_str(&bench.ok(&["list", "--format=json"])).unwrap();
+    assert_eq!(list[0]["id"], "box");
+    assert_eq!(bench.ok(&["list", "-q"]), "box\n");
+    bench.ok(&["pause", "box"]);
+    assert_eq!(bench.state()["status"], "paused");
+    bench.refused(&["pause", "box"], "container is paused");
+    bench.refused(&["exec", "box", "true"], "paused");
+    bench.ok(&["resume", "box"]);
+    bench.refused(&["resume", "box"], "container not paused");
+    bench.refused(&["kill", "box", "SIGNOPE"], "unknown signal");
+    bench.ok(&["kill", "box", "KILL"]);
+    assert_eq!(reap(pid), 137);
+    bench.wait_for("stopped");
+    bench.ok(&["kill", "--all", "box", "9"]);
+    bench.ok(&["delete", "box"]);
+    bench.clean();
+}
+
+#[test]
+fn exec_in_another_process() {
+    let bench = Bench::new("sleep 100");
+    bench.command(&["run", "-d", "-b", ".", "box"]).stdout(Stdio::null()).status().unwrap();
+    let output =
+        bench.run(&["exec", "-e", "A=1", "box", "sh", "-c", "echo $A; cat /proc/1/cmdline | tr '\\0' ' '; exit 4"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "1\nsleep 100 ");
+    assert_eq!(output.status.code(), Some(4));
+    let mut other = process(&["/bin/id", "-u"]);
+    other["user"]["uid"] = json!(5);
+    std::fs::write(bench.path("process.json"), other.to_string()).unwrap();
+    assert_eq!(bench.ok(&["exec", "--process", "process.json", "box"]), "5\n");
+    bench.refused(&["exec", "box", "nope"], "executable file not found in $PATH");
+    bench.ok(&["delete", "--force", "box"]);
+    bench.clean();
+}
+
+#[test]
+fn in_the_foreground() {
+    let bench = Bench::new("cat; echo out; exit 3");
+    let output = bench.run(&["run", "--bundle", ".", "box"]);
+    assert_eq!((output.stdout.as_slice(), output.status.code()), (b"out\n".as_slice(), Some(3)));
+    bench.clean();
+}
+
+#[test]
+fn a_created_container_can_be_killed_and_deleted() {
+    let bench = Bench::new("echo never");
+    bench.command(&["create", "box"]).stdout(Stdio::null()).status().unwrap();
+    let pid = bench.state()["pid"].as_i64().unwrap() as i32;
+    bench.ok(&["kill", "box", "9"]);
+    assert_eq!(reap(pid), 137);
+    bench.wait_for("stopped");
+    bench.ok(&["delete", "box"]);
+    bench.clean();
+}
+
+#[test]
+fn a_terminal_goes_to_the_console_socket() {
+    let mut bench = Bench::new("echo on a terminal; stty size");
+    bench.plan.spec["process"]["terminal"] = json!(true);
+    bench.plan.spec["process"]["consoleSize"] = json!({"height": 12, "width": 34});
+    bench.write();
+    bench.refused(&["create", "box"], "without setting console socket");
+    let listener = std::os::unix::net::UnixListener::bind(bench.path("console")).unwrap();
+    bench.command(&["create", "--console-socket", "console", "box"]).stdout(Stdio::null()).status().unwrap();
+    let (socket, _) = listener.accept().unwrap();
+    let master = brig_sys::fdpass::Channel::from_fd(socket.into()).receive().unwrap().fds.pop().unwrap();
+    let pid = bench.state()["pid"].as_i64().unwrap() as i32;
+    bench.ok(&["start", "box"]);
+    reap(pid);
+    let mut output = Vec::new();
+    // The end of a terminal is an error, after everything was read.
+    std::fs::File::from(master.as_fd().try_clone_to_owned().unwrap()).read_to_end(&mut output).ok();
+    assert_eq!(String::from_utf8_lossy(&output), "on a terminal\r\n12 34\r\n");
+    bench.ok(&["delete", "box"]);
+    bench.clean();
+}
+
+#[test]
+fn failures_leave_nothing_and_are_logged() {
+    let mut bench = Bench::new("");
+    bench.plan.spec["process"]["args"] = json!(["nope"]);
+    bench.write();
+    bench.refused(
+        &["--log", "log", "--log-format", "json", "create", "box"],
+        "exec: \"nope\": executable file not found in $PATH",
+    );
+    let log: Value = serde_json::from_str(&std::fs::read_to_string(bench.path("log")).unwrap()).unwrap();
+    assert_eq!(
+        (log["level"].as_str(), log["msg"].as_str()),
+        (Some("error"), Some("exec: \"nope\": executable file not found in $PATH"))
+    );
+    bench.refused(&["state", "box"], "container does not exist");
+    bench.refused(&["create", "--bundle", "/no/such", "box"], "/no/such");
+    bench.refused(&["--systemd-cgroup", "create", "box"], "--systemd-cgroup: not supported");
+    bench.refused(&["create", "--no-pivot", "box"], "--no-pivot: not supported");
+    bench.refused(&["create", "../box"], "invalid container ID format: ../box");
+    bench.clean();
+}
+
+#[test]
+fn what_it_tells_about_itself() {
+    let bench = Bench::new("");
+    assert!(bench.ok(&["--version"]).starts_with("brig-rt version "));
+    let features: Value = serde_json::from_str(&bench.ok(&["features"])).unwrap();
+    assert_eq!(features["linux"]["mountExtensions"]["idmap"]["enabled"], true);
+    std::fs::remove_file(bench.path("config.json")).unwrap();
+    bench.ok(&["spec"]);
+    bench.refused(&["spec"], "exists. Remove it first");
+    let spec: brig_oci::runtime::Spec =
+        serde_json::from_slice(&std::fs::read(bench.path("config.json")).unwrap()).unwrap();
+    assert_eq!(spec.process.unwrap().args, ["sh"]);
+    assert!(bench.ok(&["--help"]).contains("usage: brig-rt"));
+}
