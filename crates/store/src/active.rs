@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
 use crate::store::Store;
+use crate::view::View;
 
 /// The directories that make up one container's root file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,8 +50,8 @@ impl Store {
                 self.catalog_mut().active.insert(key.to_owned(), chain.cloned());
             }
         }
-        self.make_active_directories(key)?;
-        Ok(self.layers_of(&self.catalog(), key, chain))
+        make_active_directories(self, key)?;
+        Ok(layers_of(self, &self.catalog(), key, chain))
     }
 
     /// The writable layer `key`, if there is one.
@@ -58,11 +59,11 @@ impl Store {
         let catalog = self.catalog();
         let chain = catalog.active.get(key)?;
         // The row may have outlived empty directories in a power cut.
-        if let Err(error) = self.make_active_directories(key) {
+        if let Err(error) = make_active_directories(self, key) {
             tracing::error!("writable layer {key}: {error}");
             return None;
         }
-        Some(self.layers_of(&catalog, key, chain.as_ref()))
+        Some(layers_of(self, &catalog, key, chain.as_ref()))
     }
 
     /// The keys of all writable layers, in no order.
@@ -123,6 +124,11 @@ impl Store {
         Ok(size)
     }
 
+    /// The merged files of a container's layers and its writable layer, as they are now.
+    pub fn view(&self, layers: &Layers) -> Result<View> {
+        View::merged(layers)
+    }
+
     /// Whether `chain` and all below it are here.
     pub(crate) fn is_whole(&self, chain: &Digest) -> bool {
         let catalog = self.catalog();
@@ -145,30 +151,29 @@ impl Store {
         }
         paths
     }
+}
 
-    fn layers_of(&self, catalog: &Catalog, key: &str, chain: Option<&Digest>) -> Layers {
-        let dir = self.inner.root.join("active").join(key);
-        let lower = chain.map(|chain| self.diff_paths(catalog, chain)).unwrap_or_default();
-        Layers { lower, upper: dir.join("upper"), work: dir.join("work") }
-    }
+fn layers_of(store: &Store, catalog: &Catalog, key: &str, chain: Option<&Digest>) -> Layers {
+    let dir = store.inner.root.join("active").join(key);
+    let lower = chain.map(|chain| store.diff_paths(catalog, chain)).unwrap_or_default();
+    Layers { lower, upper: dir.join("upper"), work: dir.join("work") }
+}
 
-    fn make_active_directories(&self, key: &str) -> Result<()> {
-        let active = self.inner.dirs.active.as_fd();
-        for (name, mode) in [(key.to_owned(), 0o700), (format!("{key}/upper"), 0o755), (format!("{key}/work"), 0o700)] {
-            let failed = |errno: Errno| {
-                Error::io(format!("mkdir {}", self.inner.root.join("active").join(&name).display()), errno)
-            };
-            match rustix::fs::mkdirat(active, &*name, Mode::from_raw_mode(mode)) {
-                // The umask may have taken from the mode.
-                Ok(()) => {
-                    rustix::fs::chmodat(active, &*name, Mode::from_raw_mode(mode), AtFlags::empty()).map_err(failed)?
-                }
-                Err(Errno::EXIST) => {}
-                Err(errno) => return Err(failed(errno)),
+fn make_active_directories(store: &Store, key: &str) -> Result<()> {
+    let active = store.inner.dirs.active.as_fd();
+    for (name, mode) in [(key.to_owned(), 0o700), (format!("{key}/upper"), 0o755), (format!("{key}/work"), 0o700)] {
+        let failed =
+            |errno: Errno| Error::io(format!("mkdir {}", store.inner.root.join("active").join(&name).display()), errno);
+        match rustix::fs::mkdirat(active, &*name, Mode::from_raw_mode(mode)) {
+            // The umask may have taken from the mode.
+            Ok(()) => {
+                rustix::fs::chmodat(active, &*name, Mode::from_raw_mode(mode), AtFlags::empty()).map_err(failed)?
             }
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(failed(errno)),
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// One path component, and nothing that could be taken for anything else.

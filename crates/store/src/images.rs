@@ -182,76 +182,76 @@ impl Store {
         self.inner.reserve.make_room();
         self.catalog_mut().fresh.retain(|_, arrived| arrived.elapsed() < ARRIVAL);
         let mut reclaimed = Reclaimed::default();
-        self.collect_layers(keep, &mut reclaimed)?;
-        self.collect_blobs(&mut reclaimed)?;
+        collect_layers(self, keep, &mut reclaimed)?;
+        collect_blobs(self, &mut reclaimed)?;
         Ok(reclaimed)
     }
+}
 
-    fn collect_layers(&self, keep: &[Digest], reclaimed: &mut Reclaimed) -> Result<()> {
-        let mut dead: Vec<(usize, Digest, u64)> = {
-            let catalog = self.catalog();
-            let live = catalog.live_layers(keep);
-            let dead = catalog.layers.values().filter(|layer| !live.contains(&layer.chain_id));
-            dead.map(|layer| (catalog.chain(&layer.chain_id).len(), layer.chain_id.clone(), layer.size_bytes)).collect()
-        };
-        if dead.is_empty() {
-            return Ok(());
-        }
-        dead.sort_by(|a, b| b.cmp(a));
-        self.inner.database.write(|db| {
-            let mut delete = db.prepare("DELETE FROM store_layers WHERE chain_id = ?1")?;
-            dead.iter().try_for_each(|(_, chain, _)| delete.execute([chain.as_str()]).map(drop))
-        })?;
-        let mut catalog = self.catalog_mut();
-        dead.iter().for_each(|(_, chain, _)| drop(catalog.layers.remove(chain)));
-        drop(catalog);
-        for (_, chain, size) in dead {
-            self.inner.trash.take(self.inner.dirs.layers.as_fd(), chain.hex().as_ref())?;
-            reclaimed.size_bytes += size;
-            reclaimed.layers.push(chain);
-        }
-        Ok(())
+fn collect_layers(store: &Store, keep: &[Digest], reclaimed: &mut Reclaimed) -> Result<()> {
+    let mut dead: Vec<(usize, Digest, u64)> = {
+        let catalog = store.catalog();
+        let live = catalog.live_layers(keep);
+        let dead = catalog.layers.values().filter(|layer| !live.contains(&layer.chain_id));
+        dead.map(|layer| (catalog.chain(&layer.chain_id).len(), layer.chain_id.clone(), layer.size_bytes)).collect()
+    };
+    if dead.is_empty() {
+        return Ok(());
     }
-
-    fn collect_blobs(&self, reclaimed: &mut Reclaimed) -> Result<()> {
-        let live = self.live_blobs(&self.catalog());
-        for (algorithm, dir) in [("sha256", &self.inner.dirs.sha256), ("sha512", &self.inner.dirs.sha512)] {
-            for name in trash::names(dir.as_fd(), &self.inner.root.join("blobs").join(algorithm))? {
-                let digest = name.to_str().and_then(|hex| Digest::parse(&format!("{algorithm}:{hex}")).ok());
-                if digest.as_ref().is_some_and(|digest| live.contains(digest)) {
-                    continue;
-                }
-                let size = rustix::fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW).map_or(0, |stat| stat.st_size);
-                rustix::fs::unlinkat(dir, &name, AtFlags::empty())
-                    .map_err(|errno| Error::io(format!("remove blob {algorithm}:{}", name.display()), errno))?;
-                reclaimed.size_bytes += u64::try_from(size).unwrap_or_default();
-                reclaimed.blobs.extend(digest);
-            }
-        }
-        Ok(())
+    dead.sort_by(|a, b| b.cmp(a));
+    store.inner.database.write(|db| {
+        let mut delete = db.prepare("DELETE FROM store_layers WHERE chain_id = ?1")?;
+        dead.iter().try_for_each(|(_, chain, _)| delete.execute([chain.as_str()]).map(drop))
+    })?;
+    let mut catalog = store.catalog_mut();
+    dead.iter().for_each(|(_, chain, _)| drop(catalog.layers.remove(chain)));
+    drop(catalog);
+    for (_, chain, size) in dead {
+        store.inner.trash.take(store.inner.dirs.layers.as_fd(), chain.hex().as_ref())?;
+        reclaimed.size_bytes += size;
+        reclaimed.layers.push(chain);
     }
+    Ok(())
+}
 
-    /// Configurations and manifests of images, what names point to, and through indexes what they list.
-    fn live_blobs(&self, catalog: &Catalog) -> HashSet<Digest> {
-        let images = catalog.images.values();
-        let mut todo: Vec<Digest> = images.clone().map(|image| image.id.clone()).collect();
-        let mut live: HashSet<Digest> = todo.drain(..).collect();
-        todo.extend(images.filter_map(|image| image.manifest.clone()));
-        todo.extend(catalog.tags.values().filter_map(|tag| tag.manifest.clone()));
-        while let Some(digest) = todo.pop() {
-            if !live.insert(digest.clone()) {
+fn collect_blobs(store: &Store, reclaimed: &mut Reclaimed) -> Result<()> {
+    let live = live_blobs(store, &store.catalog());
+    for (algorithm, dir) in [("sha256", &store.inner.dirs.sha256), ("sha512", &store.inner.dirs.sha512)] {
+        for name in trash::names(dir.as_fd(), &store.inner.root.join("blobs").join(algorithm))? {
+            let digest = name.to_str().and_then(|hex| Digest::parse(&format!("{algorithm}:{hex}")).ok());
+            if digest.as_ref().is_some_and(|digest| live.contains(digest)) {
                 continue;
             }
-            let document = self.read_blob(&digest).ok().and_then(|bytes| Document::parse(&bytes, None).ok());
-            match document {
-                Some(Document::Index(index)) => todo.extend(index.manifests.into_iter().map(|entry| entry.digest)),
-                Some(Document::Manifest(manifest)) => live.extend([manifest.config.digest]),
-                None => {}
-            }
+            let size = rustix::fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW).map_or(0, |stat| stat.st_size);
+            rustix::fs::unlinkat(dir, &name, AtFlags::empty())
+                .map_err(|errno| Error::io(format!("remove blob {algorithm}:{}", name.display()), errno))?;
+            reclaimed.size_bytes += u64::try_from(size).unwrap_or_default();
+            reclaimed.blobs.extend(digest);
         }
-        live.extend(catalog.fresh.keys().cloned());
-        live
     }
+    Ok(())
+}
+
+/// Configurations and manifests of images, what names point to, and through indexes what they list.
+fn live_blobs(store: &Store, catalog: &Catalog) -> HashSet<Digest> {
+    let images = catalog.images.values();
+    let mut todo: Vec<Digest> = images.clone().map(|image| image.id.clone()).collect();
+    let mut live: HashSet<Digest> = todo.drain(..).collect();
+    todo.extend(images.filter_map(|image| image.manifest.clone()));
+    todo.extend(catalog.tags.values().filter_map(|tag| tag.manifest.clone()));
+    while let Some(digest) = todo.pop() {
+        if !live.insert(digest.clone()) {
+            continue;
+        }
+        let document = store.read_blob(&digest).ok().and_then(|bytes| Document::parse(&bytes, None).ok());
+        match document {
+            Some(Document::Index(index)) => todo.extend(index.manifests.into_iter().map(|entry| entry.digest)),
+            Some(Document::Manifest(manifest)) => live.extend([manifest.config.digest]),
+            None => {}
+        }
+    }
+    live.extend(catalog.fresh.keys().cloned());
+    live
 }
 
 fn now() -> i64 {

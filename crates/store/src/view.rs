@@ -18,7 +18,6 @@ use rustix::io::Errno;
 
 use crate::active::Layers;
 use crate::error::{Error, Result};
-use crate::store::Store;
 
 /// Deeper trees than this are refused when copied.
 const DEEPEST: usize = 256;
@@ -28,9 +27,9 @@ pub struct View {
     root: Root,
 }
 
-impl Store {
+impl View {
     /// The merged files of a container's layers and its writable layer, as they are now.
-    pub fn view(&self, layers: &Layers) -> Result<View> {
+    pub(crate) fn merged(layers: &Layers) -> Result<View> {
         if layers.lower.is_empty() {
             return View::directory(&layers.upper);
         }
@@ -45,9 +44,7 @@ impl Store {
         }
         Ok(View { root: Root::from_fd(context.mount(Attr::MOUNT_ATTR_RDONLY | Attr::MOUNT_ATTR_NODEV)?) })
     }
-}
 
-impl View {
     /// A directory of this host as a root.
     pub fn directory(path: &Path) -> Result<View> {
         Ok(View { root: Root::open(path)? })
