@@ -96,7 +96,7 @@ pub struct InspectResponse {
     /// Container it runs in.
     #[serde(rename = "ContainerID", deserialize_with = "null")]
     pub container_id: String,
-    /// Key sequence for detaching, in base64 (a byte slice in Go).
+    /// Key sequence for detaching, as it was asked for; null means the default.
     pub detach_keys: Option<String>,
     /// Process id on the host; 0 before it runs.
     #[serde(deserialize_with = "null")]

@@ -81,7 +81,8 @@ impl Server {
         let mut reply = match outcome {
             Ok(Ok(reply)) => reply,
             Ok(Err(fault)) => {
-                if fault.status.is_server_error() {
+                // What is not there at all is no failure of the daemon's.
+                if fault.status == StatusCode::INTERNAL_SERVER_ERROR {
                     tracing::error!("Handler returned error: {}", fault.message);
                 }
                 failure(&fault)
