@@ -180,6 +180,7 @@ fn copy_entry(source: BorrowedFd<'_>, target: BorrowedFd<'_>, name: &OsStr, dept
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Store;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     fn layers(base: &Path) -> Layers {
