@@ -2,7 +2,7 @@
 //!
 //! Owns: the bundle, the shim process, a subscribed connection, and the check that nothing is left over. Must not: touch
 //! anything of the host but cgroups below its own name.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used, clippy::panic, clippy::let_underscore_must_use)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
