@@ -201,7 +201,7 @@ pub fn forward_signals(client: &Arc<Client>, container: String) -> Result<()> {
     signals::listen(numbers, move |number| {
         let name = signals::FORWARDED.iter().find(|(n, _)| *n == number).map_or("", |(_, name)| name);
         if matches!(number, 2 | 15) && asked.fetch_add(1, Ordering::Relaxed) == 2 {
-            terminal::say(&format!("\ngot 3 SIGTERM/SIGINTs, forcefully exiting"));
+            terminal::say("\ngot 3 SIGTERM/SIGINTs, forcefully exiting");
             std::process::exit(1);
         }
         if number == signals::WINDOW {

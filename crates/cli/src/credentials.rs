@@ -50,18 +50,18 @@ fn ask_helper(name: &str, verb: &str, input: &str) -> Option<Vec<u8>> {
 /// The credentials for a registry, if there are any.
 pub fn find(context: &Context, domain: &str) -> Option<AuthConfig> {
     let (config, key) = (load(context), key(domain));
-    if let Some(helper) = helper(&config, &key) {
-        if let Some(answer) = ask_helper(&helper, "get", &key) {
-            let answer: Value = serde_json::from_slice(&answer).ok()?;
-            let text = |name: &str| answer.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
-            let mut auth = AuthConfig { serveraddress: key, ..AuthConfig::default() };
-            if text("Username") == "<token>" {
-                auth.identitytoken = text("Secret");
-            } else {
-                (auth.username, auth.password) = (text("Username"), text("Secret"));
-            }
-            return Some(auth);
+    if let Some(helper) = helper(&config, &key)
+        && let Some(answer) = ask_helper(&helper, "get", &key)
+    {
+        let answer: Value = serde_json::from_slice(&answer).ok()?;
+        let text = |name: &str| answer.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
+        let mut auth = AuthConfig { serveraddress: key, ..AuthConfig::default() };
+        if text("Username") == "<token>" {
+            auth.identitytoken = text("Secret");
+        } else {
+            (auth.username, auth.password) = (text("Username"), text("Secret"));
         }
+        return Some(auth);
     }
     let entry = config.get("auths")?.as_object()?.iter().find(|(name, _)| same(name, &key))?.1;
     let text = |name: &str| entry.get(name).and_then(Value::as_str).unwrap_or("").to_owned();

@@ -28,6 +28,9 @@ pub enum Kind {
     List,
 }
 
+/// A check of a value: Docker's words if it does not pass.
+pub type Check = fn(&str) -> Result<(), String>;
+
 /// One flag of a command.
 #[derive(Debug, Clone, Copy)]
 pub struct Flag {
@@ -48,7 +51,7 @@ pub struct Flag {
     /// Name of the flag that this one is another spelling of.
     pub same_as: Option<&'static str>,
     /// What else a value must pass.
-    pub check: Option<fn(&str) -> Result<(), String>>,
+    pub check: Option<Check>,
 }
 
 impl Flag {
@@ -90,7 +93,7 @@ impl Flag {
         self
     }
     /// With a check of each value.
-    pub const fn check(mut self, check: fn(&str) -> Result<(), String>) -> Flag {
+    pub const fn check(mut self, check: Check) -> Flag {
         self.check = Some(check);
         self
     }

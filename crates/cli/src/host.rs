@@ -72,10 +72,10 @@ pub fn find(options: &Options) -> Result<Endpoint> {
         }
         return endpoint(host, options);
     }
-    if options.context.is_empty() {
-        if let Some(host) = environment("DOCKER_HOST").or_else(|| environment("BRIG_HOST")) {
-            return endpoint(&host, options);
-        }
+    if options.context.is_empty()
+        && let Some(host) = environment("DOCKER_HOST").or_else(|| environment("BRIG_HOST"))
+    {
+        return endpoint(&host, options);
     }
     let directory = config_dir(options);
     let name = Some(options.context.clone())

@@ -34,13 +34,14 @@ impl Format {
         let text = self.run(MissingKey::Invalid, data).map_err(|e| executing(&e))?;
         if text.contains("<no value>") {
             // A name that no object of Docker's has is a mistake; a missing key of a user's map is not.
-            if let Err(TemplateError::MissingKey { key }) = self.run(MissingKey::Error, data) {
-                if key.starts_with(|c: char| c.is_ascii_uppercase()) && !OPTIONAL.contains(&key.as_str()) {
-                    return Err(Failure::new(format!(
-                        "template parsing error: template: :1:{}: executing \"\" at <.{key}>: map has no entry for key {key:?}",
-                        self.source.find(&format!(".{key}")).unwrap_or(0)
-                    )));
-                }
+            if let Err(TemplateError::MissingKey { key }) = self.run(MissingKey::Error, data)
+                && key.starts_with(|c: char| c.is_ascii_uppercase())
+                && !OPTIONAL.contains(&key.as_str())
+            {
+                return Err(Failure::new(format!(
+                    "template parsing error: template: :1:{}: executing \"\" at <.{key}>: map has no entry for key {key:?}",
+                    self.source.find(&format!(".{key}")).unwrap_or(0)
+                )));
             }
         }
         Ok(text)
@@ -292,11 +293,11 @@ impl Listing<'_> {
 
     fn visible(&self, row: &Json, text: &str) -> Json {
         let mut row = row.clone();
-        if text.contains("json .}}") || text.contains("json . }}") {
-            if let Json::Object(fields) = &mut row {
-                fields.retain(|name, _| !self.functions.contains(&name.as_str()));
-                fields.sort_keys();
-            }
+        if (text.contains("json .}}") || text.contains("json . }}"))
+            && let Json::Object(fields) = &mut row
+        {
+            fields.retain(|name, _| !self.functions.contains(&name.as_str()));
+            fields.sort_keys();
         }
         row
     }

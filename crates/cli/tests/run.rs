@@ -1,6 +1,8 @@
 //! `run` against a scripted daemon: the order of requests, output, exit codes, pulls, signals, input, terminals.
 //! Not about what containers do.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod common;
 
 use common::{Asked, Daemon, finish, program};

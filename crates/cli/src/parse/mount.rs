@@ -69,11 +69,12 @@ pub fn mount(text: &str) -> Result<Mount, String> {
     if let Some(other) = families.iter().find(|family| **family != mount.type_) {
         return Err(format!("cannot mix '{other}-*' options with mount type '{}'", mount.type_));
     }
-    if let Some(bind) = &mount.bind_options {
-        if (bind.read_only_non_recursive || bind.read_only_force_recursive) && !mount.read_only {
-            let name = if bind.read_only_non_recursive { "writable" } else { "readonly" };
-            return Err(format!("option 'bind-recursive={name}' requires 'readonly' to be specified in conjunction"));
-        }
+    if let Some(bind) = &mount.bind_options
+        && (bind.read_only_non_recursive || bind.read_only_force_recursive)
+        && !mount.read_only
+    {
+        let name = if bind.read_only_non_recursive { "writable" } else { "readonly" };
+        return Err(format!("option 'bind-recursive={name}' requires 'readonly' to be specified in conjunction"));
     }
     Ok(mount)
 }
@@ -135,7 +136,7 @@ fn bind(options: &mut BindOptions, key: &str, value: &str, field: &str) -> Resul
 
 fn volume(options: &mut VolumeOptions, key: &str, value: &str, field: &str) -> Result<(), String> {
     let (name, inner) = value.split_once('=').unwrap_or((value, ""));
-    let driver = |o: &mut VolumeOptions| o.driver_config.take().unwrap_or(DriverConfig::default());
+    let driver = |o: &mut VolumeOptions| o.driver_config.take().unwrap_or_default();
     match key {
         "volume-nocopy" => {
             options.no_copy =
