@@ -55,6 +55,29 @@ fn cgroup_version() -> &'static str {
     if controllers.is_empty() { "1" } else { "2" }
 }
 
+fn names(list: &[&str]) -> Vec<String> {
+    list.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn driver_status() -> Vec<[String; 2]> {
+    let pairs = [
+        ("Supports d_type", "true"),
+        ("Using metacopy", "false"),
+        ("Native Overlay Diff", "true"),
+        ("userxattr", "false"),
+    ];
+    pairs.into_iter().map(|(name, value)| [name.to_owned(), value.to_owned()]).collect()
+}
+
+fn plugins() -> PluginsInfo {
+    PluginsInfo {
+        volume: names(&["local"]),
+        network: names(&["bridge", "host", "null"]),
+        authorization: None,
+        log: names(&["json-file", "none"]),
+    }
+}
+
 impl System<'_> {
     /// `version`.
     pub fn version(&self) -> Version {
@@ -90,7 +113,6 @@ impl System<'_> {
         let (operating_system, os_version) = operating_system();
         let config = &engine.config;
         let root = engine.store.root();
-        let names = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         Info {
             id: engine.id.clone(),
             containers: i64::try_from(views.len()).unwrap_or(0),
@@ -105,18 +127,8 @@ impl System<'_> {
             ]),
             images: i64::try_from(engine.images.count()).unwrap_or(0),
             driver: "overlay2".into(),
-            driver_status: vec![
-                ["Supports d_type".into(), "true".into()],
-                ["Using metacopy".into(), "false".into()],
-                ["Native Overlay Diff".into(), "true".into()],
-                ["userxattr".into(), "false".into()],
-            ],
-            plugins: PluginsInfo {
-                volume: names(&["local"]),
-                network: names(&["bridge", "host", "null"]),
-                authorization: None,
-                log: names(&["json-file", "none"]),
-            },
+            driver_status: driver_status(),
+            plugins: plugins(),
             memory_limit: true,
             swap_limit: std::path::Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists()
                 || cgroup_version() == "2",
