@@ -25,9 +25,7 @@ pub fn decode(header: &str) -> Result<Option<AuthConfig>, String> {
     let bytes = URL_SAFE
         .decode(header)
         .or_else(|_| STANDARD.decode(header))
-        .map_err(|_| {
-            "invalid X-Registry-Auth header: must be a valid base64url-encoded string".to_owned()
-        })?;
+        .map_err(|_| "invalid X-Registry-Auth header: must be a valid base64url-encoded string".to_owned())?;
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(None);
     }
@@ -49,10 +47,7 @@ pub fn encode(auth: &AuthConfig) -> String {
 
 /// The older form of credentials: `user:password` in base64 in the field `auth`.
 fn split_legacy(auth: &mut AuthConfig) {
-    let decoded = STANDARD
-        .decode(&auth.auth)
-        .ok()
-        .and_then(|bytes| String::from_utf8(bytes).ok());
+    let decoded = STANDARD.decode(&auth.auth).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     if let Some((user, password)) = decoded.as_deref().and_then(|text| text.split_once(':')) {
         auth.username = user.to_owned();
         auth.password = password.trim_end_matches('\0').to_owned();
@@ -67,11 +62,7 @@ mod tests {
     #[test]
     fn every_alphabet_and_padding_is_read() {
         // The password makes characters that differ between the alphabets.
-        let auth = AuthConfig {
-            username: "u".into(),
-            password: "??>>~~\u{ff}".into(),
-            ..AuthConfig::default()
-        };
+        let auth = AuthConfig { username: "u".into(), password: "??>>~~\u{ff}".into(), ..AuthConfig::default() };
         let json = serde_json::to_vec(&auth).unwrap();
         let standard = base64::engine::general_purpose::STANDARD.encode(&json);
         let url = base64::engine::general_purpose::URL_SAFE.encode(&json);
@@ -94,19 +85,12 @@ mod tests {
     fn the_older_form_is_split() {
         let header = STANDARD.encode(r#"{"auth":"dTpwOnc="}"#);
         let auth = decode(&header).unwrap().unwrap();
-        assert_eq!(
-            (auth.username.as_str(), auth.password.as_str()),
-            ("u", "p:w")
-        );
+        assert_eq!((auth.username.as_str(), auth.password.as_str()), ("u", "p:w"));
     }
 
     #[test]
     fn errors_do_not_repeat_the_secret() {
         assert!(!decode("s3cret!").unwrap_err().contains("s3cret"));
-        assert!(
-            !decode(&STANDARD.encode("s3cret"))
-                .unwrap_err()
-                .contains("s3cret")
-        );
+        assert!(!decode(&STANDARD.encode("s3cret")).unwrap_err().contains("s3cret"));
     }
 }

@@ -96,10 +96,7 @@ mod tests {
     #[test]
     fn sequences_are_read_as_docker_reads_them() {
         assert_eq!(parse("").unwrap(), [16, 17]);
-        assert_eq!(
-            parse("a,ctrl-@,ctrl-[,ctrl-\\,ctrl-],ctrl-^,ctrl-_").unwrap(),
-            [b'a', 0, 27, 28, 29, 30, 31]
-        );
+        assert_eq!(parse("a,ctrl-@,ctrl-[,ctrl-\\,ctrl-],ctrl-^,ctrl-_").unwrap(), [b'a', 0, 27, 28, 29, 30, 31]);
         assert_eq!(parse("ctrl-A").unwrap_err(), "Unknown character: 'ctrl-A'");
         assert_eq!(parse("ab").unwrap_err(), "Unknown character: 'ab'");
         assert!(parse("a,,b").is_err());

@@ -12,25 +12,13 @@ use crate::go::{empty, null};
 #[serde(default, rename_all = "PascalCase")]
 pub struct Message {
     /// The action again, in the form of old clients.
-    #[serde(
-        rename = "status",
-        deserialize_with = "null",
-        skip_serializing_if = "empty"
-    )]
+    #[serde(rename = "status", deserialize_with = "null", skip_serializing_if = "empty")]
     pub status: String,
     /// The actor's id again, in the form of old clients.
-    #[serde(
-        rename = "id",
-        deserialize_with = "null",
-        skip_serializing_if = "empty"
-    )]
+    #[serde(rename = "id", deserialize_with = "null", skip_serializing_if = "empty")]
     pub id: String,
     /// The image, in the form of old clients.
-    #[serde(
-        rename = "from",
-        deserialize_with = "null",
-        skip_serializing_if = "empty"
-    )]
+    #[serde(rename = "from", deserialize_with = "null", skip_serializing_if = "empty")]
     pub from: String,
     /// `container`, `image`, `volume`, `network`, `daemon`, `builder` …
     #[serde(deserialize_with = "null")]
@@ -42,25 +30,13 @@ pub struct Message {
     #[serde(deserialize_with = "null")]
     pub actor: Actor,
     /// `local` or `swarm`.
-    #[serde(
-        rename = "scope",
-        deserialize_with = "null",
-        skip_serializing_if = "empty"
-    )]
+    #[serde(rename = "scope", deserialize_with = "null", skip_serializing_if = "empty")]
     pub scope: String,
     /// When, in seconds since 1970.
-    #[serde(
-        rename = "time",
-        deserialize_with = "null",
-        skip_serializing_if = "empty"
-    )]
+    #[serde(rename = "time", deserialize_with = "null", skip_serializing_if = "empty")]
     pub time: i64,
     /// When, in nanoseconds since 1970.
-    #[serde(
-        rename = "timeNano",
-        deserialize_with = "null",
-        skip_serializing_if = "empty"
-    )]
+    #[serde(rename = "timeNano", deserialize_with = "null", skip_serializing_if = "empty")]
     pub time_nano: i64,
 }
 

@@ -54,10 +54,7 @@ impl Filters {
 
     /// Adds one value.
     pub fn add(&mut self, key: impl Into<String>, value: impl Into<String>) {
-        self.0
-            .entry(key.into())
-            .or_default()
-            .insert(value.into(), true);
+        self.0.entry(key.into()).or_default().insert(value.into(), true);
     }
 
     /// Whether there is no filter at all.
@@ -74,11 +71,7 @@ impl Filters {
 
     /// The values given for `key`, sorted.
     pub fn get<'a>(&'a self, key: &str) -> impl Iterator<Item = &'a str> + use<'a> {
-        self.0
-            .get(key)
-            .into_iter()
-            .flatten()
-            .map(|(value, _)| value.as_str())
+        self.0.get(key).into_iter().flatten().map(|(value, _)| value.as_str())
     }
 
     /// The keys, sorted.
@@ -138,10 +131,7 @@ impl Filters {
         match parsed {
             Some(set) if set.is_empty() => Ok(default),
             Some(set) if set.len() == 1 => Ok(set.contains(&true)),
-            _ => Err(format!(
-                "invalid filter '{key}={}'",
-                values.into_iter().collect::<Vec<_>>().join(",")
-            )),
+            _ => Err(format!("invalid filter '{key}={}'", values.into_iter().collect::<Vec<_>>().join(","))),
         }
     }
 }
@@ -159,8 +149,7 @@ mod tests {
 
     #[test]
     fn both_forms_are_read() {
-        let map =
-            Filters::parse(r#"{"label":{"a=b":true,"c":true},"status":{"running":true}}"#).unwrap();
+        let map = Filters::parse(r#"{"label":{"a=b":true,"c":true},"status":{"running":true}}"#).unwrap();
         let list = Filters::parse(r#"{"label":["a=b","c"],"status":["running"]}"#).unwrap();
         assert_eq!(map, list);
         assert_eq!(map.get("label").collect::<Vec<_>>(), ["a=b", "c"]);
@@ -172,31 +161,16 @@ mod tests {
     #[test]
     fn other_forms_are_refused() {
         for text in ["[]", "x", r#"{"label":"a"}"#, r#"{"label":{"a":1}}"#] {
-            assert!(
-                Filters::parse(text)
-                    .unwrap_err()
-                    .starts_with("invalid filter"),
-                "{text}"
-            );
+            assert!(Filters::parse(text).unwrap_err().starts_with("invalid filter"), "{text}");
         }
         let filters = Filters::parse(r#"{"nope":["x"]}"#).unwrap();
-        assert_eq!(
-            filters.check(&["label"]).unwrap_err(),
-            "invalid filter 'nope'"
-        );
+        assert_eq!(filters.check(&["label"]).unwrap_err(), "invalid filter 'nope'");
     }
 
     #[test]
     fn labels_match_by_name_or_value_and_all_must() {
-        let labels = BTreeMap::from([
-            ("a".to_owned(), "b".to_owned()),
-            ("c".to_owned(), String::new()),
-        ]);
-        let asks = |text: &str| {
-            Filters::parse(text)
-                .unwrap()
-                .matches_labels("label", &labels)
-        };
+        let labels = BTreeMap::from([("a".to_owned(), "b".to_owned()), ("c".to_owned(), String::new())]);
+        let asks = |text: &str| Filters::parse(text).unwrap().matches_labels("label", &labels);
         assert!(asks(r#"{"label":["a"]}"#));
         assert!(asks(r#"{"label":["a=b","c="]}"#));
         assert!(!asks(r#"{"label":["a=b","c=d"]}"#));
@@ -209,10 +183,7 @@ mod tests {
         assert_eq!(ask("{}"), Ok(true));
         assert_eq!(ask(r#"{"dangling":["false"]}"#), Ok(false));
         assert_eq!(ask(r#"{"dangling":{"1":true}}"#), Ok(true));
-        assert_eq!(
-            ask(r#"{"dangling":["maybe"]}"#),
-            Err("invalid filter 'dangling=maybe'".into())
-        );
+        assert_eq!(ask(r#"{"dangling":["maybe"]}"#), Err("invalid filter 'dangling=maybe'".into()));
         assert!(ask(r#"{"dangling":["0","1"]}"#).is_err());
     }
 }

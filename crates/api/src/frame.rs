@@ -66,11 +66,7 @@ impl Decoder {
     ///
     /// # Errors
     /// A header that names an unknown stream or more than [`MAX_PAYLOAD`] bytes.
-    pub fn feed(
-        &mut self,
-        mut bytes: &[u8],
-        mut sink: impl FnMut(Stream, &[u8]),
-    ) -> Result<(), String> {
+    pub fn feed(&mut self, mut bytes: &[u8], mut sink: impl FnMut(Stream, &[u8])) -> Result<(), String> {
         while !bytes.is_empty() {
             if let Some((stream, left)) = self.current {
                 let take = left.min(bytes.len());
@@ -98,15 +94,10 @@ impl Decoder {
 }
 
 fn parse_header(header: &[u8]) -> Result<Option<(Stream, usize)>, String> {
-    let stream = Stream::from_byte(header[0])
-        .ok_or_else(|| format!("Unrecognized input header: {}", header[0]))?;
-    let length = header[4..8]
-        .iter()
-        .fold(0usize, |sum, byte| sum << 8 | usize::from(*byte));
+    let stream = Stream::from_byte(header[0]).ok_or_else(|| format!("Unrecognized input header: {}", header[0]))?;
+    let length = header[4..8].iter().fold(0usize, |sum, byte| sum << 8 | usize::from(*byte));
     if length > MAX_PAYLOAD {
-        return Err(format!(
-            "frame of {length} bytes is larger than the {MAX_PAYLOAD} that are accepted"
-        ));
+        return Err(format!("frame of {length} bytes is larger than the {MAX_PAYLOAD} that are accepted"));
     }
     Ok((length > 0).then_some((stream, length)))
 }
@@ -138,22 +129,13 @@ mod tests {
         for split in 0..wire.len() {
             let (a, b) = wire.split_at(split);
             let pieces = decode(&[a, b]).unwrap();
-            assert_eq!(
-                pieces,
-                vec![
-                    (Stream::Stdout, b"hello".to_vec()),
-                    (Stream::Stderr, b"world".to_vec())
-                ]
-            );
+            assert_eq!(pieces, vec![(Stream::Stdout, b"hello".to_vec()), (Stream::Stderr, b"world".to_vec())]);
         }
     }
 
     #[test]
     fn garbage_is_refused() {
-        assert_eq!(
-            decode(&[b"hello world"]).unwrap_err(),
-            "Unrecognized input header: 104"
-        );
+        assert_eq!(decode(&[b"hello world"]).unwrap_err(), "Unrecognized input header: 104");
         assert!(decode(&[&[1, 0, 0, 0, 0xff, 0, 0, 0]]).is_err());
     }
 }

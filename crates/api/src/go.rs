@@ -21,9 +21,7 @@ pub fn empty<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 /// Reads a list of strings that may also be one string or `null` (Docker's `StrSlice`).
-pub fn strings<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Vec<String>>, D::Error> {
+pub fn strings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
     struct Strings;
     impl<'de> Visitor<'de> for Strings {
         type Value = Option<Vec<String>>;
@@ -36,10 +34,7 @@ pub fn strings<'de, D: Deserializer<'de>>(
         fn visit_none<E>(self) -> Result<Self::Value, E> {
             Ok(None)
         }
-        fn visit_some<D: Deserializer<'de>>(
-            self,
-            deserializer: D,
-        ) -> Result<Self::Value, D::Error> {
+        fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
             deserializer.deserialize_any(self)
         }
         fn visit_str<E>(self, one: &str) -> Result<Self::Value, E> {
@@ -74,10 +69,7 @@ pub fn from_slice<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
         Some(Err(error)) => return Err(explain(body, &error)),
         None => return Err("got EOF while reading request body".into()),
     };
-    if body[stream.byte_offset()..]
-        .iter()
-        .any(|b| !b.is_ascii_whitespace())
-    {
+    if body[stream.byte_offset()..].iter().any(|b| !b.is_ascii_whitespace()) {
         return Err("unexpected content after JSON".into());
     }
     Ok(value)
@@ -97,9 +89,7 @@ fn explain(body: &[u8], error: &serde_json::Error) -> String {
             if path.is_empty() {
                 format!("json: cannot unmarshal {found} into Go value of type {wanted}")
             } else {
-                format!(
-                    "json: cannot unmarshal {found} into Go struct field {path} of type {wanted}"
-                )
+                format!("json: cannot unmarshal {found} into Go struct field {path} of type {wanted}")
             }
         }
     }
@@ -107,9 +97,7 @@ fn explain(body: &[u8], error: &serde_json::Error) -> String {
 
 /// Splits serde's `invalid type: string "x", expected i64 at line 1 column 3` into Go's names for the two types.
 fn type_error(text: &str) -> Option<(String, String)> {
-    let rest = text
-        .strip_prefix("invalid type: ")
-        .or_else(|| text.strip_prefix("invalid value: "))?;
+    let rest = text.strip_prefix("invalid type: ").or_else(|| text.strip_prefix("invalid value: "))?;
     let (found, wanted) = rest.split_once(", expected ")?;
     let wanted = wanted.split(" at line ").next().unwrap_or(wanted);
     let found = match found.split(' ').next().unwrap_or_default() {
@@ -143,11 +131,7 @@ fn path_to(body: &[u8], error: &serde_json::Error) -> Option<String> {
     if error.line() == 0 {
         return None;
     }
-    let line_start: usize = body
-        .split(|b| *b == b'\n')
-        .take(error.line() - 1)
-        .map(|l| l.len() + 1)
-        .sum();
+    let line_start: usize = body.split(|b| *b == b'\n').take(error.line() - 1).map(|l| l.len() + 1).sum();
     Some(Walk::new(body, line_start + error.column()).path())
 }
 
@@ -160,11 +144,7 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn new(body: &'a [u8], end: usize) -> Self {
-        Self {
-            body,
-            end: end.min(body.len()),
-            at: 0,
-        }
+        Self { body, end: end.min(body.len()), at: 0 }
     }
 
     fn path(mut self) -> String {
@@ -193,11 +173,7 @@ impl<'a> Walk<'a> {
                 _ => self.at += 1,
             }
         }
-        if stack.is_empty() {
-            last.join(".")
-        } else {
-            stack.into_iter().flatten().collect::<Vec<_>>().join(".")
-        }
+        if stack.is_empty() { last.join(".") } else { stack.into_iter().flatten().collect::<Vec<_>>().join(".") }
     }
 
     fn string(&mut self) -> String {
@@ -206,23 +182,13 @@ impl<'a> Walk<'a> {
         while self.at < self.body.len() && self.body[self.at] != b'"' {
             self.at += if self.body[self.at] == b'\\' { 2 } else { 1 };
         }
-        let text = self
-            .body
-            .get(start..self.at)
-            .map(String::from_utf8_lossy)
-            .unwrap_or_default()
-            .into_owned();
+        let text = self.body.get(start..self.at).map(String::from_utf8_lossy).unwrap_or_default().into_owned();
         self.at += 1;
         text
     }
 
     fn followed_by_colon(&self) -> bool {
-        self.body
-            .get(self.at..)
-            .unwrap_or_default()
-            .iter()
-            .find(|b| !b.is_ascii_whitespace())
-            == Some(&b':')
+        self.body.get(self.at..).unwrap_or_default().iter().find(|b| !b.is_ascii_whitespace()) == Some(&b':')
     }
 }
 
@@ -233,8 +199,7 @@ mod tests {
 
     #[test]
     fn null_is_the_default_everywhere() {
-        let host: HostConfig =
-            from_slice(br#"{"Memory":null,"Binds":null,"LogConfig":null,"Unknown":[1]}"#).unwrap();
+        let host: HostConfig = from_slice(br#"{"Memory":null,"Binds":null,"LogConfig":null,"Unknown":[1]}"#).unwrap();
         assert_eq!(host, HostConfig::default());
         let nothing: HostConfig = from_slice(b"null").unwrap();
         assert_eq!(nothing, HostConfig::default());
@@ -242,8 +207,7 @@ mod tests {
 
     #[test]
     fn a_command_may_be_one_string() {
-        let config: Config =
-            from_slice(br#"{"Cmd":"ls -l","Entrypoint":null,"Shell":["a",null]}"#).unwrap();
+        let config: Config = from_slice(br#"{"Cmd":"ls -l","Entrypoint":null,"Shell":["a",null]}"#).unwrap();
         assert_eq!(config.cmd, Some(vec!["ls -l".to_owned()]));
         assert_eq!(config.entrypoint, None);
         assert_eq!(config.shell, Some(vec!["a".to_owned(), String::new()]));
@@ -251,23 +215,12 @@ mod tests {
 
     #[test]
     fn wrong_types_are_named_with_their_field() {
-        let error =
-            from_slice::<HostConfig>(br#"{"Dns":["a"],"LogConfig":{"Type":7}}"#).unwrap_err();
-        assert_eq!(
-            error,
-            "json: cannot unmarshal number 7 into Go struct field LogConfig.Type of type string"
-        );
-        let error =
-            from_slice::<CreateRequest>(br#"{"HostConfig":{"Privileged":"yes"}}"#).unwrap_err();
-        assert_eq!(
-            error,
-            "json: cannot unmarshal string into Go struct field HostConfig.Privileged of type bool"
-        );
+        let error = from_slice::<HostConfig>(br#"{"Dns":["a"],"LogConfig":{"Type":7}}"#).unwrap_err();
+        assert_eq!(error, "json: cannot unmarshal number 7 into Go struct field LogConfig.Type of type string");
+        let error = from_slice::<CreateRequest>(br#"{"HostConfig":{"Privileged":"yes"}}"#).unwrap_err();
+        assert_eq!(error, "json: cannot unmarshal string into Go struct field HostConfig.Privileged of type bool");
         let error = from_slice::<crate::exec::StartRequest>(br#"{"Detach":"yes"}"#).unwrap_err();
-        assert_eq!(
-            error,
-            "json: cannot unmarshal string into Go struct field Detach of type bool"
-        );
+        assert_eq!(error, "json: cannot unmarshal string into Go struct field Detach of type bool");
     }
 
     #[test]
@@ -275,28 +228,13 @@ mod tests {
         assert!(from_slice::<HostConfig>(br#"{"Memory":1.5}"#).is_err());
         assert!(from_slice::<HostConfig>(br#"{"Memory":"1"}"#).is_err());
         assert!(from_slice::<HostConfig>(br#"{"BlkioWeight":70000}"#).is_err());
-        assert_eq!(
-            from_slice::<HostConfig>(br#"{"Memory":9223372036854775807}"#)
-                .unwrap()
-                .resources
-                .memory,
-            i64::MAX
-        );
+        assert_eq!(from_slice::<HostConfig>(br#"{"Memory":9223372036854775807}"#).unwrap().resources.memory, i64::MAX);
     }
 
     #[test]
     fn bodies_that_are_not_one_object_are_refused() {
-        assert_eq!(
-            from_slice::<HostConfig>(b" ").unwrap_err(),
-            "got EOF while reading request body"
-        );
-        assert_eq!(
-            from_slice::<HostConfig>(b"{} {}").unwrap_err(),
-            "unexpected content after JSON"
-        );
-        assert_eq!(
-            from_slice::<HostConfig>(b"{").unwrap_err(),
-            "unexpected EOF"
-        );
+        assert_eq!(from_slice::<HostConfig>(b" ").unwrap_err(), "got EOF while reading request body");
+        assert_eq!(from_slice::<HostConfig>(b"{} {}").unwrap_err(), "unexpected content after JSON");
+        assert_eq!(from_slice::<HostConfig>(b"{").unwrap_err(), "unexpected EOF");
     }
 }

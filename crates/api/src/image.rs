@@ -288,11 +288,7 @@ pub struct Platform {
     pub os: String,
     /// Optional field specifying the operating system version, for example on Windows
     /// `10.0.19041.1165`.
-    #[serde(
-        rename = "os.version",
-        deserialize_with = "null",
-        skip_serializing_if = "empty"
-    )]
+    #[serde(rename = "os.version", deserialize_with = "null", skip_serializing_if = "empty")]
     pub os_version: String,
     /// Optional field specifying an array of strings, each listing a required OS feature (for
     /// example on Windows `win32k`).

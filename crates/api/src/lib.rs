@@ -13,6 +13,7 @@ pub mod exec;
 pub mod filters;
 pub mod frame;
 pub mod go;
+mod host_config;
 pub mod image;
 pub mod network;
 pub mod progress;

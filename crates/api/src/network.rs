@@ -87,11 +87,7 @@ pub struct IpamConfig {
     #[serde(deserialize_with = "null", skip_serializing_if = "empty")]
     pub subnet: String,
     /// The part of it that addresses are taken from.
-    #[serde(
-        rename = "IPRange",
-        deserialize_with = "null",
-        skip_serializing_if = "empty"
-    )]
+    #[serde(rename = "IPRange", deserialize_with = "null", skip_serializing_if = "empty")]
     pub ip_range: String,
     /// The gateway's address.
     #[serde(deserialize_with = "null", skip_serializing_if = "empty")]
@@ -192,18 +188,10 @@ pub struct EndpointSettings {
 #[serde(default, rename_all = "PascalCase")]
 pub struct EndpointIpamConfig {
     /// IPv4 address asked for.
-    #[serde(
-        rename = "IPv4Address",
-        deserialize_with = "null",
-        skip_serializing_if = "empty"
-    )]
+    #[serde(rename = "IPv4Address", deserialize_with = "null", skip_serializing_if = "empty")]
     pub ipv4_address: String,
     /// IPv6 address asked for.
-    #[serde(
-        rename = "IPv6Address",
-        deserialize_with = "null",
-        skip_serializing_if = "empty"
-    )]
+    #[serde(rename = "IPv6Address", deserialize_with = "null", skip_serializing_if = "empty")]
     pub ipv6_address: String,
     /// Link-local addresses to add.
     #[serde(rename = "LinkLocalIPs", skip_serializing_if = "Option::is_none")]

@@ -48,11 +48,7 @@ pub struct Info {
     #[serde(deserialize_with = "null", skip_serializing_if = "empty")]
     pub kernel_memory: bool,
     /// The kernel limits TCP buffers (cgroup v1).
-    #[serde(
-        rename = "KernelMemoryTCP",
-        deserialize_with = "null",
-        skip_serializing_if = "empty"
-    )]
+    #[serde(rename = "KernelMemoryTCP", deserialize_with = "null", skip_serializing_if = "empty")]
     pub kernel_memory_tcp: bool,
     /// Indicates if CPU CFS(Completely Fair Scheduler) period is supported by the host.
     #[serde(deserialize_with = "null")]
@@ -369,11 +365,7 @@ pub struct Version {
     #[serde(deserialize_with = "null")]
     pub api_version: String,
     /// The minimum API version that is supported by the daemon
-    #[serde(
-        rename = "MinAPIVersion",
-        deserialize_with = "null",
-        skip_serializing_if = "empty"
-    )]
+    #[serde(rename = "MinAPIVersion", deserialize_with = "null", skip_serializing_if = "empty")]
     pub min_api_version: String,
     /// The Git commit of the source code that was used to build the daemon
     #[serde(deserialize_with = "null")]
