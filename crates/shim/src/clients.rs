@@ -3,10 +3,12 @@
 //! Owns: who is connected, whom an event or a piece of output goes to, and who holds the container back. Must not: carry out
 //! requests.
 
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use serde::Serialize;
 
 use crate::connection::{Connection, Role};
-use crate::protocol::{Channel, Event};
+use crate::protocol::{Answer, Channel, Event, Failure, Streams, encode};
 use crate::streams::SessionId;
 
 /// The connected clients.
@@ -22,6 +24,38 @@ impl Clients {
         self.next += 1;
         self.list.push(Connection::new(self.next, socket, role)?);
         Ok(self.next)
+    }
+
+    /// Takes everyone who waits at `listener`.
+    pub(crate) fn accept(&mut self, listener: &UnixListener) {
+        // Errors mean that the client has gone again or that descriptors ran out; either way the loop goes on.
+        while let Ok((socket, _)) = listener.accept() {
+            if self.add(socket, Role::Requests).is_err() {
+                break;
+            }
+        }
+    }
+
+    /// Answers the oldest request of a client.
+    pub(crate) fn answer<T: Serialize>(&mut self, id: u64, outcome: Result<T, Failure>) {
+        let answer = match outcome {
+            Ok(value) => Answer::Ok(value),
+            Err(failure) => Answer::Error(failure),
+        };
+        if let Some(client) = self.get(id) {
+            client.send(&encode(&answer));
+        }
+    }
+
+    /// From now on the connection carries streams of `session`, raw or in frames.
+    pub(crate) fn turn_into_streams(&mut self, id: u64, session: SessionId, streams: Streams, raw: bool) {
+        if let Some(client) = self.get(id) {
+            client.role = Role::Streams(session, streams);
+            client.raw = raw;
+            if !streams.any() {
+                client.finish();
+            }
+        }
     }
 
     /// One client.

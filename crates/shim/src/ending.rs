@@ -8,13 +8,10 @@ use brig_sys::pidfd::Exit as Ended;
 
 use crate::diagnose;
 use crate::exit_file;
-use crate::protocol::{Channel, Event, Exit, Failure, FailureKind, Phase};
+use crate::protocol::{Event, Exit, Failure, FailureKind, Phase};
 use crate::server::Shim;
 use crate::streams::{Pumped, SessionId};
 use crate::timestamp::Timestamp;
-
-/// How long output of an exec is awaited after its process has ended, when others keep its pipe open (as Docker).
-pub(crate) const EXEC_OUTPUT: Duration = Duration::from_secs(2);
 
 /// How often a failed publication is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -44,6 +41,11 @@ impl Ending {
     /// Whether the first process has ended.
     pub(crate) fn has_ended(&self) -> bool {
         self.init.is_some()
+    }
+
+    /// When to try again to publish the exit file.
+    pub(crate) fn retry_at(&self) -> Option<Instant> {
+        self.unpublished
     }
 
     /// The engine has taken over the facts.
@@ -89,7 +91,7 @@ impl Shim {
         if let (Some((ended, at)), true) = (self.ending.init, self.exit.is_none() && !self.ending.failed) {
             self.end_container(ended, at);
         }
-        self.close_ended_execs();
+        self.execs.close_ended(self.phase == Phase::Exited, &mut self.clients);
         if self.ending.unpublished.is_some_and(|time| time <= Instant::now()) {
             self.publish();
         }
@@ -147,52 +149,23 @@ impl Shim {
 
     /// Reads what the dead have left in the pipes. Slow clients do not hold it back: it is bounded by the pipes' size.
     fn drain(&mut self) {
-        let execs = self.execs.iter().map(|exec| (exec.id, exec.session.open_channels()));
+        let sessions = self.execs.iter().map(|exec| (exec.id, exec.session.open_channels()));
         let init = (SessionId::Init, self.init.session.open_channels());
-        let all: Vec<_> = std::iter::once(init).chain(execs).collect();
-        for (id, channels) in all {
-            channels.into_iter().for_each(|channel| self.drain_output(id, channel));
-        }
-    }
-
-    fn drain_output(&mut self, id: SessionId, channel: Channel) {
-        // A read returns at most 32 KiB, and less only when that was all.
-        for _ in 0..MOST_DRAINED / 1024 {
-            match self.pump(id, channel) {
-                Pumped::More => {}
-                Pumped::Empty => break,
-                Pumped::Ended => return,
+        let all: Vec<_> = std::iter::once(init).chain(sessions).collect();
+        for (id, channel) in
+            all.into_iter().flat_map(|(id, channels)| channels.into_iter().map(move |channel| (id, channel)))
+        {
+            // Reads are of up to 32 KiB, but the limit holds for the smallest, too.
+            let left = (0..MOST_DRAINED / 1024).map(|_| self.pump(id, channel)).find(|pumped| *pumped != Pumped::More);
+            if left != Some(Pumped::Ended) && id == SessionId::Init {
+                self.log.finish(channel);
             }
-        }
-        if id == SessionId::Init {
-            self.log.finish(channel);
         }
     }
 
     fn close_streams(&mut self) {
         self.init.session.close();
         self.clients.finish(SessionId::Init);
-    }
-
-    /// Closes the streams of execs that have ended and whose output is complete.
-    fn close_ended_execs(&mut self) {
-        let over = self.phase == Phase::Exited;
-        let (clients, now) = (&mut self.clients, Instant::now());
-        self.execs.retain_mut(|exec| {
-            let late = exec.close_at.is_some_and(|time| time <= now);
-            let held_back =
-                exec.session.open_channels().into_iter().any(|channel| !clients.have_room(exec.id, channel));
-            if late && held_back {
-                // Its client is slow, not its output.
-                exec.close_at = Some(now + EXEC_OUTPUT);
-            }
-            let ended = exec.close_at.is_some();
-            let done = over || (ended && exec.session.is_drained()) || (late && !held_back);
-            if done {
-                clients.finish(exec.id);
-            }
-            !done
-        });
     }
 
     /// Writes the exit file; a failure is tried again while the shim lives.
@@ -215,11 +188,6 @@ impl Shim {
         {
             diagnose::report(&format!("removing the container: {error}"));
         }
-    }
-
-    /// When something about the end is due without a wake-up.
-    pub(crate) fn ending_deadline(&self) -> Option<Instant> {
-        self.execs.iter().filter_map(|exec| exec.close_at).chain(self.ending.unpublished).min()
     }
 
     /// Whether nobody needs the shim for the facts any more.

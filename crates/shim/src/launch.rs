@@ -33,6 +33,8 @@ pub(crate) fn keep(dir: &Path, mut first: UnixStream, children: OwnedFd) -> Resu
     });
     match (result, told) {
         (Ok(mut shim), _) => {
+            // The spec is gone, and what comes now needs a fraction of what creating took.
+            brig_sys::inherited::trim_memory();
             shim.run().map_err(kernel_failure)?;
             shim.remove_container();
             Ok(())

@@ -10,6 +10,7 @@ pub mod command;
 mod connection;
 mod diagnose;
 mod ending;
+mod execs;
 mod exit_file;
 mod launch;
 mod log;

@@ -5,15 +5,13 @@
 use brig_oci::runtime::Spec;
 use brig_runtime::cgroup::Stats;
 use brig_runtime::{ExecRequest, Stdio};
-use serde::Serialize;
 
 use crate::connection::Role;
 use crate::launch::{failure, kernel_failure, load};
 use crate::protocol::{
-    Answer, Event, Exec, ExecStarted, ExecState, Failure, FailureKind, Phase, Pids, Request, Status, Streams,
-    Subscribed, decode_request, encode,
+    Event, Exec, ExecStarted, Failure, FailureKind, Phase, Pids, Request, Status, Streams, Subscribed, decode_request,
 };
-use crate::server::{ExecProcess, Shim};
+use crate::server::Shim;
 use crate::streams::{Session, SessionId};
 use crate::timestamp::Timestamp;
 
@@ -28,81 +26,77 @@ impl Shim {
             Ok(request) => request,
             Err(error) => {
                 let error = Failure::new(FailureKind::Invalid, error.to_string());
-                return self.answer::<()>(client, Err(error));
+                return self.clients.answer::<()>(client, Err(error));
             }
         };
         match request {
             Request::Subscribe => {
-                self.answer(client, Ok(Subscribed { state: self.status() }));
+                self.clients.answer(client, Ok(Subscribed { state: self.status() }));
                 if let Some(client) = self.clients.get(client) {
                     client.role = Role::Subscriber;
                 }
             }
-            Request::State => self.answer(client, Ok(Subscribed { state: self.status() })),
+            Request::State => self.clients.answer(client, Ok(Subscribed { state: self.status() })),
             Request::Go => self.go(client),
             Request::Kill { signal } => {
                 let done = self.kill(signal);
-                self.answer(client, done);
+                self.clients.answer(client, done);
             }
             Request::KillAll => {
-                let done = self.kill_all();
-                self.answer(client, done);
+                let done = self.container().and_then(|container| container.kill_all().map_err(failure));
+                // Killing thaws what is frozen.
+                self.paused &= done.is_err();
+                self.clients.answer(client, done);
             }
             Request::Resize { height, width } => {
                 let done = self.resize(SessionId::Init, height, width);
-                self.answer(client, done);
+                self.clients.answer(client, done);
             }
             Request::Pause => {
                 let done = self.set_paused(true);
-                self.answer(client, done);
+                self.clients.answer(client, done);
             }
             Request::Resume => {
                 let done = self.set_paused(false);
-                self.answer(client, done);
+                self.clients.answer(client, done);
             }
             Request::Update { resources } => {
                 let done =
                     self.container().and_then(|container| container.cgroup().update(&resources).map_err(failure));
-                self.answer(client, done);
+                self.clients.answer(client, done);
             }
             Request::Stats => {
                 let stats: Outcome<Stats> =
                     self.container().and_then(|container| container.cgroup().stats().map_err(failure));
-                self.answer(client, stats);
+                self.clients.answer(client, stats);
             }
             Request::Pids => {
-                let pids = self.pids();
-                self.answer(client, pids);
+                let pids = self.container().and_then(|container| container.cgroup().processes().map_err(failure));
+                let pids = pids.map(|mut pids| {
+                    pids.sort_unstable();
+                    Pids { pids }
+                });
+                self.clients.answer(client, pids);
             }
             Request::Attach(streams) => self.attach(client, streams),
             Request::Exec(exec) => self.exec(client, *exec),
             Request::ExecState { exec_id } => {
-                let state = self.exec_state(&exec_id);
-                self.answer(client, state);
+                let state = self.execs.state(&exec_id);
+                self.clients.answer(client, state);
             }
             Request::ExecResize { exec_id, height, width } => {
                 let done =
-                    self.running_exec(&exec_id).map(|exec| exec.id).and_then(|id| self.resize(id, height, width));
-                self.answer(client, done);
+                    self.execs.running(&exec_id).map(|exec| exec.id).and_then(|id| self.resize(id, height, width));
+                self.clients.answer(client, done);
             }
             Request::ExecKill { exec_id, signal } => {
-                let done = self.running_exec(&exec_id).and_then(|exec| send_signal(&exec.pidfd, signal));
-                self.answer(client, done);
+                let done = self.execs.running(&exec_id).and_then(|exec| send_signal(&exec.pidfd, signal));
+                self.clients.answer(client, done);
             }
             Request::Release => {
                 let done = self.release();
-                self.answer(client, done);
+                self.clients.answer(client, done);
             }
-        }
-    }
-
-    fn answer<T: Serialize>(&mut self, client: u64, outcome: Outcome<T>) {
-        let answer = match outcome {
-            Ok(value) => Answer::Ok(value),
-            Err(failure) => Answer::Error(failure),
-        };
-        if let Some(client) = self.clients.get(client) {
-            client.send(&encode(&answer));
         }
     }
 
@@ -130,9 +124,9 @@ impl Shim {
     fn go(&mut self, client: u64) {
         if self.phase != Phase::Created {
             let text = "the container has already been started";
-            return self.answer::<()>(client, Err(Failure::new(FailureKind::Invalid, text)));
+            return self.clients.answer::<()>(client, Err(Failure::new(FailureKind::Invalid, text)));
         }
-        self.answer(client, Ok(()));
+        self.clients.answer(client, Ok(()));
         let started = match &mut self.container {
             Some(container) => container.start().map_err(failure),
             None => Ok(()),
@@ -158,12 +152,6 @@ impl Shim {
         Ok(())
     }
 
-    fn kill_all(&mut self) -> Outcome {
-        self.container()?.kill_all().map_err(failure)?;
-        self.paused = false;
-        Ok(())
-    }
-
     fn resize(&mut self, id: SessionId, height: u16, width: u16) -> Outcome {
         self.alive()?;
         let no_terminal = || Failure::new(FailureKind::Invalid, "the process has no terminal");
@@ -186,37 +174,21 @@ impl Shim {
         Ok(())
     }
 
-    fn pids(&self) -> Outcome<Pids> {
-        let mut pids = self.container()?.cgroup().processes().map_err(failure)?;
-        pids.sort_unstable();
-        Ok(Pids { pids })
-    }
-
     fn attach(&mut self, client: u64, streams: Streams) {
         if let Err(failure) = self.alive() {
-            return self.answer::<()>(client, Err(failure));
+            return self.clients.answer::<()>(client, Err(failure));
         }
-        self.answer(client, Ok(()));
+        self.clients.answer(client, Ok(()));
         let raw = self.init.terminal;
-        self.turn_into_streams(client, SessionId::Init, streams, raw);
-    }
-
-    fn turn_into_streams(&mut self, client: u64, id: SessionId, streams: Streams, raw: bool) {
-        if let Some(client) = self.clients.get(client) {
-            client.role = Role::Streams(id, streams);
-            client.raw = raw;
-            if !streams.any() {
-                client.finish();
-            }
-        }
+        self.clients.turn_into_streams(client, SessionId::Init, streams, raw);
     }
 
     fn exec(&mut self, client: u64, exec: Exec) {
         match self.start_exec(&exec) {
-            Err(failure) => self.answer::<()>(client, Err(failure)),
+            Err(failure) => self.clients.answer::<()>(client, Err(failure)),
             Ok((id, pid)) => {
-                self.answer(client, Ok(ExecStarted { pid }));
-                self.turn_into_streams(client, id, exec.attach, exec.terminal);
+                self.clients.answer(client, Ok(ExecStarted { pid }));
+                self.clients.turn_into_streams(client, id, exec.attach, exec.terminal);
             }
         }
     }
@@ -229,9 +201,7 @@ impl Shim {
         if self.paused {
             return refused("the container is paused: resume it before running another process in it");
         }
-        if self.execs.iter().any(|running| running.exec_id == exec.exec_id)
-            || self.ended_execs.exit_code(&exec.exec_id).is_some()
-        {
+        if self.execs.knows(&exec.exec_id) {
             return refused(&format!("an exec with the id {:?} exists already", exec.exec_id));
         }
         let mut process = exec.process.clone();
@@ -252,31 +222,7 @@ impl Shim {
             (None, Some(master)) => Session::terminal(master).map_err(kernel_failure)?,
             (None, None) => return Err(Failure::new(FailureKind::System, "the exec has no terminal")),
         };
-        self.exec_count += 1;
-        let id = SessionId::Exec(self.exec_count);
-        let exec_id = exec.exec_id.clone();
-        self.execs.push(ExecProcess { id, exec_id, pid: started.pid, pidfd: started.pidfd, session, close_at: None });
-        Ok((id, started.pid))
-    }
-
-    fn exec_state(&self, exec_id: &str) -> Outcome<ExecState> {
-        if let Some(exit_code) = self.ended_execs.exit_code(exec_id) {
-            return Ok(ExecState { running: false, pid: 0, exit_code: Some(exit_code) });
-        }
-        self.running_exec(exec_id).map(|exec| ExecState { running: true, pid: exec.pid, exit_code: None })
-    }
-
-    fn running_exec(&self, exec_id: &str) -> Outcome<&ExecProcess> {
-        if let Some(exec) = self.execs.iter().find(|exec| exec.exec_id == exec_id && exec.close_at.is_none()) {
-            return Ok(exec);
-        }
-        Err(match self.ended_execs.exit_code(exec_id) {
-            Some(code) => Failure::new(
-                FailureKind::NotRunning,
-                format!("exec {exec_id} is not running: it ended with code {code}"),
-            ),
-            None => Failure::new(FailureKind::NotFound, format!("no such exec: {exec_id}")),
-        })
+        Ok((self.execs.add(&exec.exec_id, started.pid, started.pidfd, session), started.pid))
     }
 
     fn release(&mut self) -> Outcome {

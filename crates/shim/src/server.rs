@@ -10,17 +10,17 @@ use std::time::{Duration, Instant};
 
 use brig_runtime::Container;
 use brig_runtime::cgroup::OomWatch;
-use brig_sys::pidfd::Exit as Ended;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::clients::Clients;
 use crate::connection::{Incoming, Role};
-use crate::ending::{EXEC_OUTPUT, Ending};
+use crate::ending::Ending;
+use crate::execs::Execs;
 use crate::log::Log;
 use crate::protocol::{Channel, Event, Exit, Failure, FailureKind, Phase, Streams};
 use crate::socket::SocketFile;
-use crate::streams::{EndedExecs, Pumped, Session, SessionId};
+use crate::streams::{Pumped, Session, SessionId};
 
 /// One read of output or input, in bytes.
 const SCRATCH: usize = 32 * 1024;
@@ -35,18 +35,6 @@ pub(crate) struct Init {
     pub(crate) terminal: bool,
     /// Close its input when the first client that had it is done.
     pub(crate) stdin_once: bool,
-}
-
-/// Another process that was started inside.
-#[derive(Debug)]
-pub(crate) struct ExecProcess {
-    pub(crate) id: SessionId,
-    pub(crate) exec_id: String,
-    pub(crate) pid: i32,
-    pub(crate) pidfd: OwnedFd,
-    pub(crate) session: Session,
-    /// How long its output is awaited at most, once it has ended.
-    pub(crate) close_at: Option<Instant>,
 }
 
 /// Everything that a loop begins with.
@@ -72,9 +60,7 @@ pub(crate) struct Parts {
 pub(crate) struct Shim {
     pub(crate) init: Init,
     pub(crate) container: Option<Container>,
-    pub(crate) execs: Vec<ExecProcess>,
-    pub(crate) ended_execs: EndedExecs,
-    pub(crate) exec_count: u64,
+    pub(crate) execs: Execs,
     pub(crate) clients: Clients,
     first_client: u64,
     listener: UnixListener,
@@ -116,9 +102,7 @@ impl Shim {
         Ok(Shim {
             init: parts.init,
             container: parts.container,
-            execs: Vec::new(),
-            ended_execs: EndedExecs::default(),
-            exec_count: 0,
+            execs: Execs::default(),
             clients,
             first_client,
             listener: parts.listener,
@@ -147,20 +131,17 @@ impl Shim {
         loop {
             self.advance_ending();
             self.clients.forget_over();
-            self.notice_lost_daemon();
+            if self.phase == Phase::Created && self.clients.get(self.first_client).is_none() {
+                // Nobody can start it any more: it must not linger.
+                let text = "the daemon went away before the container was started";
+                self.fail(Failure::new(FailureKind::System, text));
+            }
             if self.is_done() {
                 return Ok(());
             }
             for (source, flags) in self.wait()? {
                 self.wake(source, flags);
             }
-        }
-    }
-
-    /// A container that nobody can start any more must not linger.
-    fn notice_lost_daemon(&mut self) {
-        if self.phase == Phase::Created && self.clients.get(self.first_client).is_none() {
-            self.fail(Failure::new(FailureKind::System, "the daemon went away before the container was started"));
         }
     }
 
@@ -208,7 +189,7 @@ impl Shim {
     /// The earliest time at which something is due without a wake-up.
     fn next_deadline(&self) -> Option<Instant> {
         let terminals = self.sessions().filter_map(|(_, session)| session.retry_at());
-        terminals.chain(self.ending_deadline()).min()
+        terminals.chain(self.execs.deadlines()).chain(self.ending.retry_at()).min()
     }
 
     fn sessions(&self) -> impl Iterator<Item = (SessionId, &Session)> {
@@ -220,7 +201,7 @@ impl Shim {
     pub(crate) fn session(&mut self, id: SessionId) -> Option<&mut Session> {
         match id {
             SessionId::Init => Some(&mut self.init.session),
-            SessionId::Exec(_) => self.execs.iter_mut().find(|exec| exec.id == id).map(|exec| &mut exec.session),
+            SessionId::Exec(_) => self.execs.get(id).map(|exec| &mut exec.session),
         }
     }
 
@@ -236,7 +217,7 @@ impl Shim {
     fn wake(&mut self, source: Source, flags: PollFlags) {
         match source {
             Source::Children => self.reap(),
-            Source::Listener => self.accept(),
+            Source::Listener => self.clients.accept(&self.listener),
             Source::Oom => self.notice_oom(),
             Source::Client(id) => self.wake_client(id, flags),
             Source::Output(id, channel) => {
@@ -250,20 +231,11 @@ impl Shim {
         }
     }
 
-    fn accept(&mut self) {
-        // Errors mean that the client has gone again or that descriptors ran out; either way the loop goes on.
-        while let Ok((socket, _)) = self.listener.accept() {
-            if self.clients.add(socket, Role::Requests).is_err() {
-                break;
-            }
-        }
-    }
-
     /// Reads one output once; to the log and to the clients with it.
     pub(crate) fn pump(&mut self, id: SessionId, channel: Channel) -> Pumped {
         let (session, ended) = match id {
             SessionId::Init => (&mut self.init.session, self.ending.has_ended()),
-            SessionId::Exec(_) => match self.execs.iter_mut().find(|exec| exec.id == id) {
+            SessionId::Exec(_) => match self.execs.get(id) {
                 Some(exec) => (&mut exec.session, exec.close_at.is_some()),
                 None => return Pumped::Ended,
             },
@@ -360,18 +332,11 @@ impl Shim {
         // The notices carry nothing that waitpid does not say better; they are only taken so that poll waits again.
         while rustix::io::read(&self.children, &mut notices).is_ok_and(|count| count == notices.len()) {}
         while let Ok(Some((pid, ended))) = brig_sys::signal::reap_any() {
-            self.child_ended(pid, ended);
-        }
-    }
-
-    fn child_ended(&mut self, pid: i32, ended: Ended) {
-        if pid == self.init.pid && !self.ending.has_ended() {
-            self.init_ended(ended);
-        } else if let Some(exec) = self.execs.iter_mut().find(|exec| exec.pid == pid && exec.close_at.is_none()) {
-            exec.close_at = Some(Instant::now() + EXEC_OUTPUT);
-            let (exec_id, exit_code) = (exec.exec_id.clone(), ended.shell_code());
-            self.ended_execs.add(exec_id.clone(), exit_code);
-            self.clients.tell(&Event::ExecExited { exec_id, exit_code });
+            if pid == self.init.pid && !self.ending.has_ended() {
+                self.init_ended(ended);
+            } else {
+                self.execs.child_ended(pid, ended, &mut self.clients);
+            }
         }
     }
 

@@ -3,7 +3,6 @@
 //! Owns: our ends of its pipes or its terminal: reading output without ever blocking, holding back input that it does not
 //! read. Must not: know clients or logs (callers pass a function that takes output).
 
-use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -231,26 +230,4 @@ fn not_blocking(fd: OwnedFd) -> Result<OwnedFd> {
 
 fn null(access: OFlags) -> Result<OwnedFd> {
     rustix::fs::open("/dev/null", access | OFlags::CLOEXEC, Mode::empty()).map_err(error("open(\"/dev/null\")"))
-}
-
-/// Execs that ended, so that their exit codes can be asked for.
-#[derive(Debug, Default)]
-pub(crate) struct EndedExecs(VecDeque<(String, i32)>);
-
-impl EndedExecs {
-    /// How many are remembered.
-    const MOST: usize = 256;
-
-    /// Remembers one; the oldest goes when there are too many.
-    pub(crate) fn add(&mut self, exec_id: String, exit_code: i32) {
-        if self.0.len() == Self::MOST {
-            self.0.pop_front();
-        }
-        self.0.push_back((exec_id, exit_code));
-    }
-
-    /// The exit code of one.
-    pub(crate) fn exit_code(&self, exec_id: &str) -> Option<i32> {
-        self.0.iter().rev().find(|(id, _)| id == exec_id).map(|(_, code)| *code)
-    }
 }
