@@ -32,7 +32,7 @@ fn stand_in(args: &[String]) -> Option<()> {
     for connection in listener.incoming() {
         let mut connection = connection.ok()?;
         let mut buffer = [0; 4096];
-        connection.read(&mut buffer).ok()?;
+        let _head = connection.read(&mut buffer).ok()?;
         let body = r#"{"Version":"stand-in","ApiVersion":"1.51"}"#;
         write!(connection, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).ok()?;
     }

@@ -163,10 +163,11 @@ fn resize(client: &Client, target: &Target) -> Result<()> {
 }
 
 /// Tells the daemon the terminal's size now and whenever it changes. The process may not run yet: asked again for a while.
+/// With `ends`, signals that end a process give the terminal back first.
 ///
 /// # Errors
 /// Signals cannot be caught.
-pub fn follow_window(client: &Arc<Client>, target: Target) -> Result<()> {
+pub fn follow_window(client: &Arc<Client>, target: Target, ends: bool) -> Result<()> {
     let (first, first_target) = (Arc::clone(client), target.clone());
     std::thread::Builder::new().name("resize".to_owned()).spawn(move || {
         for attempt in 1..=10 {
@@ -178,7 +179,9 @@ pub fn follow_window(client: &Arc<Client>, target: Target) -> Result<()> {
     })?;
     let client = Arc::clone(client);
     let mut caught = vec![signals::WINDOW];
-    caught.extend(signals::ENDING);
+    if ends {
+        caught.extend(signals::ENDING);
+    }
     signals::listen(caught, move |number| {
         if number == signals::WINDOW {
             // The process may have ended meanwhile; a size nobody needs is no error.

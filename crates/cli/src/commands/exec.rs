@@ -64,7 +64,7 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
     }
     let stream = client.hijack(&start, &how).map_err(start_failure)?;
     if tty && terminal::stdout_is_tty() {
-        attach::follow_window(client, Target::Exec(created.id.clone()))?;
+        attach::follow_window(client, Target::Exec(created.id.clone()), true)?;
     }
     let options = attach::Options { stdin, tty, detach_keys: m.text("detach-keys").to_owned() };
     if attach::copy(stream, &options)? == End::Detached {

@@ -66,14 +66,16 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
     // Both are asked for before either is answered; both must stand before the process can run.
     let joining = client.begin("POST", &path, true)?;
     let waiting = waiting::begin(client, &created.id, m.bool("rm"))?;
-    if m.bool("sig-proxy") && !config.tty {
+    // A terminal that reads its keys from here sends an interrupt as a key.
+    let proxied = m.bool("sig-proxy") && !(config.tty && config.attach_stdin);
+    if proxied {
         attach::forward_signals(client, created.id.clone())?;
     }
     let stream = joining.answer()?.into_stream().0;
     let waiting = waiting.answer()?;
     client.post(&start).map_err(start_failure)?;
     if config.tty && terminal::stdout_is_tty() {
-        attach::follow_window(client, Target::Container(created.id.clone()))?;
+        attach::follow_window(client, Target::Container(created.id.clone()), !proxied)?;
     }
     let options = attach::Options {
         stdin: config.attach_stdin,

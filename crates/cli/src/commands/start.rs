@@ -83,7 +83,7 @@ fn attached(context: &Context, m: &Matches) -> Result<u8> {
     let waiting = waiting.answer()?;
     client.post(&Path::new("/containers/{}/start", &[&container.id]))?;
     if config.tty && terminal::stdout_is_tty() {
-        attach::follow_window(client, Target::Container(container.id))?;
+        attach::follow_window(client, Target::Container(container.id), true)?;
     }
     let options = attach::Options { stdin, tty: config.tty, detach_keys: m.text("detach-keys").to_owned() };
     if attach::copy(stream, &options)? == End::Detached {
