@@ -12,6 +12,7 @@ mod images;
 mod logs;
 mod names;
 mod network;
+mod sweep;
 mod system;
 mod volumes;
 
@@ -56,8 +57,9 @@ impl Engine {
     /// Opens the state below the data root, alone, and carries on with the containers of an earlier daemon.
     pub async fn open(config: Config) -> Result<Self> {
         let opened = tokio::task::spawn_blocking(move || open_parts(config)).await;
-        let (engine, records) =
+        let (engine, records, ids) =
             opened.unwrap_or_else(|e| Err(Error::system(format!("opening the engine was cut short: {e}"))))?;
+        sweep::running(&engine.config.exec_root, &ids, &engine.shared.launcher).await;
         engine.restore(records).await?;
         Ok(engine)
     }
@@ -111,7 +113,9 @@ impl NetworksOf<'_> {
     }
 }
 
-fn open_parts(config: Config) -> Result<(Engine, Vec<container::Record>)> {
+type Opened = (Engine, Vec<container::Record>, std::collections::BTreeSet<String>);
+
+fn open_parts(config: Config) -> Result<Opened> {
     let data = |what: &Path| volumes::make_directory(what, 0o711);
     make_parents(&config.data_root)?;
     data(&config.data_root)?;
@@ -125,7 +129,9 @@ fn open_parts(config: Config) -> Result<(Engine, Vec<container::Record>)> {
     let index = Arc::new(Index::default());
     let records = Records::open(&store)?;
     let all = records.all()?;
+    let ids = records.ids()?;
     let volumes = Arc::new(Volumes::open(&root, &store, Arc::clone(&events))?);
+    sweep::stored(&store, &ids, &volumes.names());
     let client = brig_registry::Client::new(brig_registry::Config {
         mirrors: config.registry_mirrors.clone(),
         insecure: config.insecure_registries.clone(),
@@ -150,7 +156,7 @@ fn open_parts(config: Config) -> Result<(Engine, Vec<container::Record>)> {
     ));
     let containers = Containers::new(Arc::clone(&shared));
     let config = Arc::new(config);
-    Ok((Engine { containers, images, volumes, events, shared, config, store, index, id }, all))
+    Ok((Engine { containers, images, volumes, events, shared, config, store, index, id }, all, ids))
 }
 
 fn make_parents(path: &Path) -> Result<()> {

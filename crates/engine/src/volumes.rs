@@ -55,6 +55,11 @@ impl Volumes {
         Ok(Self { directory, store: store.clone(), events, known: Mutex::new(known), used: Mutex::default() })
     }
 
+    /// The names of all volumes.
+    pub fn names(&self) -> BTreeSet<String> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
     /// Makes a volume; one that exists is given as it is.
     pub fn create(&self, request: CreateRequest) -> Result<Volume> {
         if !matches!(request.driver.as_str(), "" | "local") {

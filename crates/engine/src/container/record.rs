@@ -1,6 +1,7 @@
 //! What was asked for: a container's record as it stands in the database. Owns its shape and its reading and writing;
 //! must not hold anything that the kernel or the shim knows better (those are facts, see `facts`).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use brig_api::container::{Config, HostConfig, MountPoint};
@@ -128,6 +129,17 @@ impl Records {
             }
         }
         Ok(records)
+    }
+
+    /// The ids of all records, readable or not.
+    pub fn ids(&self) -> Result<BTreeSet<String>> {
+        self.store
+            .database()
+            .read(|db| {
+                let mut query = db.prepare("SELECT id FROM containers")?;
+                query.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<BTreeSet<String>>>()
+            })
+            .map_err(crate::error::from_store)
     }
 
     /// Writes a record, new or changed. A change of what the client was told survives a power cut when it returns.
