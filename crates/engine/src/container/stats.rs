@@ -135,7 +135,10 @@ pub async fn top(handle: &Handle, ps_args: &str) -> Result<TopResponse> {
     let columns = columns(ps_args)?;
     let pids: Pids = shim_link::ask_for(&handle.paths.run, &ShimRequest::Pids).await?;
     // One that ended since is not shown.
-    let processes: Vec<Process> = pids.pids.iter().filter_map(|pid| read_process(*pid)).collect();
+    let mut processes: Vec<Process> = pids.pids.iter().filter_map(|pid| read_process(*pid)).collect();
+    // Users are shown as the container knows them, not by the host ids that only this engine chose.
+    let base = handle.view().record.run.as_ref().and_then(|run| run.id_base).unwrap_or(0);
+    processes.iter_mut().for_each(|process| process.user = process.user.saturating_sub(base));
     Ok(TopResponse {
         titles: Some(
             columns
