@@ -137,8 +137,20 @@ fn serve(stream: UnixStream, noted: &Mutex<Vec<String>>, answer: &dyn Fn(&mut As
 
 /// The program under test, built beside the tests.
 pub fn program() -> PathBuf {
+    const HOW: &str = "build it: cargo test -p brig-cli, or --example brig beside --test run";
     let own = std::env::current_exe().unwrap();
     let path = own.parent().unwrap().parent().unwrap().join("examples/brig");
-    assert!(path.exists(), "{} is built by 'cargo test -p brig-cli' or by --examples", path.display());
+    assert!(path.exists(), "{} is missing; {HOW}", path.display());
+    // '--test run' alone builds the tests but not the program: a stale one would prove nothing.
+    let changed = |path: &std::path::Path| path.metadata().unwrap().modified().unwrap();
+    let sources = [env!("CARGO_MANIFEST_DIR"), "src"].iter().collect::<PathBuf>();
+    let newest = newest(&sources);
+    assert!(changed(&path) >= newest, "{} is older than its sources; {HOW}", path.display());
     path
+}
+
+fn newest(directory: &std::path::Path) -> std::time::SystemTime {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let times = entries.map(|p| if p.is_dir() { newest(&p) } else { p.metadata().unwrap().modified().unwrap() });
+    times.max().unwrap_or(std::time::SystemTime::UNIX_EPOCH)
 }
