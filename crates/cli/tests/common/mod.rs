@@ -137,7 +137,7 @@ fn serve(stream: UnixStream, noted: &Mutex<Vec<String>>, answer: &dyn Fn(&mut As
 
 /// The program under test, built beside the tests.
 pub fn program() -> PathBuf {
-    const HOW: &str = "build it: cargo test -p brig-cli, or --example brig beside --test run";
+    const HOW: &str = "build it with the tests: cargo test -p brig-cli";
     let own = std::env::current_exe().unwrap();
     let path = own.parent().unwrap().parent().unwrap().join("examples/brig");
     assert!(path.exists(), "{} is missing; {HOW}", path.display());
