@@ -69,6 +69,7 @@ impl TestHost {
         let name = format!("brig-test-{}-{number}", std::process::id());
         let root = base().join(&name);
         std::fs::create_dir_all(root.join("home")).expect("the test folder can be made");
+        std::fs::write(root.join("daemon.json"), "{}").expect("the daemon's configuration can be written");
         let netns = Arc::new(netns::create().expect("a network namespace can be made"));
         let host = TestHost {
             data_root: root.join("data"),
@@ -296,6 +297,7 @@ impl TestHost {
                 }
             }
         }
+        leaks::wait_for_empty_trash(self);
         if let Some(child) = &mut self.daemon {
             let pid = Pid::from_raw(child.id().cast_signed()).expect("a pid is not zero");
             kill_process(pid, Signal::TERM).ok();
@@ -355,7 +357,9 @@ pub fn binary(name: &str) -> PathBuf {
         let own = std::env::current_exe().expect("a test knows its own program");
         own.parent().and_then(Path::parent).expect("a test is built into target/…/deps").to_owned()
     });
-    let path = folder.join(name);
+    let own = std::env::current_exe().expect("a test knows its own program");
+    let beside = own.parent().and_then(Path::parent).map(|folder| folder.join(name)).filter(|path| path.exists());
+    let path = Some(folder.join(name)).filter(|path| path.exists()).or(beside).unwrap_or_else(|| folder.join(name));
     assert!(path.exists(), "{} is not built: cargo build -p brig-brig -p brig-shim", path.display());
     path
 }

@@ -248,6 +248,7 @@ fn busybox_layer() -> Vec<u8> {
         .file("etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\nuser:x:1000:1000::/home/user:/bin/sh\n")
         .file("etc/group", 0o644, "root:x:0:\ndaemon:x:1:\ntty:x:5:\nuser:x:1000:\nextra:x:2000:user\n")
         .owned("home/user/hello", 0o644, (1000, 1000), "hello\n")
+        .file("bin/probe", 0o755, std::fs::read(crate::host::binary("probe")).expect("the probe is built"))
         .file("bin/busybox", 0o755, busybox_program());
     for name in String::from_utf8_lossy(&list.stdout).lines() {
         if name != "busybox" {

@@ -153,6 +153,16 @@ fn files(host: &TestHost) -> Vec<PathBuf> {
     found
 }
 
+/// What was thrown away is removed in the background; a daemon that is stopped meanwhile goes on at its next start.
+pub fn wait_for_empty_trash(host: &TestHost) {
+    let trash = host.data_root.join("v1/trash");
+    let begun = Instant::now();
+    let full = || std::fs::read_dir(&trash).is_ok_and(|mut entries| entries.next().is_some());
+    while full() && begun.elapsed() < GRACE {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// Removes what may be left, so that a failing test does not disturb another.
 pub fn sweep(host: &TestHost) {
     for _ in 0..50 {

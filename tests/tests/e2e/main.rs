@@ -1,4 +1,12 @@
 //! End-to-end tests: real programs, real kernel, sealed test hosts. One module per theme; this file only lists them.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
+mod bad_input;
+mod daemon_restart;
+mod exec;
+mod images;
 mod lifecycle;
+mod network;
+mod scenario;
+mod security;
+mod stock_client;
