@@ -60,6 +60,8 @@ impl Task {
     }
 
     async fn steps(&mut self, run: &mut Run) -> std::result::Result<(), StartFailure> {
+        let clock = std::time::Instant::now();
+        let step = |what: &str| tracing::debug!("start: {what} after {} µs", clock.elapsed().as_micros());
         let modes = Modes::of(&self.record.host_config)?;
         let joined = self.find_joined(&modes)?;
         if modes.user == Mode::Private {
@@ -68,26 +70,34 @@ impl Task {
         if let NetworkMode::Named(network) = &modes.network {
             run.attachment = Some(self.shared.networks.reserve(network, &self.record).await?);
         }
+        step("addresses and ids");
         // From here on another daemon would know what to clean up.
         self.change(Durability::Crash, |record| {
             record.run = Some(run.clone());
             record.start_error = None;
         })?;
+        step("record");
         self.prepare_directory(&modes, run, &joined).await?;
+        step("directory");
         let mut link = self.shared.launcher.spawn(&self.paths.run)?;
+        step("shim spawned");
         run.pid = self.until_created(&mut link).await?;
+        step("namespaces");
         if let Err(e) = self.connect_network(&modes, run).await {
             // The namespace may be gone because init could not prepare the start: then that is the reason to tell.
             self.until_ready(&mut link).await?;
             return Err(e.into());
         }
+        step("network");
         self.connect_waiting().await;
+        step("clients");
         // A shim that could not prepare the start has hung up, but said why before: that is read below.
         let sent = link.send(&Request::Go).await;
         if let Err(e) = sent {
             tracing::debug!(container = %self.record.short_id(), "{e}");
         }
         let (pid, at) = self.until_started(&mut link).await?;
+        step("program");
         run.pid = pid;
         run.started_at = at;
         self.link = Some(link);
