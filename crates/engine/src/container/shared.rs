@@ -312,11 +312,6 @@ impl Shared {
         if paths.state.exists() {
             self.store.discard(&paths.state).map_err(from_store)?;
         }
-        match std::fs::remove_dir_all(&paths.run) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::system(format!("remove {}: {e}", paths.run.display())))
-            }
-            Ok(()) | Err(_) => Ok(()),
-        }
+        super::start::remove_run_directory(&paths.run)
     }
 }

@@ -240,10 +240,8 @@ impl Task {
         if let Some(base) = run.id_base {
             self.shared.id_ranges.release(base);
         }
-        if let Err(e) = fs::remove_dir_all(&self.paths.run)
-            && e.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!("remove {}: {e}", self.paths.run.display());
+        if let Err(e) = remove_run_directory(&self.paths.run) {
+            tracing::warn!(container = %self.record.short_id(), "{e}");
         }
     }
 
@@ -405,13 +403,22 @@ fn log_config(record: &super::Record, paths: &super::Paths) -> Result<LogConfig>
 
 fn make_run_directory(path: &std::path::Path) -> Result<()> {
     let failed = |e: std::io::Error| Error::system(format!("make directory {}: {e}", path.display()));
-    // Left by a run that nobody could clean up after.
-    match fs::remove_dir_all(path) {
-        Ok(()) => {}
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(e) => return Err(failed(e)),
-    }
+    // What is there was left by a run that nobody could clean up after.
+    remove_run_directory(path)?;
     fs::DirBuilder::new().mode(0o700).create(path).map_err(failed)
+}
+
+/// Removes what a run had in its directory. A shim that is just ending removes its socket at the same moment, so a file
+/// that is gone is no failure; only when the directory itself is gone is this done.
+pub(super) fn remove_run_directory(path: &std::path::Path) -> Result<()> {
+    loop {
+        match fs::remove_dir_all(path) {
+            Ok(()) => return Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !path.exists() => return Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(Error::system(format!("remove {}: {e}", path.display()))),
+        }
+    }
 }
 
 fn remove_stale(path: &std::path::Path) -> Result<()> {
