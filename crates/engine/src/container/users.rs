@@ -61,10 +61,11 @@ impl Accounts {
             None => (spec, None),
         };
         let user_part = if user_part.is_empty() { "0" } else { user_part };
-        // A name wins over a number, as in Docker: a user may be called "1000".
-        let entry = self.users().find(|entry| entry.name == user_part);
-        let entry = entry.or_else(|| number(user_part).and_then(|uid| self.users().find(|entry| entry.uid == uid)));
-        let uid = match (&entry, number(user_part)) {
+        // A number is a number, whatever the image calls its users: a root named "1000" is not who was asked for
+        // (CVE-2026-46680). Docker lets the name win.
+        let asked = number(user_part);
+        let entry = self.users().find(|entry| asked.map_or(entry.name == user_part, |uid| entry.uid == uid));
+        let uid = match (&entry, asked) {
             (Some(entry), _) => entry.uid,
             (None, Some(uid)) => uid,
             (None, None) => {
@@ -96,10 +97,8 @@ impl Accounts {
     }
 
     fn group_id(&self, group: &str) -> Result<u32> {
-        self.groups()
-            .find(|entry| entry.name == group)
-            .map(|entry| entry.gid)
-            .or_else(|| number(group))
+        number(group)
+            .or_else(|| self.groups().find(|entry| entry.name == group).map(|entry| entry.gid))
             .ok_or_else(|| Error::invalid(format!("unable to find group {group}: no matching entries in group file")))
     }
 }
@@ -139,6 +138,15 @@ mod tests {
         assert_eq!(accounts().resolve("web", &["7".into(), "logs".into()]).unwrap().user.additional_gids, [33, 4, 7]);
         assert_eq!(accounts().resolve("web", &[]).unwrap().home, "/var/www");
         assert_eq!(accounts().resolve("5", &[]).unwrap().home, "/");
+    }
+
+    #[test]
+    fn a_number_is_never_another_users_name() {
+        let passwd = "1000:x:0:0::/root:/bin/sh\nplain:x:1000:1000::/home:/bin/sh\n".into();
+        let accounts = Accounts { passwd, group: "7:x:0:\n".into() };
+        let identity = accounts.resolve("1000:7", &["7".into()]).unwrap();
+        assert_eq!((identity.user.uid, identity.user.gid, identity.home.as_str()), (1000, 7, "/home"));
+        assert_eq!(identity.user.additional_gids, [7]);
     }
 
     #[test]
