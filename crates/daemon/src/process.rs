@@ -63,6 +63,7 @@ fn run(options: &Options, args: Vec<OsString>, set_level: SetLevel) -> Result<()
     if !rustix::process::geteuid().is_root() {
         return Err("the daemon needs root: run it with sudo".into());
     }
+    allow_many_files();
     own_directory(&options.data_root, 0o711)?;
     own_directory(&options.exec_root, 0o700)?;
     let _pidfile = options.pidfile.as_deref().map(PidFile::write).transpose()?;
@@ -75,6 +76,21 @@ fn run(options: &Options, args: Vec<OsString>, set_level: SetLevel) -> Result<()
     let outcome = runtime.block_on(serve(options, args, set_level));
     runtime.shutdown_timeout(LAST_ANSWERS);
     outcome
+}
+
+/// Each client, container and published port holds a descriptor; the usual soft limit of 1,024 is soon reached. The hard
+/// limit stays as it is, and containers inherit both unless `--default-ulimit` or `--ulimit` says otherwise.
+fn allow_many_files() {
+    /// What Docker's service file asked for, and programs that close every descriptor below the limit can bear.
+    const ENOUGH: u64 = 1 << 20;
+    let now = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let wanted = now.maximum.unwrap_or(ENOUGH).min(ENOUGH);
+    if now.current.is_some_and(|current| current < wanted) {
+        let limit = rustix::process::Rlimit { current: Some(wanted), maximum: now.maximum };
+        if let Err(e) = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit) {
+            tracing::warn!("raising the number of open files to {wanted}: {e}");
+        }
+    }
 }
 
 async fn serve(options: &Options, args: Vec<OsString>, set_level: SetLevel) -> Result<(), String> {
