@@ -23,7 +23,7 @@ const RECIPE: &[&str] = &[
 /// The image: nginx in the foreground, port 80. None where `mmdebstrap` is not installed.
 pub fn nginx() -> Option<Image> {
     let tar = std::fs::read(root_tar()?).expect("the cached Debian can be read");
-    let command = ["nginx", "-g", "daemon off; error_log /dev/stderr; user www-data;"];
+    let command = ["nginx", "-g", "daemon off; error_log /dev/stderr;"];
     Some(Image::new(
         vec![tar],
         json!({
@@ -48,7 +48,11 @@ fn root_tar() -> Option<PathBuf> {
         let mut arguments = RECIPE.to_vec();
         let target = part.display().to_string();
         arguments.push(&target);
-        Run::new("mmdebstrap", &arguments).env("SOURCE_DATE_EPOCH", "1700000000").limit(Duration::from_secs(900)).output().ok();
+        Run::new("mmdebstrap", &arguments)
+            .env("SOURCE_DATE_EPOCH", "1700000000")
+            .limit(Duration::from_secs(900))
+            .output()
+            .ok();
         std::fs::rename(part, &path).expect("the image was made");
     }
     Some(path)

@@ -102,7 +102,8 @@ impl TestHost {
 
     /// The arguments of the daemon.
     pub fn daemon_arguments(&self) -> Vec<String> {
-        let mut arguments: Vec<String> = ["--data-root", &self.data_root.display().to_string()].map(str::to_owned).into();
+        let mut arguments: Vec<String> =
+            ["--data-root", &self.data_root.display().to_string()].map(str::to_owned).into();
         arguments.extend(["--exec-root", &self.exec_root().display().to_string()].map(str::to_owned));
         arguments.extend(["--cgroup-parent".to_owned(), format!("/{}", self.name)]);
         arguments.extend(["--config-file".to_owned(), self.root.join("daemon.json").display().to_string()]);
@@ -220,7 +221,8 @@ impl TestHost {
     #[track_caller]
     pub fn load_busybox(&self) {
         let path = self.root.join("busybox.tar");
-        std::fs::write(&path, crate::Image::busybox().docker_archive("busybox:latest")).expect("the image can be written");
+        std::fs::write(&path, crate::Image::busybox().docker_archive("busybox:latest"))
+            .expect("the image can be written");
         self.brig(&["load", "-q", "-i", &path.display().to_string()]).ok();
         std::fs::remove_file(path).expect("the image was written");
     }
@@ -242,9 +244,7 @@ impl TestHost {
     /// Waits until a container's state is as said.
     #[track_caller]
     pub fn wait_for_state(&self, name: &str, state: &str) {
-        eventually(&format!("{name} is {state}"), || {
-            (self.field(name, "{{.State.Status}}") == state).then_some(())
-        });
+        eventually(&format!("{name} is {state}"), || (self.field(name, "{{.State.Status}}") == state).then_some(()));
     }
 
     /// A container's first process, as the machine sees it.
@@ -335,10 +335,10 @@ impl Drop for TestHost {
             problems.iter().for_each(|problem| eprintln!("left over in {}: {problem}", self.name));
         } else {
             let log = self.daemon_log();
-            let _ = std::fs::remove_dir_all(&self.root);
+            std::fs::remove_dir_all(&self.root).ok();
             assert!(problems.is_empty(), "left over in {}:\n{}\n{log}", self.name, problems.join("\n"));
         }
-        let _ = std::fs::remove_dir_all(&self.root);
+        std::fs::remove_dir_all(&self.root).ok();
     }
 }
 
@@ -358,8 +358,10 @@ pub fn binary(name: &str) -> PathBuf {
         own.parent().and_then(Path::parent).expect("a test is built into target/…/deps").to_owned()
     });
     let own = std::env::current_exe().expect("a test knows its own program");
-    let beside = own.parent().and_then(Path::parent).map(|folder| folder.join(name)).filter(|path| path.exists());
-    let path = Some(folder.join(name)).filter(|path| path.exists()).or(beside).unwrap_or_else(|| folder.join(name));
+    // A test is in `deps`, another program beside ours.
+    let folders = [Some(folder.as_path()), own.parent(), own.parent().and_then(Path::parent)];
+    let found = folders.into_iter().flatten().map(|folder| folder.join(name)).find(|path| path.is_file());
+    let path = found.unwrap_or_else(|| folder.join(name));
     assert!(path.exists(), "{} is not built: cargo build -p brig-brig -p brig-shim", path.display());
     path
 }

@@ -50,7 +50,14 @@ pub fn connect(netns: &OwnedFd, address: &str, limit: Duration) -> std::io::Resu
 }
 
 /// One request over TCP inside a network namespace.
-pub fn tcp(netns: &OwnedFd, address: &str, method: &str, path: &str, kind: &str, body: &[u8]) -> std::io::Result<Answer> {
+pub fn tcp(
+    netns: &OwnedFd,
+    address: &str,
+    method: &str,
+    path: &str,
+    kind: &str,
+    body: &[u8],
+) -> std::io::Result<Answer> {
     let stream = connect(netns, address, Duration::from_secs(5))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     exchange(stream, address, method, path, kind, body)

@@ -65,7 +65,8 @@ impl Registry {
         }
         let path = format!("/v2/{repository}/manifests/{tag}");
         let kind = "application/vnd.oci.image.manifest.v1+json";
-        let answer = http::tcp(&self.netns, &self.address, "PUT", &path, kind, &manifest).expect("the registry answers");
+        let answer =
+            http::tcp(&self.netns, &self.address, "PUT", &path, kind, &manifest).expect("the registry answers");
         assert_eq!(answer.status, 201, "{}", answer.text());
         digest(&manifest)
     }

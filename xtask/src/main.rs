@@ -2,6 +2,7 @@
 //! Owns the list of chores and their exit codes; must not know what any of them does.
 
 mod bench;
+mod licences;
 mod tidy;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ const HELP: &str = "\
 Usage: cargo xtask CHORE
 
   tidy              check the house rules that a program can check (CONTRIBUTING.md)
+  licences          check the licences of dependencies against deny.toml
   bench [ARGS...]   build the optimised programs and measure them (as root; see docs/benchmark.md)
 ";
 
@@ -19,6 +21,7 @@ fn main() -> ExitCode {
     let root = workspace_root();
     match arguments.first().map(String::as_str) {
         Some("tidy") => tidy::run(&root),
+        Some("licences") => licences::run(&root),
         Some("bench") => bench::run(&root, &arguments[1..]),
         Some("help" | "--help" | "-h") => {
             print!("{HELP}");

@@ -17,13 +17,21 @@ fn containers_outlive_the_daemon() {
     host.start_daemon();
     assert_eq!(host.pid("count"), pid);
     assert_eq!(host.field("count", "{{.State.StartedAt}}"), started);
-    assert_eq!(host.field("seven", "{{.State.Status}} {{.State.ExitCode}}"), "exited 7", "an end that nobody saw is known");
+    assert_eq!(
+        host.field("seven", "{{.State.Status}} {{.State.ExitCode}}"),
+        "exited 7",
+        "an end that nobody saw is known"
+    );
     assert_eq!(host.brig(&["wait", "seven"]).ok(), "7");
     assert_eq!(host.brig(&["logs", "seven"]).ok(), "last");
     host.brig(&["stop", "-t", "0", "count"]).ok();
     let logs = host.brig(&["logs", "count"]).ok();
     let numbers: Vec<usize> = logs.lines().map(|line| line.parse().unwrap()).collect();
-    assert!(numbers.len() > 50 && numbers == (1..=numbers.len()).collect::<Vec<_>>(), "a gap in {} lines", numbers.len());
+    assert!(
+        numbers.len() > 50 && numbers == (1..=numbers.len()).collect::<Vec<_>>(),
+        "a gap in {} lines",
+        numbers.len()
+    );
     assert_eq!(host.field("count", "{{.State.ExitCode}}"), "137");
 }
 
@@ -90,7 +98,8 @@ fn restart_policy_and_removal_are_carried_out_later() {
 fn a_stop_that_was_cut_off_leaves_a_container_that_can_be_stopped() {
     let mut host = TestHost::new();
     host.load_busybox();
-    host.brig(&["run", "-d", "--name", "deaf", "busybox", "sh", "-c", "trap '' TERM; while :; do sleep 0.02; done"]).ok();
+    host.brig(&["run", "-d", "--name", "deaf", "busybox", "sh", "-c", "trap '' TERM; while :; do sleep 0.02; done"])
+        .ok();
     let stopping = host.brig_run(&["stop", "-t", "30", "deaf"]).start();
     std::thread::sleep(Duration::from_millis(300));
     host.crash_daemon();
@@ -105,7 +114,9 @@ fn killed_in_the_middle_of_starts() {
     host.load_busybox();
     for round in 0..4_u32 {
         let starting: Vec<_> = (0..6)
-            .map(|n| host.brig_run(&["run", "-d", "--name", &format!("r{round}n{n}"), "busybox", "sleep", "1000"]).start())
+            .map(|n| {
+                host.brig_run(&["run", "-d", "--name", &format!("r{round}n{n}"), "busybox", "sleep", "1000"]).start()
+            })
             .collect();
         std::thread::sleep(Duration::from_millis(40 + 70 * u64::from(round)));
         host.crash_daemon();

@@ -98,9 +98,8 @@ fn commands_that_cannot_be_run() {
 #[test]
 fn many_at_once() {
     let host = host_with_box();
-    let running: Vec<_> = (0..30)
-        .map(|n| host.brig_run(&["exec", "box", "sh", "-c", &format!("echo {n}; exit {n}")]).start())
-        .collect();
+    let running: Vec<_> =
+        (0..30).map(|n| host.brig_run(&["exec", "box", "sh", "-c", &format!("echo {n}; exit {n}")]).start()).collect();
     for (n, run) in running.into_iter().enumerate() {
         let output = run.finish();
         assert_eq!((output.code, output.stdout), (i32::try_from(n).unwrap(), format!("{n}\n")), "{}", output.stderr);

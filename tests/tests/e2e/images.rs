@@ -165,7 +165,7 @@ impl SmallDisk {
 impl Drop for SmallDisk {
     fn drop(&mut self) {
         brig_tests::Run::new("umount", &[self.0.display().to_string()]).output();
-        let _ = std::fs::remove_dir_all(self.0.parent().unwrap());
+        std::fs::remove_dir_all(self.0.parent().unwrap()).ok();
     }
 }
 
@@ -213,7 +213,8 @@ fn load_of_both_kinds_and_import() {
     assert_eq!(host.brig(&["run", "--rm", "from/docker:1", "echo", "hi"]).ok(), "hi");
     let path = host.root.join("root.tar");
     std::fs::write(&path, &image.layers[0]).unwrap();
-    let id = host.brig(&["import", "-c", "CMD [\"echo\", \"imported\"]", &path.display().to_string(), "from/import:1"]).ok();
+    let id =
+        host.brig(&["import", "-c", "CMD [\"echo\", \"imported\"]", &path.display().to_string(), "from/import:1"]).ok();
     assert!(id.starts_with("sha256:"), "{id}");
     assert_eq!(host.brig(&["run", "--rm", "from/import:1"]).ok(), "imported");
     let refused = load(b"this is no tar".to_vec()).fails(1);

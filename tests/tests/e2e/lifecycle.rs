@@ -20,7 +20,11 @@ fn run_gives_output_and_exit_code() {
     assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (7, "out\n", "err\n"));
     let output = host.brig_run(&["run", "--rm", "-i", "busybox", "sh", "-c", "cat; echo end"]).input("a\nb\n").output();
     assert_eq!(output.ok(), "a\nb\nend");
-    assert_eq!(host.brig(&["run", "--rm", "busybox", "sh", "-c", "kill -9 $$; exit 6"]).code, 6, "pid 1 is immune inside");
+    assert_eq!(
+        host.brig(&["run", "--rm", "busybox", "sh", "-c", "kill -9 $$; exit 6"]).code,
+        6,
+        "pid 1 is immune inside"
+    );
     assert_eq!(host.brig(&["ps", "-aq"]).ok(), "");
 }
 
@@ -71,7 +75,8 @@ fn a_stopped_container_starts_again_with_its_files() {
 fn stop_kills_what_does_not_listen_and_gives_its_signal() {
     let host = TestHost::new();
     host.load_busybox();
-    host.brig(&["run", "-d", "--name", "deaf", "busybox", "sh", "-c", "trap '' TERM; while :; do sleep 0.02; done"]).ok();
+    host.brig(&["run", "-d", "--name", "deaf", "busybox", "sh", "-c", "trap '' TERM; while :; do sleep 0.02; done"])
+        .ok();
     let begun = Instant::now();
     host.brig(&["stop", "-t", "1", "deaf"]).ok();
     assert!(begun.elapsed() >= Duration::from_secs(1) && begun.elapsed() < Duration::from_secs(8));
@@ -110,12 +115,25 @@ fn pause_freezes_and_unpause_goes_on() {
 fn restart_policies() {
     let host = TestHost::new();
     host.load_busybox();
-    host.brig(&["run", "-d", "--name", "twice", "--restart", "on-failure:2", "busybox", "sh", "-c", "echo run; exit 4"]).ok();
+    host.brig(&[
+        "run",
+        "-d",
+        "--name",
+        "twice",
+        "--restart",
+        "on-failure:2",
+        "busybox",
+        "sh",
+        "-c",
+        "echo run; exit 4",
+    ])
+    .ok();
     eventually("it gave up after two more tries", || {
         (host.field("twice", "{{.State.Status}} {{.RestartCount}} {{.State.ExitCode}}") == "exited 2 4").then_some(())
     });
     assert_eq!(host.brig(&["logs", "twice"]).ok(), "run\nrun\nrun");
-    host.brig(&["run", "-d", "--name", "always", "--restart", "always", "busybox", "sh", "-c", "sleep 0.1; exit 0"]).ok();
+    host.brig(&["run", "-d", "--name", "always", "--restart", "always", "busybox", "sh", "-c", "sleep 0.1; exit 0"])
+        .ok();
     eventually("it is started again", || {
         host.field("always", "{{.RestartCount}}").parse::<u32>().is_ok_and(|n| n >= 2).then_some(())
     });
@@ -173,8 +191,9 @@ fn twenty_containers_at_once() {
         let output = run.finish();
         assert_eq!((output.code, output.stdout), (i32::try_from(n).unwrap(), format!("{n}\n")), "{}", output.stderr);
     }
-    let running: Vec<_> =
-        (0..20).map(|n| host.brig_run(&["run", "-d", "--name", &format!("d{n}"), "busybox", "sleep", "1000"]).start()).collect();
+    let running: Vec<_> = (0..20)
+        .map(|n| host.brig_run(&["run", "-d", "--name", &format!("d{n}"), "busybox", "sleep", "1000"]).start())
+        .collect();
     running.into_iter().for_each(|run| drop(run.finish().ok()));
     assert_eq!(host.brig(&["ps", "-q"]).ok().lines().count(), 20);
     let addresses: std::collections::BTreeSet<String> =
@@ -190,9 +209,19 @@ fn limits_are_in_force() {
     let output = host.brig(&["run", "--name", "fat", "-m", "32m", "--shm-size", "128m", "busybox", "sh", "-c", eat]);
     assert_eq!(output.code, 137, "{output}");
     assert_eq!(host.field("fat", "{{.State.OOMKilled}} {{.HostConfig.Memory}}"), "true 33554432");
-    let output = host.brig(&["run", "--rm", "--pids-limit", "10", "busybox", "sh", "-c", "for i in $(seq 30); do sleep 2 & done; wait"]);
+    let output = host.brig(&[
+        "run",
+        "--rm",
+        "--pids-limit",
+        "10",
+        "busybox",
+        "sh",
+        "-c",
+        "for i in $(seq 30); do sleep 2 & done; wait",
+    ]);
     assert!(output.stderr.contains("can't fork"), "{output}");
-    let output = host.brig(&["run", "--rm", "--ulimit", "nofile=77:99", "busybox", "sh", "-c", "ulimit -n; ulimit -Hn"]);
+    let output =
+        host.brig(&["run", "--rm", "--ulimit", "nofile=77:99", "busybox", "sh", "-c", "ulimit -n; ulimit -Hn"]);
     assert_eq!(output.ok(), "77\n99");
 }
 
@@ -201,8 +230,29 @@ fn inspect_knows_what_was_asked() {
     let host = TestHost::new();
     host.load_busybox();
     host.brig(&[
-        "create", "--name", "box", "-e", "A=1", "-l", "owner=me", "-w", "/tmp", "-u", "1000:1000", "-h", "name", "--entrypoint", "sleep",
-        "-m", "64m", "--cpus", "0.5", "--restart", "unless-stopped", "busybox", "5",
+        "create",
+        "--name",
+        "box",
+        "-e",
+        "A=1",
+        "-l",
+        "owner=me",
+        "-w",
+        "/tmp",
+        "-u",
+        "1000:1000",
+        "-h",
+        "name",
+        "--entrypoint",
+        "sleep",
+        "-m",
+        "64m",
+        "--cpus",
+        "0.5",
+        "--restart",
+        "unless-stopped",
+        "busybox",
+        "5",
     ])
     .ok();
     let config = host.inspect("box");
@@ -273,7 +323,15 @@ fn attach_sees_output_and_gives_input() {
 fn control_c_ends_the_container() {
     let host = TestHost::new();
     host.load_busybox();
-    let mut terminal = host.brig_terminal(&["run", "--name", "box", "busybox", "sh", "-c", "trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 0.02; done"]);
+    let mut terminal = host.brig_terminal(&[
+        "run",
+        "--name",
+        "box",
+        "busybox",
+        "sh",
+        "-c",
+        "trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 0.02; done",
+    ]);
     terminal.expect("ready");
     terminal.type_in("\x03");
     terminal.expect("caught");
@@ -284,8 +342,10 @@ fn control_c_ends_the_container() {
 fn containers_can_join_each_other() {
     let host = TestHost::new();
     host.load_busybox();
-    host.brig(&["run", "-d", "--name", "one", "busybox", "sh", "-c", "echo web > /index.html; httpd -f -p 80 -h /"]).ok();
-    let fetch = "i=0; until wget -qO- http://127.0.0.1/index.html; do i=$((i+1)); [ $i -lt 100 ] || exit 1; sleep 0.05; done";
+    host.brig(&["run", "-d", "--name", "one", "busybox", "sh", "-c", "echo web > /index.html; httpd -f -p 80 -h /"])
+        .ok();
+    let fetch =
+        "i=0; until wget -qO- http://127.0.0.1/index.html; do i=$((i+1)); [ $i -lt 100 ] || exit 1; sleep 0.05; done";
     assert_eq!(host.brig(&["run", "--rm", "--network", "container:one", "busybox", "sh", "-c", fetch]).ok(), "web");
     let seen = host.brig(&["run", "--rm", "--pid", "container:one", "busybox", "ps"]).ok();
     assert!(seen.contains("httpd"), "{seen}");

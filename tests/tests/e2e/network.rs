@@ -48,7 +48,11 @@ fn a_port_on_loopback_is_the_hosts_alone() {
     let ip = |line: &str| neighbour.program("ip", &line.split(' ').collect::<Vec<_>>()).output();
     ip("route add 172.17.0.0/16 via 10.99.0.1").ok();
     let own = host.field("web", "{{.NetworkSettings.IPAddress}}");
-    assert_eq!(get(&neighbour.netns, &format!("{own}:80")), None, "an unpublished address is not a neighbour's business");
+    assert_eq!(
+        get(&neighbour.netns, &format!("{own}:80")),
+        None,
+        "an unpublished address is not a neighbour's business"
+    );
 }
 
 #[test]
@@ -57,7 +61,23 @@ fn udp_and_chosen_ports() {
     host.load_busybox();
     let neighbour = host.neighbour();
     let serve = "exec probe udp 0.0.0.0:53";
-    host.brig(&["run", "-d", "--name", "dns", "-p", "5353:53/udp", "-p", "9000-9001:80-81", "-p", "70", "busybox", "sh", "-c", serve]).ok();
+    host.brig(&[
+        "run",
+        "-d",
+        "--name",
+        "dns",
+        "-p",
+        "5353:53/udp",
+        "-p",
+        "9000-9001:80-81",
+        "-p",
+        "70",
+        "busybox",
+        "sh",
+        "-c",
+        serve,
+    ])
+    .ok();
     let answer = eventually("the datagram is answered", || {
         neighbour.inside(|| {
             let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
@@ -103,7 +123,8 @@ fn to_the_outside_under_the_hosts_address() {
         stream.write_all(b"hello\n").unwrap();
         (peer.ip().to_string(), String::from_utf8_lossy(&buffer).into_owned())
     });
-    let said = host.brig_run(&["run", "--rm", "-i", "busybox", "nc", "-w", "5", "10.99.0.2", "7000"]).input("knock").output();
+    let said =
+        host.brig_run(&["run", "--rm", "-i", "busybox", "nc", "-w", "5", "10.99.0.2", "7000"]).input("knock").output();
     assert_eq!(said.ok(), "hello");
     assert_eq!(server.join().unwrap(), ("10.99.0.1".to_owned(), "knock".to_owned()));
     assert_eq!(host.brig(&["run", "--rm", "busybox", "ping", "-c", "1", "-W", "5", "10.99.0.2"]).code, 0);
@@ -117,17 +138,51 @@ fn what_a_container_sees() {
     let script = "ip -o -4 addr show eth0; ip route; cat /etc/hosts /etc/resolv.conf";
     let seen = host
         .brig(&[
-            "run", "--rm", "-h", "ship", "--add-host", "db:10.1.2.3", "--add-host", "me:host-gateway", "--dns", "10.9.9.9",
-            "--dns-search", "example.org", "--dns-option", "ndots:3", "busybox", "sh", "-c", script,
+            "run",
+            "--rm",
+            "-h",
+            "ship",
+            "--add-host",
+            "db:10.1.2.3",
+            "--add-host",
+            "me:host-gateway",
+            "--dns",
+            "10.9.9.9",
+            "--dns-search",
+            "example.org",
+            "--dns-option",
+            "ndots:3",
+            "busybox",
+            "sh",
+            "-c",
+            script,
         ])
         .ok();
     assert!(seen.contains("inet 172.17.0.") && seen.contains("/16"), "{seen}");
     assert!(seen.contains("default via 172.17.0.1 dev eth0"), "{seen}");
-    for line in ["10.1.2.3\tdb", "172.17.0.1\tme", "127.0.0.1\tlocalhost", "nameserver 10.9.9.9", "search example.org", "options ndots:3"] {
+    for line in [
+        "10.1.2.3\tdb",
+        "172.17.0.1\tme",
+        "127.0.0.1\tlocalhost",
+        "nameserver 10.9.9.9",
+        "search example.org",
+        "options ndots:3",
+    ] {
         assert!(seen.contains(line), "{line}:\n{seen}");
     }
     assert!(seen.lines().any(|line| line.starts_with("172.17.0.") && line.ends_with("\tship")), "{seen}");
-    let none = host.brig(&["run", "--rm", "--network", "none", "busybox", "sh", "-c", "ip -o link; ping -c 1 127.0.0.1 >/dev/null && echo up"]).ok();
+    let none = host
+        .brig(&[
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "busybox",
+            "sh",
+            "-c",
+            "ip -o link; ping -c 1 127.0.0.1 >/dev/null && echo up",
+        ])
+        .ok();
     assert_eq!(none.lines().count(), 2, "{none}");
     assert!(none.contains(": lo:") && none.ends_with("up"), "{none}");
     let own = std::fs::read_link("/proc/self/ns/net").unwrap();

@@ -13,12 +13,17 @@ fn the_verbs_of_every_day() {
     assert_eq!(host.docker(&["run", "--rm", &image, "echo", "hi"]).ok(), "hi");
     assert_eq!(host.docker(&["run", "--rm", &image, "sh", "-c", "exit 7"]).code, 7);
     assert_eq!(host.docker_run(&["run", "--rm", "-i", &image, "cat"]).input("through").output().ok(), "through");
-    let id = host.docker(&["run", "-d", "--name", "box", "-p", "8080:80", "-e", "A=1", "-v", "/data", &image, "sleep", "1000"]).ok();
+    let id = host
+        .docker(&["run", "-d", "--name", "box", "-p", "8080:80", "-e", "A=1", "-v", "/data", &image, "sleep", "1000"])
+        .ok();
     assert_eq!(host.docker(&["ps", "-q", "--no-trunc"]).ok(), id);
     assert!(host.docker(&["ps"]).ok().contains("0.0.0.0:8080->80/tcp"));
     assert_eq!(host.docker(&["exec", "box", "sh", "-c", "echo $A"]).ok(), "1");
     assert_eq!(host.docker(&["exec", "box", "sh", "-c", "exit 3"]).code, 3);
-    assert_eq!(host.docker(&["inspect", "-f", "{{.State.Status}} {{.Config.Env}}", "box"]).ok().split(' ').next(), Some("running"));
+    assert_eq!(
+        host.docker(&["inspect", "-f", "{{.State.Status}} {{.Config.Env}}", "box"]).ok().split(' ').next(),
+        Some("running")
+    );
     assert!(host.docker(&["top", "box"]).ok().contains("sleep 1000"));
     assert!(host.docker(&["stats", "--no-stream"]).ok().contains("box"));
     assert!(host.docker(&["port", "box"]).ok().contains("80/tcp -> 0.0.0.0:8080"));

@@ -1,0 +1,202 @@
+//! Measures what issue and README promise, beside the kernel's floor and beside other engines where they are installed.
+//! Owns the order of the measurements and the table; the measuring is in `measure`, other engines are in `others`.
+
+mod measure;
+mod others;
+
+use brig_tests::TestHost;
+use measure::Series;
+use serde_json::json;
+use std::process::ExitCode;
+
+/// `brig run --rm` may take this many times the floor.
+const RUN_LIMIT: f64 = 8.0;
+/// `brig exec` may take this part of `docker exec`.
+const EXEC_LIMIT: f64 = 1.0 / 8.0;
+/// KiB of its own that a shim may have.
+const SHIM_LIMIT: f64 = 1024.0;
+/// KiB that an idle daemon may have resident.
+const DAEMON_LIMIT: f64 = 20.0 * 1024.0;
+
+const HELP: &str = "\
+Usage: cargo xtask bench [--json] [--runs N] [--only NAME]
+
+  --json       print one JSON object instead of the table
+  --runs N     how often each command is timed (30)
+  --only NAME  only run, exec, oci, memory or twenty
+";
+
+/// One line of the table.
+struct Line {
+    name: String,
+    shown: String,
+    value: f64,
+    limit: Option<f64>,
+}
+
+struct Options {
+    json: bool,
+    runs: usize,
+    only: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let options = match options(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(text) => {
+            eprint!("{text}");
+            return ExitCode::from(2);
+        }
+    };
+    let mut lines = Vec::new();
+    let host = TestHost::new();
+    let wanted = |name: &str| options.only.as_deref().is_none_or(|only| only == name);
+    if wanted("memory") {
+        lines.push(memory("idle daemon, resident", measure::memory(host.daemon_pid(), &["Rss:"]), DAEMON_LIMIT));
+    }
+    host.load_busybox();
+    if wanted("run") {
+        run(&host, options.runs, &mut lines);
+    }
+    if wanted("exec") {
+        exec(&host, options.runs, &mut lines);
+    }
+    if wanted("oci") {
+        oci(&host, options.runs, &mut lines);
+    }
+    if wanted("memory") {
+        shims(&host, &mut lines);
+    }
+    if wanted("twenty") {
+        let time = measure::twenty(&host);
+        lines.push(Line {
+            name: "20 × brig run --rm at once".into(),
+            shown: format!("{time:.1} ms"),
+            value: time,
+            limit: None,
+        });
+    }
+    print(&lines, options.json);
+    ExitCode::SUCCESS
+}
+
+fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options, String> {
+    let mut options = Options { json: false, runs: 30, only: None };
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--json" => options.json = true,
+            "--runs" => {
+                let value = arguments.next().and_then(|text| text.parse().ok()).filter(|runs| *runs > 0);
+                options.runs = value.ok_or("--runs: a number above zero is needed\n")?;
+            }
+            "--only" => options.only = Some(arguments.next().ok_or("--only: a name is needed\n")?),
+            "--help" | "-h" => return Err(HELP.to_owned()),
+            other => return Err(format!("no option {other}\n\n{HELP}")),
+        }
+    }
+    Ok(options)
+}
+
+/// `brig run` against the floor, in turns.
+fn run(host: &TestHost, runs: usize, lines: &mut Vec<Line>) {
+    let floor = measure::Floor::new(host);
+    let brig = ["run", "--rm", "busybox", "/bin/probe", "true"];
+    let mut series = [Series::new("floor"), Series::new("brig run --rm")];
+    for round in 0..runs + 3 {
+        let samples = [floor.once(), measure::time(host.brig_run(&brig))];
+        if round >= 3 {
+            series.iter_mut().zip(samples).for_each(|(series, sample)| series.push(sample));
+        }
+    }
+    let ratio = series[1].median() / series[0].median();
+    series.iter().for_each(|series| lines.push(times(series)));
+    lines.push(self::ratio("brig run / floor", ratio, RUN_LIMIT));
+}
+
+/// `brig exec` against `docker exec`, in turns.
+fn exec(host: &TestHost, runs: usize, lines: &mut Vec<Line>) {
+    host.brig(&["run", "-d", "--name", "bench", "busybox", "sleep", "100000"]).ok();
+    let docker = others::Docker::start();
+    if docker.is_none() {
+        lines.push(Line {
+            name: "docker exec".into(),
+            shown: "dockerd is not to be had here".into(),
+            value: 0.0,
+            limit: None,
+        });
+    }
+    let mut brig_series = Series::new("brig exec");
+    let mut docker_series = Series::new("docker exec");
+    for round in 0..runs + 3 {
+        let brig = measure::time(host.brig_run(&["exec", "bench", "/bin/probe", "true"]));
+        let docker = docker.as_ref().map(others::Docker::exec);
+        if round >= 3 {
+            brig_series.push(brig);
+            docker.into_iter().for_each(|sample| docker_series.push(sample));
+        }
+    }
+    lines.push(times(&brig_series));
+    if docker.is_some() {
+        lines.push(times(&docker_series));
+        let ratio = brig_series.median() / docker_series.median();
+        lines.push(self::ratio("brig exec / docker exec", ratio, EXEC_LIMIT));
+    }
+    host.brig(&["rm", "-f", "bench"]).ok();
+}
+
+/// The same bundle under every OCI runtime that is there, in turns.
+fn oci(host: &TestHost, runs: usize, lines: &mut Vec<Line>) {
+    let bundle = others::Bundle::new(host);
+    let mut series: Vec<Series> =
+        bundle.runtimes().iter().map(|(name, _)| Series::new(&format!("{name} run"))).collect();
+    for round in 0..runs + 3 {
+        for (series, (_, program)) in series.iter_mut().zip(bundle.runtimes()) {
+            let sample = bundle.once(program, round);
+            if round >= 3 {
+                series.push(sample);
+            }
+        }
+    }
+    series.iter().for_each(|series| lines.push(times(series)));
+}
+
+fn shims(host: &TestHost, lines: &mut Vec<Line>) {
+    for name in ["shim1", "shim2"] {
+        host.brig(&["run", "-d", "--name", name, "busybox", "sleep", "100000"]).ok();
+    }
+    let private = measure::memory(host.shim_pid("shim1"), &["Private_Clean:", "Private_Dirty:"]);
+    lines.push(memory("shim, private", private, SHIM_LIMIT));
+    lines.push(memory("daemon with containers, resident", measure::memory(host.daemon_pid(), &["Rss:"]), f64::MAX));
+    host.brig(&["rm", "-f", "shim1", "shim2"]).ok();
+}
+
+fn times(series: &Series) -> Line {
+    let (median, least, most) = (series.median(), series.least(), series.most());
+    let shown = format!("{median:.2} ms  ({least:.2} to {most:.2}, {} runs)", series.len());
+    Line { name: series.name.clone(), shown, value: median, limit: None }
+}
+
+fn ratio(name: &str, value: f64, limit: f64) -> Line {
+    Line { name: name.to_owned(), shown: format!("{value:.3}"), value, limit: Some(limit) }
+}
+
+fn memory(name: &str, kib: f64, limit: f64) -> Line {
+    let limit = Some(limit).filter(|limit| *limit < f64::MAX);
+    Line { name: name.to_owned(), shown: format!("{kib:.0} KiB"), value: kib, limit }
+}
+
+fn print(lines: &[Line], as_json: bool) {
+    let verdict = |line: &Line| line.limit.map(|limit| if line.value <= limit { "ok" } else { "over" });
+    if as_json {
+        let list: Vec<_> = lines
+            .iter()
+            .map(|line| json!({"name": line.name, "value": line.value, "shown": line.shown, "limit": line.limit, "verdict": verdict(line)}))
+            .collect();
+        println!("{}", json!({ "measurements": list }));
+        return;
+    }
+    for line in lines {
+        let limit = line.limit.map_or_else(String::new, |limit| format!("  limit {limit:.3}"));
+        println!("{:<34} {}{limit}  {}", line.name, line.shown, verdict(line).unwrap_or(""));
+    }
+}

@@ -1,0 +1,84 @@
+#!/bin/bash
+# Installs what the tests need and is missing, then checks everything: formatting, lints, house rules, licences, tests.
+# Needs Debian, root and Rust with cargo. Starts no service and leaves none running.
+#
+#   ./test.sh            everything
+#   ./test.sh NAME...    only tests whose names contain NAME (after the same preparation)
+set -euo pipefail
+cd "$(dirname "$0")"
+
+if [ "$(id -u)" != 0 ]; then
+    echo "test.sh: the tests make namespaces, mounts and cgroups and need root: sudo -E env PATH=\"\$PATH\" ./test.sh" >&2
+    exit 1
+fi
+
+step() { printf '\n== %s (%s s)\n' "$*" "$SECONDS"; }
+
+# What is run by the tests, and the package that it comes in.
+needed() {
+    while read -r program package; do
+        PATH="$PATH:/usr/sbin:/sbin" command -v "$program" > /dev/null || echo "$package"
+    done <<'LIST'
+cc gcc
+busybox busybox-static
+docker docker.io
+docker-registry docker-registry
+mmdebstrap mmdebstrap
+nft nftables
+ip iproute2
+unshare util-linux
+LIST
+    # A busybox that needs libraries cannot be an image by itself.
+    if busybox=$(command -v busybox) && ! dpkg-query -W busybox-static > /dev/null 2>&1 && ldd "$busybox" > /dev/null 2>&1; then
+        echo busybox-static
+    fi
+}
+
+install_needed() {
+    local packages
+    packages=$(needed | sort -u | tr '\n' ' ')
+    [ -z "${packages// /}" ] && return
+    step "installing $packages"
+    # Debian starts a service that it installs unless this says no.
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+        printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d
+        chmod 755 /usr/sbin/policy-rc.d
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq < /dev/null
+    # shellcheck disable=SC2086
+    apt-get install -y -qq --no-install-recommends $packages < /dev/null > /dev/null
+}
+
+install_needed
+export BRIG_SKIPS="$PWD/target/skips.txt"
+mkdir -p target
+: > "$BRIG_SKIPS"
+
+if [ $# = 0 ]; then
+    step "formatting"
+    cargo fmt --all --check
+    step "house rules"
+    cargo xtask tidy
+    step "lints"
+    cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
+    step "licences and advisories"
+    if cargo deny --version > /dev/null 2>&1; then
+        cargo deny --offline check licenses bans sources || cargo deny check licenses bans sources
+    else
+        echo "SKIP: cargo-deny is not installed" | tee -a "$BRIG_SKIPS"
+    fi
+    cargo xtask licences
+fi
+step "building"
+cargo build --quiet --locked --workspace --bins
+step "tests"
+status=0
+timeout -k 20 2700 cargo test --quiet --locked --workspace --no-fail-fast -- "$@" || status=$?
+step "done"
+if [ -s "$BRIG_SKIPS" ]; then
+    sort -u "$BRIG_SKIPS"
+fi
+echo "skipped: $(sort -u "$BRIG_SKIPS" | wc -l)"
+exit "$status"
