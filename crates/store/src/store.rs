@@ -16,6 +16,7 @@ use crate::digest;
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layer::{self, LayerIngest};
+use crate::recipe::LayerTar;
 use crate::reserve::{RESERVE_SIZE, Reserve};
 use crate::trash::{self, Trash};
 
@@ -172,6 +173,19 @@ impl Store {
     /// here the new copy is dropped. On failure nothing stays behind.
     pub fn commit_layer(&self, ingest: LayerIngest, parent: Option<&Digest>) -> Result<LayerInfo> {
         layer::commit(self, ingest, parent)
+    }
+
+    /// The uncompressed tar that a layer was unpacked from, made again byte for byte. The layer stays while it is read.
+    pub fn layer_tar(&self, chain: &Digest) -> Result<LayerTar> {
+        let info = self.layer(chain).ok_or_else(|| Error::not_found(format!("layer {chain} is not in the store")))?;
+        let pin = self.pin(std::slice::from_ref(chain));
+        LayerTar::open(&self.inner.root.join("layers").join(chain.hex()), &info.diff_id, Some(pin))?.ok_or_else(|| {
+            let text = format!(
+                "layer {} was stored without what its archive is made from again: remove the image and pull it again",
+                info.diff_id
+            );
+            Error::not_found(text)
+        })
     }
 
     pub(crate) fn catalog(&self) -> RwLockReadGuard<'_, Catalog> {

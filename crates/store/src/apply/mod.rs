@@ -17,6 +17,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::recipe::{Recorder, Tape};
 use crate::tar::{Archive, Kind, Member, Time};
 pub(crate) use tree::{OPAQUE, Tree, is_whiteout};
 
@@ -37,6 +38,8 @@ const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
 /// What was made, and what is left to do once the layers below are known.
 #[derive(Debug, Default)]
 pub(crate) struct Applied {
+    /// The length of the archive in bytes.
+    pub(crate) size: u64,
     /// Members of the archive.
     pub(crate) entries: u64,
     /// The sum of regular files' sizes in bytes.
@@ -55,10 +58,11 @@ pub(crate) struct Applied {
     pub(crate) pending_links: Vec<(PathBuf, PathBuf)>,
 }
 
-/// Unpacks an archive into the empty directory `root`. On an error what was made so far is left for the caller to remove.
-pub(crate) fn apply(root: &Root, input: impl Read) -> Result<Applied> {
-    let mut archive = Archive::new(input);
-    let mut tree = Tree::new(root)?;
+/// Unpacks an archive into the empty directory `diff` of the layer `ingest`, and writes down beside it how the archive is
+/// made again. On an error what was made so far is left for the caller to remove.
+pub(crate) fn apply(ingest: &Root, root: &Root, input: impl Read) -> Result<Applied> {
+    let mut archive = Archive::new(Tape::new(input, Recorder::create(ingest)?));
+    let mut tree = Tree::new(ingest, root)?;
     let mut buffer = vec![0u8; 128 * 1024];
     while let Some(member) = archive.next_member()? {
         let described = |error: Error| {
@@ -71,13 +75,22 @@ pub(crate) fn apply(root: &Root, input: impl Read) -> Result<Applied> {
         one(&mut tree, &member, &mut archive, &mut buffer).map_err(described)?;
     }
     // What follows the end belongs to the stream's digest all the same.
-    std::io::copy(&mut archive.into_inner(), &mut std::io::sink())
+    let mut tape = archive.into_inner();
+    std::io::copy(&mut tape, &mut std::io::sink())
         .map_err(|error| Error::input("read the archive's end", &error))?;
-    tree.finish()
+    let replaced = tree.has_replaced();
+    let applied = tree.finish()?;
+    let size = tape.recorder.finish(ingest, replaced)?;
+    Ok(Applied { size, ..applied })
 }
 
 /// Makes one member.
-fn one(tree: &mut Tree<'_>, member: &Member, body: &mut impl Read, buffer: &mut [u8]) -> Result<()> {
+fn one<R: Read>(
+    tree: &mut Tree<'_>,
+    member: &Member,
+    body: &mut Archive<Tape<R>>,
+    buffer: &mut [u8],
+) -> Result<()> {
     let path = clean(&member.name)?;
     let Some(name) = path.file_name() else {
         return match member.kind {
@@ -134,12 +147,12 @@ fn finish_directory(tree: &mut Tree<'_>, path: &Path, fd: &OwnedFd, member: &Mem
     Ok(())
 }
 
-fn file(
+fn file<R: Read>(
     tree: &mut Tree<'_>,
     path: &Path,
     name: &OsStr,
     member: &Member,
-    body: &mut impl Read,
+    body: &mut Archive<Tape<R>>,
     buffer: &mut [u8],
 ) -> Result<()> {
     if member.size > MAX_FILE {
@@ -152,12 +165,17 @@ fn file(
     })?;
     let mut file = File::from(fd);
     let failed = |error: std::io::Error| Error::io("write", error);
+    if member.size > 0 {
+        let stat = rustix::fs::fstat(&file).map_err(|errno| Error::io("fstat", errno))?;
+        body.input().recorder.begin_file(path, stat.st_ino)?;
+    }
     match &member.segments {
-        None => copy(body, &mut file, member.size, buffer)?,
+        None if member.size == 0 => {}
+        None => copy(body, &mut file, 0, member.size, buffer)?,
         Some(segments) => {
-            for segment in segments {
+            for segment in segments.iter().filter(|segment| segment.length > 0) {
                 file.seek(SeekFrom::Start(segment.offset)).map_err(failed)?;
-                copy(body, &mut file, segment.length, buffer)?;
+                copy(body, &mut file, segment.offset, segment.length, buffer)?;
             }
             file.set_len(member.size).map_err(failed)?;
         }
@@ -167,7 +185,15 @@ fn file(
     rustix::fs::futimens(&file, &times(member.mtime)).map_err(|errno| Error::io("futimens", errno))
 }
 
-fn copy(body: &mut impl Read, file: &mut File, mut left: u64, buffer: &mut [u8]) -> Result<()> {
+/// Copies the next `left` bytes of the member's body, which belong at `offset`, where the file stands.
+fn copy<R: Read>(
+    body: &mut Archive<Tape<R>>,
+    file: &mut File,
+    offset: u64,
+    mut left: u64,
+    buffer: &mut [u8],
+) -> Result<()> {
+    body.input().recorder.begin_part(offset, left)?;
     while left > 0 {
         let want = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
         let length = match body.read(&mut buffer[..want]) {
@@ -179,6 +205,7 @@ fn copy(body: &mut impl Read, file: &mut File, mut left: u64, buffer: &mut [u8])
         file.write_all(&buffer[..length]).map_err(|error| Error::io("write", error))?;
         left -= length as u64;
     }
+    body.input().recorder.end_part();
     Ok(())
 }
 

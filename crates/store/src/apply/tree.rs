@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::Applied;
 use crate::error::{Error, Result};
+use crate::recipe::REPLACED;
 
 /// overlayfs' mark of a directory that hides what is below it.
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
@@ -21,6 +22,8 @@ pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 const MAX_CACHED: usize = 256;
 
 pub(crate) struct Tree<'a> {
+    /// The directory that `root` is in.
+    ingest: &'a Root,
     pub(crate) root: &'a Root,
     pub(crate) applied: Applied,
     /// Directories by the path that led to them; emptied when a directory or link that may be on such a path goes.
@@ -29,13 +32,21 @@ pub(crate) struct Tree<'a> {
     implied: HashMap<u64, PathBuf>,
     /// Whole directories were replaced, so that the running sum of sizes is not right any more.
     recount: bool,
+    /// How many files and directories were set aside because a later member took their place.
+    replaced: u64,
 }
 
 impl<'a> Tree<'a> {
-    pub(crate) fn new(root: &'a Root) -> Result<Tree<'a>> {
+    pub(crate) fn new(ingest: &'a Root, root: &'a Root) -> Result<Tree<'a>> {
         let stat = rustix::fs::fstat(root.as_fd()).map_err(|errno| Error::io("fstat", errno))?;
         let implied = HashMap::from([(stat.st_ino, PathBuf::new())]);
-        Ok(Tree { root, applied: Applied::default(), parents: HashMap::new(), implied, recount: false })
+        let (applied, parents) = (Applied::default(), HashMap::new());
+        Ok(Tree { ingest, root, applied, parents, implied, recount: false, replaced: 0 })
+    }
+
+    /// Whether anything is not where it was made any more.
+    pub(crate) fn has_replaced(&self) -> bool {
+        self.replaced > 0
     }
 
     pub(crate) fn finish(mut self) -> Result<Applied> {
@@ -183,15 +194,29 @@ impl<'a> Tree<'a> {
             FileType::Directory => {
                 self.parents.clear();
                 self.recount = true;
+                return self.set_aside(parent, name);
             }
             FileType::Symlink => self.parents.clear(),
             FileType::RegularFile if stat.st_nlink == 1 => {
                 let size = u64::try_from(stat.st_size).unwrap_or_default();
                 self.applied.content_bytes = self.applied.content_bytes.saturating_sub(size);
+                if size > 0 {
+                    return self.set_aside(parent, name);
+                }
             }
             _ => {}
         }
+        // Of a file with other names only this one goes; paths that led here lead elsewhere now.
+        self.replaced += 1;
         Ok(Root::remove_tree(parent.as_fd(), name)?)
+    }
+
+    /// Takes something out of the layer whose content is still part of its tar.
+    fn set_aside(&mut self, parent: &OwnedFd, name: &OsStr) -> Result<()> {
+        let aside = self.ingest.mkdir_all(Path::new(REPLACED), Mode::from_raw_mode(0o700))?;
+        self.replaced += 1;
+        rustix::fs::renameat(parent, name, &aside, self.replaced.to_string())
+            .map_err(|errno| Error::io("set aside what a later member replaces", errno))
     }
 
     /// Hides `path` of the layers below. What this layer itself has there stays, and hides it as well.

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use crate::apply::Applied;
 use crate::error::{Error, Result};
+use crate::recipe::{RECIPE, REPLACED};
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW);
 
@@ -63,6 +64,19 @@ pub(super) fn copy(from: &Root, to: &Root, applied: &Applied) -> Result<Applied>
         pending_links: applied.pending_links.clone(),
         ..*applied
     })
+}
+
+/// Copies how the layer's tar is made again, and what it needs for that beside the layer's files.
+pub(super) fn recipe(from: &Root, to: &Root) -> Result<()> {
+    let failed = |errno: Errno| Error::io("copy a layer's recipe", errno);
+    let stat = rustix::fs::statat(from.as_fd(), RECIPE, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+    let open = |root: &Root, path: &str| root.open_in(Path::new(path), DIRECTORY, Mode::empty());
+    one(&open(from, "")?, &open(to, "")?, OsStr::new(RECIPE), &stat)?;
+    if rustix::fs::statat(from.as_fd(), REPLACED, AtFlags::SYMLINK_NOFOLLOW).is_err() {
+        return Ok(());
+    }
+    let aside = to.mkdir_all(Path::new(REPLACED), Mode::from_raw_mode(0o700))?;
+    copy(&Root::from_fd(open(from, REPLACED)?), &Root::from_fd(aside), &Applied::default()).map(drop)
 }
 
 /// Copies one thing that is no directory.

@@ -20,6 +20,7 @@ use crate::catalog::LayerInfo;
 use crate::digest::{self, Hasher};
 use crate::durable;
 use crate::error::{Error, Result};
+use crate::recipe;
 use crate::store::Store;
 
 /// The longest uncompressed tar of one layer, in bytes.
@@ -32,6 +33,9 @@ const PIECES: usize = 4;
 pub struct LayerIngest {
     store: Store,
     name: String,
+    /// The layer's own directory.
+    dir: Root,
+    /// Its files: `diff` in there.
     root: Root,
     state: State,
 }
@@ -67,7 +71,7 @@ impl LayerIngest {
         let path = store.inner.root.join("ingest").join(&name);
         let failed = |errno| Error::io(format!("mkdir {}", path.display()), errno);
         rustix::fs::mkdirat(dir, &*name, Mode::from_raw_mode(0o700)).map_err(failed)?;
-        let diff = path.join("diff");
+        let diff = path.join(recipe::DIFF);
         let made = rustix::fs::mkdirat(dir, format!("{name}/diff"), Mode::from_raw_mode(0o755))
             .map_err(failed)
             .and_then(|()| {
@@ -78,10 +82,10 @@ impl LayerIngest {
                     rustix::fs::AtFlags::empty(),
                 )
                 .map_err(failed)?;
-                Ok(Root::open(&diff)?)
+                Ok((Root::open(&path)?, Root::open(&diff)?))
             });
         match made {
-            Ok(root) => Ok(LayerIngest { store: store.clone(), name, root, state: State::Empty }),
+            Ok((dir, root)) => Ok(LayerIngest { store: store.clone(), name, dir, root, state: State::Empty }),
             Err(error) => {
                 // The first error counts; what is left is swept at the next open.
                 let _swept_later = store.inner.trash.take(dir, name.as_ref());
@@ -97,13 +101,15 @@ impl LayerIngest {
             return Err(Error::invalid("a layer can be unpacked only once"));
         }
         self.state = State::Failed;
-        let root = &self.root;
+        let (dir, root) = (&self.dir, &self.root);
         let (full, pieces) = sync_channel(PIECES);
         let (recycle, empty) = sync_channel(PIECES + 2);
         let outcome = std::thread::scope(|scope| {
             let worker = std::thread::Builder::new()
                 .name("store-unpack".into())
-                .spawn_scoped(scope, move || apply::apply(root, Pieces { pieces, recycle, current: Vec::new(), at: 0 }))
+                .spawn_scoped(scope, move || {
+                    apply::apply(dir, root, Pieces { pieces, recycle, current: Vec::new(), at: 0 })
+                })
                 .map_err(|error| Error::io("start an unpacking thread", error))?;
             let fed = feed(reader, &full, &empty);
             drop(full);
@@ -120,6 +126,9 @@ impl LayerIngest {
             crate::ErrorKind::NoSpace => error.context(format!("no space left in {}", path.display())),
             _ => error,
         })?;
+        if applied.size != size {
+            return Err(Error::invalid(format!("{} of {size} bytes of a layer were unpacked", applied.size)));
+        }
         let unpacked = Unpacked {
             diff_id,
             size,
@@ -141,6 +150,7 @@ impl LayerIngest {
         };
         let mut copy = LayerIngest::begin(&self.store)?;
         let applied = duplicate::copy(&self.root, &copy.root, applied)?;
+        duplicate::recipe(&self.dir, &copy.dir)?;
         copy.state = State::Unpacked(unpacked.clone(), applied);
         Ok(copy)
     }

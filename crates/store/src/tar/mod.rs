@@ -112,6 +112,11 @@ impl<R: Read> Archive<R> {
         self.input
     }
 
+    /// The stream, to tell it what is being read.
+    pub(crate) fn input(&mut self) -> &mut R {
+        &mut self.input
+    }
+
     /// Goes to the next member, skipping what is left of the current one. `None` at the end: two zero blocks, or the
     /// end of the stream between two members. What follows the end is not read.
     pub fn next_member(&mut self) -> Result<Option<Member>> {
