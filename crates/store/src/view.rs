@@ -12,13 +12,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use brig_sys::beneath::{Root, set_xattr_at, xattrs_at};
-use brig_sys::mount::{Attr, Context};
+use brig_sys::mount::{Attr, Change, Context, Propagation};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use crate::active::Layers;
 use crate::error::{Error, Result};
 
+/// A view changes nothing and gives no device.
+const READ_ONLY: Attr = Attr::MOUNT_ATTR_RDONLY.union(Attr::MOUNT_ATTR_NODEV);
 /// Deeper trees than this are refused when copied.
 const DEEPEST: usize = 256;
 
@@ -33,16 +35,10 @@ impl View {
         if layers.lower.is_empty() {
             return View::directory(&layers.upper);
         }
-        let context = Context::open("overlay")?;
-        let all: Vec<&PathBuf> = std::iter::once(&layers.upper).chain(&layers.lower).collect();
-        if all.iter().try_for_each(|layer| context.set("lowerdir+", layer.as_path())).is_err() {
-            // Before Linux 6.7 the layers come as one option.
-            let context = Context::open("overlay")?;
-            let joined = all.iter().map(|layer| layer.to_string_lossy()).collect::<Vec<_>>().join(":");
-            context.set("lowerdir", joined.as_str())?;
-            return Ok(View { root: Root::from_fd(context.mount(Attr::MOUNT_ATTR_RDONLY | Attr::MOUNT_ATTR_NODEV)?) });
-        }
-        Ok(View { root: Root::from_fd(context.mount(Attr::MOUNT_ATTR_RDONLY | Attr::MOUNT_ATTR_NODEV)?) })
+        let all: Vec<&Path> = std::iter::once(&layers.upper).chain(&layers.lower).map(PathBuf::as_path).collect();
+        // Linux before 6.7 does not know `lowerdir+`, and says so only when the mount is to be made.
+        let mounted = by_option(&all).or_else(|_| by_path(&all))?;
+        Ok(View { root: Root::from_fd(mounted) })
     }
 
     /// A directory of this host as a root.
@@ -88,6 +84,49 @@ impl View {
         let stat = rustix::fs::fstat(&source).map_err(|e| Error::io("fstat", e))?;
         settle(target.as_fd(), &stat)
     }
+}
+
+/// A read-only overlay of these directories, topmost first.
+fn by_option(layers: &[&Path]) -> Result<OwnedFd> {
+    let context = Context::open("overlay")?;
+    for layer in layers {
+        context.set("lowerdir+", *layer)?;
+    }
+    Ok(context.mount(READ_ONLY)?)
+}
+
+/// The same on older kernels: mount(2) in a mount namespace of a thread's own, where every layer has a short name, because
+/// all options must fit into one page.
+fn by_path(layers: &[&Path]) -> Result<OwnedFd> {
+    let work = || -> Result<OwnedFd> {
+        let failed = |what: &'static str| move |e: Errno| Error::io(what, e);
+        brig_sys::namespace::unshare(brig_sys::clone::flags::NEWNS)?;
+        let path = OFlags::PATH | OFlags::CLOEXEC;
+        let root = rustix::fs::open("/", path, Mode::empty()).map_err(failed("open /"))?;
+        let private = Change { propagation: Some(Propagation::Private), ..Change::default() };
+        brig_sys::mount::configure(root.as_fd(), true, private)?;
+        let scratch = Context::open("tmpfs")?.mount(Attr::MOUNT_ATTR_NODEV)?;
+        brig_sys::mount::attach(scratch.as_fd(), root.as_fd())?;
+        rustix::process::fchdir(&scratch).map_err(failed("fchdir"))?;
+        let names: Vec<String> = (0..layers.len()).map(|number| number.to_string()).collect();
+        for (name, layer) in names.iter().zip(layers) {
+            rustix::fs::symlinkat(*layer, &scratch, name.as_str()).map_err(failed("symlink"))?;
+        }
+        rustix::fs::mkdirat(&scratch, "merged", Mode::RWXU).map_err(failed("mkdir"))?;
+        let data = std::ffi::CString::new(format!("lowerdir={}", names.join(":")))
+            .map_err(|_| Error::invalid("a layer's name contains a NUL byte"))?;
+        brig_sys::mount::mount_classic("overlay", "merged", &data)?;
+        let merged = rustix::fs::openat(&scratch, "merged", path, Mode::empty()).map_err(failed("open the overlay"))?;
+        let detached = brig_sys::mount::clone_tree(merged.as_fd(), false)?;
+        brig_sys::mount::configure(detached.as_fd(), false, Change { set: READ_ONLY, ..Change::default() })?;
+        Ok(detached)
+    };
+    // A thread that ends here: its namespace and its working directory are nobody else's.
+    std::thread::scope(|threads| {
+        let made = std::thread::Builder::new().name("view".into()).spawn_scoped(threads, work);
+        let made = made.map_err(|e| Error::io("start a thread", e))?;
+        made.join().unwrap_or_else(|_| Err(Error::corrupt("the thread that shows a container's files panicked")))
+    })
 }
 
 /// Owner, mode and times of an open file or directory.
@@ -211,6 +250,25 @@ mod tests {
         std::fs::write(layers.upper.join("etc/passwd"), "up").unwrap();
         let view = store.view(&layers).unwrap();
         assert_eq!(view.read_text(Path::new("etc/passwd"), 10).unwrap().as_deref(), Some("up"));
+    }
+
+    #[test]
+    fn older_kernels_see_the_same() {
+        let base = tempfile::tempdir().unwrap();
+        let layers: Vec<PathBuf> = (0..100).map(|number| base.path().join(format!("layer{number}"))).collect();
+        for (number, layer) in layers.iter().enumerate() {
+            std::fs::create_dir(layer).unwrap();
+            std::fs::write(layer.join("top"), number.to_string()).unwrap();
+            std::fs::write(layer.join(number.to_string()), "own").unwrap();
+        }
+        let paths: Vec<&Path> = layers.iter().map(PathBuf::as_path).collect();
+        let here = std::fs::canonicalize(".").unwrap();
+        let view = View { root: Root::from_fd(by_path(&paths).unwrap()) };
+        assert_eq!(view.read_text(Path::new("top"), 10).unwrap().as_deref(), Some("0"));
+        assert_eq!(view.read_text(Path::new("99"), 10).unwrap().as_deref(), Some("own"));
+        assert_eq!(std::fs::canonicalize(".").unwrap(), here, "the thread's directory is its own");
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains("layer0"), "nothing is mounted on the host");
     }
 
     #[test]
