@@ -1,10 +1,11 @@
 //! Images as files: `docker save` archives, OCI image layouts in a tar, and the tar of a root file system.
-//! Owns reading the outer archive in one pass, layers being unpacked as they come by. Must not believe a name:
-//! what a member is called only says where it is listed, its digest says what it is.
+//! Owns reading the outer archive in one pass, layers being unpacked as they come by, and writing it. Must not believe a
+//! name: what a member is called only says where it is listed, its digest says what it is.
 
 mod docker;
 mod layout;
 mod parts;
+mod save;
 
 use std::io::Read;
 
@@ -16,6 +17,7 @@ use crate::digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
 use parts::Parts;
+pub use save::{Chosen, Saving, save};
 
 /// How loading gets on.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,227 @@
+//! Writing images as one tar that is both a `docker save` archive (`manifest.json`) and an OCI layout (`index.json`),
+//! as Docker writes it since version 25.
+//! Owns the order and form of its members: the same images give the same bytes. Must not compress.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read, Write};
+
+use brig_oci::{Descriptor, Digest, ImageConfig, Index, Manifest, Reference, media_type};
+use serde::Serialize;
+
+use super::parts::blob_path;
+use crate::digest;
+use crate::error::{Error, Result};
+use crate::images::Pin;
+use crate::recipe::LayerTar;
+use crate::store::Store;
+use crate::tar::BLOCK;
+
+/// One image to be saved, with the names that it is to have in the archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chosen {
+    /// The image's id.
+    pub id: Digest,
+    /// Tagged names; may be none.
+    pub names: Vec<Reference>,
+}
+
+/// An archive that can be written: everything that it needs is here and stays here while this lives.
+pub struct Saving {
+    store: Store,
+    /// By path: blobs and documents.
+    members: BTreeMap<String, Content>,
+    _pins: Vec<Pin>,
+}
+
+enum Content {
+    Directory,
+    Bytes(Vec<u8>),
+    Layer { chain: Digest, size: u64 },
+}
+
+/// One image in `manifest.json`.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Entry {
+    config: String,
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    layer_sources: BTreeMap<Digest, Descriptor>,
+}
+
+/// Gets ready to save these images. Fails, naming the image, if a layer's tar cannot be made again.
+pub fn save(store: &Store, images: &[Chosen]) -> Result<Saving> {
+    let mut saving = Saving { store: store.clone(), members: BTreeMap::new(), _pins: Vec::new() };
+    let mut index = Index {
+        schema_version: 2,
+        media_type: media_type::OCI_INDEX.to_owned(),
+        manifests: Vec::new(),
+        annotations: BTreeMap::new(),
+    };
+    let mut entries = Vec::new();
+    let mut repositories: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+    for image in images {
+        let shown = image.names.first().map_or_else(|| image.id.to_string(), Reference::familiar);
+        let manifest = saving.image(&image.id).map_err(|error| error.context(format!("save {shown}")))?;
+        let bytes = json(&manifest)?;
+        let descriptor = Descriptor::new(media_type::OCI_MANIFEST, digest::sha256_of(&bytes), bytes.len() as u64);
+        saving.members.insert(blob_path(&descriptor.digest), Content::Bytes(bytes));
+        for name in &image.names {
+            let mut named = descriptor.clone();
+            let tag = name.tag().unwrap_or("latest").to_owned();
+            named.annotations.insert("io.containerd.image.name".to_owned(), name.canonical());
+            named.annotations.insert("org.opencontainers.image.ref.name".to_owned(), tag.clone());
+            index.manifests.push(named);
+            if let Some(top) = manifest.layers.last() {
+                repositories.entry(name.familiar_name()).or_default().insert(tag, top.digest.hex().to_owned());
+            }
+        }
+        if image.names.is_empty() {
+            index.manifests.push(descriptor);
+        }
+        entries.push(entry(&manifest, &image.names));
+    }
+    saving.document("index.json", &index)?;
+    saving.document("manifest.json", &entries)?;
+    saving.document("oci-layout", &BTreeMap::from([("imageLayoutVersion", "1.0.0")]))?;
+    if !repositories.is_empty() {
+        saving.document("repositories", &repositories)?;
+    }
+    saving.directories();
+    Ok(saving)
+}
+
+fn entry(manifest: &Manifest, names: &[Reference]) -> Entry {
+    let tags: Vec<String> = names.iter().map(Reference::familiar).collect();
+    Entry {
+        config: blob_path(&manifest.config.digest),
+        repo_tags: (!tags.is_empty()).then_some(tags),
+        layers: manifest.layers.iter().map(|layer| blob_path(&layer.digest)).collect(),
+        layer_sources: manifest.layers.iter().map(|layer| (layer.digest.clone(), layer.clone())).collect(),
+    }
+}
+
+impl Saving {
+    /// Adds an image's configuration and layers; gives the manifest that holds them together.
+    fn image(&mut self, id: &Digest) -> Result<Manifest> {
+        let config = self.store.read_blob(id)?;
+        let diff_ids = ImageConfig::parse(&config).map_err(|error| Error::corrupt(error.to_string()))?.rootfs.diff_ids;
+        let mut manifest = Manifest {
+            schema_version: 2,
+            media_type: media_type::OCI_MANIFEST.to_owned(),
+            artifact_type: None,
+            config: Descriptor::new(media_type::OCI_CONFIG, id.clone(), config.len() as u64),
+            layers: Vec::new(),
+            subject: None,
+            annotations: BTreeMap::new(),
+        };
+        let mut chain = None;
+        for diff_id in &diff_ids {
+            let this = digest::chain_id(chain.as_ref(), diff_id);
+            let size = self.store.layer_tar(&this)?.size();
+            manifest.layers.push(Descriptor::new(media_type::OCI_LAYER, diff_id.clone(), size));
+            self.members.insert(blob_path(diff_id), Content::Layer { chain: this.clone(), size });
+            chain = Some(this);
+        }
+        self._pins.push(self.store.pin(chain.as_slice()));
+        self.members.insert(blob_path(id), Content::Bytes(config));
+        Ok(manifest)
+    }
+
+    fn document(&mut self, name: &str, document: &impl Serialize) -> Result<()> {
+        self.members.insert(name.to_owned(), Content::Bytes(json(document)?));
+        Ok(())
+    }
+
+    /// Adds the directories that the members are in.
+    fn directories(&mut self) {
+        let parents =
+            |path: &String| path.match_indices('/').map(|(at, _)| path[..=at].to_owned()).collect::<Vec<String>>();
+        let all: BTreeSet<String> = self.members.keys().flat_map(parents).collect();
+        self.members.extend(all.into_iter().map(|path| (path, Content::Directory)));
+    }
+
+    /// Writes the archive. A layer whose files have changed since it was unpacked ends it with an error, so that what
+    /// was written is no whole archive.
+    pub fn write(self, output: &mut (impl Write + ?Sized)) -> io::Result<()> {
+        for (path, content) in &self.members {
+            match content {
+                Content::Directory => output.write_all(&header(path, b'5', 0o755, 0))?,
+                Content::Bytes(bytes) => {
+                    output.write_all(&header(path, b'0', 0o644, bytes.len() as u64))?;
+                    output.write_all(bytes)?;
+                    pad(output, bytes.len() as u64)?;
+                }
+                Content::Layer { chain, size } => {
+                    output.write_all(&header(path, b'0', 0o644, *size))?;
+                    let tar = self.store.layer_tar(chain).map_err(|error| io::Error::other(error.to_string()))?;
+                    copy(tar, output)?;
+                    pad(output, *size)?;
+                }
+            }
+        }
+        output.write_all(&[0; 2 * BLOCK])
+    }
+}
+
+/// Not `io::copy`, which would stop asking at the promised length: the last read tells whether the digest is right.
+fn copy(mut tar: LayerTar, output: &mut (impl Write + ?Sized)) -> io::Result<()> {
+    let mut buffer = vec![0; 128 * 1024];
+    loop {
+        match tar.read(&mut buffer)? {
+            0 => return Ok(()),
+            length => output.write_all(&buffer[..length])?,
+        }
+    }
+}
+
+fn pad(output: &mut (impl Write + ?Sized), size: u64) -> io::Result<()> {
+    // Less than a block.
+    let padding = usize::try_from(size.wrapping_neg() % BLOCK as u64).unwrap_or_default();
+    output.write_all(&[0; BLOCK][..padding])
+}
+
+fn json(document: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(document).map_err(|error| Error::invalid(format!("write JSON: {error}")))
+}
+
+/// A ustar header of root's, of no time. Names in these archives are shorter than its 100 bytes.
+fn header(name: &str, kind: u8, mode: u32, size: u64) -> [u8; BLOCK] {
+    let mut block = [0; BLOCK];
+    let mut put = |at: usize, text: &[u8]| block[at..at + text.len()].copy_from_slice(text);
+    put(0, &name.as_bytes()[..name.len().min(100)]);
+    put(100, format!("{mode:07o}").as_bytes());
+    put(108, b"0000000");
+    put(116, b"0000000");
+    match size {
+        0..0o100_000_000_000 => put(124, format!("{size:011o}").as_bytes()),
+        // More than eleven octal digits: binary, as GNU tar began it and all read it.
+        _ => {
+            put(124, &[0x80]);
+            put(128, &size.to_be_bytes());
+        }
+    }
+    put(136, b"00000000000");
+    put(156, &[kind]);
+    put(257, b"ustar\x0000");
+    put(148, b"        ");
+    let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    block
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_read_back() {
+        for size in [0, 511, 0o77_777_777_777, 0o100_000_000_000, 1 << 40] {
+            let header = header("blobs/x", b'0', 0o644, size);
+            let mut archive = crate::tar::Archive::new(&header[..]);
+            let member = archive.next_member().unwrap().unwrap();
+            assert_eq!((member.size, member.mode, &member.name[..]), (size, 0o644, &b"blobs/x"[..]));
+        }
+    }
+}
