@@ -76,6 +76,10 @@ cargo build --quiet --locked --workspace --bins
 step "tests"
 status=0
 timeout -k 20 2700 cargo test --quiet --locked --workspace --no-fail-fast -- "$@" || status=$?
+if [ $# = 0 ] && [ "$status" = 0 ]; then
+    step "an older kernel with cgroup version 2, in a guest"
+    tests/guest/run.sh || status=$?
+fi
 step "done"
 if [ -s "$BRIG_SKIPS" ]; then
     sort -u "$BRIG_SKIPS"
