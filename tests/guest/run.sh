@@ -5,7 +5,7 @@
 #   tests/guest/run.sh [FOLDER WITH brig AND brig-rt]
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-programs=${1:-$here/../../target/x86_64-unknown-linux-gnu/debug}
+programs=${1:-${CARGO_TARGET_DIR:-$here/../../target}/x86_64-unknown-linux-gnu/debug}
 limit=300
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

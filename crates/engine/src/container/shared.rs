@@ -68,6 +68,21 @@ pub struct Shared {
     accounts: Mutex<HashMap<String, Accounts>>,
 }
 
+/// A container that an earlier daemon made, before its task runs.
+pub struct Restored {
+    task: Task,
+    commands: mpsc::Receiver<super::Command>,
+}
+
+impl Restored {
+    /// Serves requests and the restart policy from now on.
+    pub fn go_on(self) {
+        if !self.task.view.removed {
+            tokio::spawn(self.task.run(self.commands));
+        }
+    }
+}
+
 impl Shared {
     /// Puts the parts together.
     #[allow(clippy::too_many_arguments)] // Parts, each of another kind; a struct for them would be this one.
@@ -134,6 +149,7 @@ impl Shared {
             execs,
             waiting: Vec::new(),
             restart_at: None,
+            relink_at: None,
             backoff: restart::FIRST_WAIT,
             began: None,
         };
@@ -148,8 +164,9 @@ impl Shared {
         tokio::spawn(task.run(commands));
     }
 
-    /// Takes in a container that an earlier daemon made, and carries on with it.
-    pub async fn restore(self: &Arc<Self>, record: Record) {
+    /// Takes in a container that an earlier daemon made, and finds out how it is. Nothing is started before
+    /// [`Restored::go_on`].
+    pub async fn restore(self: Arc<Self>, record: Record) -> Restored {
         let record = Arc::new(record);
         self.volumes.claim(&record.id, super::create::volume_names(&record));
         if let Some(base) = record.run.as_ref().and_then(|run| run.id_base) {
@@ -183,12 +200,18 @@ impl Shared {
                 task.view.status = Status::Restarting;
             } else {
                 task.restart_at = None;
+                if task.view.status == Status::Restarting {
+                    task.view.status = Status::Exited;
+                }
+            }
+            // The daemon was killed between the end of a `--rm` container and its removal.
+            let has_ended = record.was_started || record.start_error.is_some();
+            if record.host_config.auto_remove && !was_running && has_ended {
+                task.remove_quietly().await;
             }
         }
         task.publish();
-        if !task.view.removed {
-            tokio::spawn(task.run(commands));
-        }
+        Restored { task, commands }
     }
 
     /// Tells about a container.
@@ -220,8 +243,7 @@ impl Shared {
             return read(&root);
         }
         let layers = self.layers(record)?;
-        let changed =
-            ["etc/passwd", "etc/group", "etc"].iter().any(|path| layers.upper.join(path).symlink_metadata().is_ok());
+        let changed = accounts_changed(&layers.upper);
         let key = record.chain.clone().unwrap_or_default();
         if !changed && let Some(known) = self.cached_accounts(&key) {
             return Ok(known);
@@ -314,4 +336,16 @@ impl Shared {
         }
         super::start::remove_run_directory(&paths.run)
     }
+}
+
+/// Whether the writable layer has accounts of its own, or hides the image's.
+fn accounts_changed(upper: &Path) -> bool {
+    let etc = upper.join("etc");
+    let Ok(metadata) = etc.symlink_metadata() else { return false };
+    if !metadata.is_dir() {
+        return true;
+    }
+    let mut mark = [0u8; 1];
+    let hides = rustix::fs::lgetxattr(&etc, "trusted.overlay.opaque", &mut mark[..]).is_ok();
+    hides || ["passwd", "group"].iter().any(|name| etc.join(name).symlink_metadata().is_ok())
 }
