@@ -216,3 +216,20 @@ fn keys_are_one_component() {
     assert_eq!(layers.upper.metadata().unwrap().permissions().mode() & 0o7777, 0o755);
     assert_eq!(store.root().metadata().unwrap().permissions().mode() & 0o7777, 0o700);
 }
+
+#[test]
+fn a_lock_that_a_killed_process_has_not_let_go_of_yet_is_waited_for() {
+    let base = tempfile::tempdir().unwrap();
+    drop(Store::open(base.path()).unwrap());
+    let mut dead = std::process::Command::new("/bin/true").spawn().unwrap();
+    dead.wait().unwrap();
+    let lock = std::fs::File::options().write(true).truncate(true).open(base.path().join("lock")).unwrap();
+    std::io::Write::write_all(&mut &lock, format!("{}\n", dead.id()).as_bytes()).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let later = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        drop(lock);
+    });
+    Store::open(base.path()).unwrap();
+    later.join().unwrap();
+}
