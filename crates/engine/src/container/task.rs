@@ -211,9 +211,12 @@ impl Task {
             self.change(Durability::PowerCut, |record| record.stopped_by_user = true)?;
         }
         self.ask(&ShimRequest::Kill { signal }).await?;
-        // A frozen process takes no signal but SIGKILL, and that only when it is thawed.
-        if self.view.status == Status::Paused && signal == libc_signal::KILL {
-            self.ask(&ShimRequest::Resume).await?;
+        // A frozen process takes no signal before it is thawed; one that is to end is therefore thawed, as in Docker.
+        if self.view.status == Status::Paused && (stopping || signal == libc_signal::KILL) {
+            if let Err(e) = self.ask(&ShimRequest::Resume).await {
+                // The signal was sent: it may have ended, or been thawed, by now.
+                tracing::debug!(container = %self.record.short_id(), "thaw after a signal: {e}");
+            }
             self.view.status = Status::Running;
             self.publish();
         }
