@@ -161,6 +161,7 @@ impl Networks {
 
     /// Takes an address and the host ports for a container that starts.
     pub async fn reserve(&self, network: &str, record: &Record) -> Result<Attachment> {
+        self.check_exists(network)?;
         let wishes = wishes(&record.config, &record.host_config, self.config.default_host_ip)?;
         let (kernel, state) = (Arc::clone(&self.kernel), Arc::clone(&self.state));
         let (id, settings) = (record.id.clone(), record.endpoint.clone().unwrap_or_default());
@@ -385,6 +386,9 @@ impl Networks {
     /// The networks that pass the filters.
     pub fn list(&self, filters: &Filters, views: &[Arc<View>]) -> Result<Vec<ApiNetwork>> {
         filters.check(&["dangling", "driver", "id", "label", "name", "scope", "type"]).map_err(Error::invalid)?;
+        if let Some(kind) = filters.get("type").find(|kind| !matches!(*kind, "custom" | "builtin")) {
+            return Err(Error::invalid(format!("invalid filter: 'type'='{kind}'")));
+        }
         let custom_only = filters.get("type").any(|kind| kind == "custom")
             || filters.boolean("dangling", false).map_err(Error::invalid)?;
         let wanted = |name: &str, driver: &str| {

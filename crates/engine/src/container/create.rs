@@ -11,7 +11,7 @@ use brig_oci::{Digest, ImageConfig};
 use super::modes::{Modes, NetworkMode};
 use super::record::{Durability, Mount, Record};
 use super::security::{self, SecurityOptions};
-use super::{Shared, logging, mounts, resources, restart};
+use super::{Shared, defaults, logging, mounts, resources, restart};
 use crate::error::{Error, Result, from_store};
 use crate::id::{is_valid_name, now, random_id};
 use crate::images::Resolved;
@@ -33,14 +33,18 @@ pub fn create(
         merge_image(&mut config, &image.config);
     }
     check(&config, &mut host, shared, &mut warnings)?;
+    defaults::fill(&mut host);
+    let joined = join_network(&mut host, shared);
     let modes = Modes::of(&host)?;
-    let endpoint = endpoint(&modes, networking_config.and_then(|n| n.endpoints_config).unwrap_or_default(), shared)?;
+    let endpoint = endpoint(&modes, networking_config.and_then(|n| n.endpoints_config).unwrap_or_default())?;
     let (path, args) = command(&config)?;
     let id = random_id()?;
     if config.hostname.is_empty() {
         config.hostname = match modes.network {
             NetworkMode::Host => shared.host_name.clone(),
-            NetworkMode::None | NetworkMode::Container(_) | NetworkMode::Named(_) => id[..12].to_owned(),
+            NetworkMode::None | NetworkMode::Container(_) | NetworkMode::Named(_) => {
+                joined.unwrap_or_else(|| id[..12].to_owned())
+            }
         };
     }
     let mounts = mounts::resolve(&config, &host, volumes_from(shared, &host)?)?;
@@ -73,6 +77,14 @@ pub fn create(
             Err(e)
         }
     }
+}
+
+/// Notes the container whose network is joined by its id, which outlives a change of its name, and gives its host name,
+/// which is shared too. One that does not exist is told at the start.
+fn join_network(host: &mut HostConfig, shared: &Shared) -> Option<String> {
+    let view = shared.index.view(host.network_mode.strip_prefix("container:")?).ok()?;
+    host.network_mode = format!("container:{}", view.record.id);
+    Some(view.record.config.hostname.clone())
 }
 
 /// Puts the record, the directories, the writable layer and the volumes in place, or leaves nothing.
@@ -159,12 +171,10 @@ fn merge_image(config: &mut Config, image: &ImageConfig) {
     for port in base.exposed_ports.keys() {
         config.exposed_ports.get_or_insert_default().entry(port.clone()).or_insert(Some(Default::default()));
     }
-    let mut env = base.env.clone();
-    for own in config.env.iter().flatten() {
-        let name = own.split('=').next().unwrap_or(own);
-        env.retain(|entry| entry.split('=').next() != Some(name));
-        env.push(own.clone());
-    }
+    let name = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
+    let mut env = config.env.take().unwrap_or_default();
+    let own: Vec<String> = env.iter().map(|entry| name(entry)).collect();
+    env.extend(base.env.iter().filter(|entry| !own.contains(&name(entry))).cloned());
     config.env = Some(env);
     let mut labels = base.labels.clone();
     labels.extend(config.labels.take().unwrap_or_default());
@@ -181,6 +191,7 @@ fn merge_image(config: &mut Config, image: &ImageConfig) {
         // `--entrypoint ""` takes the image's entrypoint away.
         config.entrypoint = None;
     }
+    config.volumes = config.volumes.take().filter(|volumes| !volumes.is_empty());
     for path in base.volumes.keys() {
         config.volumes.get_or_insert_default().entry(path.clone()).or_insert(Some(Default::default()));
     }
@@ -212,14 +223,17 @@ fn check(config: &Config, host: &mut HostConfig, shared: &Shared, warnings: &mut
     if !config.stop_signal.is_empty() {
         super::signals::parse(&config.stop_signal)?;
     }
-    if config.env.iter().flatten().any(|entry| entry.is_empty() || entry.starts_with('=')) {
-        return Err(Error::invalid("invalid environment variable: an entry has no name"));
+    if let Some(entry) = config.env.iter().flatten().find(|entry| entry.is_empty() || entry.starts_with('=')) {
+        return Err(Error::invalid(format!("invalid environment variable: {entry}")));
     }
     if config.hostname.len() > 63 {
         return Err(Error::invalid(format!("invalid hostname format: {}: longer than 63 characters", config.hostname)));
     }
     if !matches!(host.runtime.as_str(), "" | "brig-rt" | "runc" | "io.containerd.runc.v2") {
         return Err(Error::invalid(format!("unknown or invalid runtime name: {}", host.runtime)));
+    }
+    if !matches!(host.isolation.as_str(), "" | "default") {
+        return Err(Error::invalid(format!("invalid isolation {:?}: linux only supports 'default'", host.isolation)));
     }
     if host.storage_opt.as_ref().is_some_and(|options| !options.is_empty()) {
         return Err(Error::not_implemented("--storage-opt (a size for the writable layer) is not in brig yet"));
@@ -242,28 +256,23 @@ fn check(config: &Config, host: &mut HostConfig, shared: &Shared, warnings: &mut
         NetworkMode::Container(_) if publishes => {
             return Err(Error::invalid("conflicting options: port publishing and the container type network mode"));
         }
+        NetworkMode::Container(_) if !config.hostname.is_empty() => {
+            return Err(Error::invalid("conflicting options: hostname and the network mode"));
+        }
         NetworkMode::Host | NetworkMode::None | NetworkMode::Container(_) | NetworkMode::Named(_) => {}
-    }
-    for joined in modes.joined() {
-        shared.index.view(joined)?;
     }
     crate::network::check_ports(config, host)
 }
 
-fn endpoint(
-    modes: &Modes,
-    mut given: BTreeMap<String, Option<EndpointSettings>>,
-    shared: &Shared,
-) -> Result<Option<EndpointSettings>> {
+fn endpoint(modes: &Modes, mut given: BTreeMap<String, Option<EndpointSettings>>) -> Result<Option<EndpointSettings>> {
     let name = match &modes.network {
         NetworkMode::Named(name) => name.as_str(),
         NetworkMode::None => "none",
         NetworkMode::Host => "host",
         NetworkMode::Container(_) => return Ok(None),
     };
-    if name != "none" && name != "host" {
-        shared.networks.check_exists(name)?;
-    }
+    // Whether the network, or a container whose namespaces are joined, exists is asked at the start, as in Docker: it may
+    // be made until then, and clients take a 404 here for a missing image and pull.
     // Clients name the default network in three ways.
     let aliases: &[&str] = if name == "bridge" { &["bridge", "default", ""] } else { &[name] };
     let own = aliases.iter().find_map(|alias| given.remove(*alias)).flatten();
@@ -295,7 +304,8 @@ fn volumes_from(shared: &Shared, host: &HostConfig) -> Result<Vec<Mount>> {
             "ro" => true,
             other => return Err(Error::invalid(format!("invalid mode: {other}"))),
         };
-        let source = shared.index.view(name)?;
+        // Not a 404: clients take that for a missing image and pull.
+        let source = shared.index.view(name).map_err(|e| Error::invalid(e.message))?;
         for mount in source.record.mounts.iter().filter(|mount| mount.point.type_ != "tmpfs") {
             let mut mount = mount.clone();
             mount.copy_up = false;
@@ -407,7 +417,7 @@ mod tests {
     fn environment_is_overridden_by_name() {
         let mut config = Config { env: Some(vec!["B=3".into(), "C".into()]), ..Config::default() };
         merge_image(&mut config, &image(&["e"], &[]));
-        assert_eq!(config.env.unwrap(), ["A=1", "B=3", "C"]);
+        assert_eq!(config.env.unwrap(), ["B=3", "C", "A=1"]);
         assert_eq!(config.user, "u");
     }
 

@@ -23,6 +23,18 @@ pub struct Exec {
     state: State,
 }
 
+impl Exec {
+    fn may_start(&self, id: &str) -> Result<()> {
+        match self.state {
+            State::Created => Ok(()),
+            State::Starting | State::Running(_) => {
+                Err(Error::conflict(format!("exec command {id} is already running")))
+            }
+            State::Ended(..) => Err(Error::conflict(format!("exec command {id} has already run"))),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Created,
@@ -96,9 +108,6 @@ pub fn create(shared: &Shared, handle: &Handle, asked: CreateRequest) -> Result<
     if !asked.detach_keys.is_empty() {
         brig_api::detach::parse(&asked.detach_keys).map_err(Error::invalid)?;
     }
-    let accounts = shared.accounts_of(&view.record)?;
-    // A user that does not exist is told now, while there is still a status to tell it with.
-    accounts.resolve(user_of(&asked, &view.record.config.user), &[])?;
     let id = random_id()?;
     handle.execs.with(|execs| {
         // Old instances are forgotten one day; Docker does it by time, a number needs no timer.
@@ -110,9 +119,14 @@ pub fn create(shared: &Shared, handle: &Handle, asked: CreateRequest) -> Result<
         }
         execs.insert(id.clone(), Exec { asked: asked.clone(), state: State::Created });
     });
-    let command = asked.cmd.unwrap_or_default().join(" ");
-    shared.emit_exec(&view.record, &format!("exec_create: {command}"), &id);
+    shared.emit_exec(&view.record, &format!("exec_create: {}", in_events(&asked)), &id);
     Ok(id)
+}
+
+/// The command as events show it: program, a space, arguments.
+fn in_events(asked: &CreateRequest) -> String {
+    let command = asked.cmd.as_deref().unwrap_or_default();
+    format!("{} {}", command.first().map_or("", String::as_str), command.get(1..).unwrap_or_default().join(" "))
 }
 
 fn user_of<'a>(asked: &'a CreateRequest, container: &'a str) -> &'a str {
@@ -129,18 +143,19 @@ pub struct Started {
     pub stream: UnixStream,
 }
 
+/// Whether it may be run now.
+pub fn check(handle: &Handle, id: &str) -> Result<()> {
+    let view = handle.view();
+    handle.execs.with(|execs| execs.get(id).ok_or_else(|| no_such(id))?.may_start(id))?;
+    policy::check(view.status, Request::Exec, &view.record.id, &view.record.name)
+}
+
 /// Runs it. `None` when the client does not want its streams.
 pub async fn start(shared: &Shared, handle: &Handle, id: &str, how: StartRequest) -> Result<Option<Started>> {
     let view = handle.view();
     let asked = handle.execs.with(|execs| {
         let exec = execs.get_mut(id).ok_or_else(|| no_such(id))?;
-        match exec.state {
-            State::Created => {}
-            State::Starting | State::Running(_) => {
-                return Err(Error::conflict(format!("exec command {id} is already running")));
-            }
-            State::Ended(..) => return Err(Error::conflict(format!("exec command {id} has already run"))),
-        }
+        exec.may_start(id)?;
         policy::check(view.status, Request::Exec, &view.record.id, &view.record.name)?;
         exec.state = State::Starting;
         Ok(exec.asked.clone())
@@ -151,8 +166,7 @@ pub async fn start(shared: &Shared, handle: &Handle, id: &str, how: StartRequest
         Err((code, _)) => handle.execs.set(id, State::Ended(0, *code)),
     }
     let (_, stream) = result.map_err(|(_, e)| e)?;
-    let command = asked.cmd.clone().unwrap_or_default().join(" ");
-    shared.emit_exec(&view.record, &format!("exec_start: {command}"), id);
+    shared.emit_exec(&view.record, &format!("exec_start: {}", in_events(&asked)), id);
     if how.detach {
         return Ok(None);
     }

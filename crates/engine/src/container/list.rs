@@ -66,6 +66,7 @@ pub fn select(
             return Err(Error::invalid(format!("invalid filter 'status={status}'")));
         }
     }
+    check_values(filters)?;
     let everything = options.all
         || options.limit.is_some()
         || filters.contains("status")
@@ -94,6 +95,30 @@ pub fn select(
     Ok(selected)
 }
 
+/// Refuses values that no container could have.
+fn check_values(filters: &Filters) -> Result<()> {
+    if let Some(health) = filters.get("health").find(|h| !["none", "starting", "healthy", "unhealthy"].contains(h)) {
+        return Err(Error::invalid(format!("unrecognized filter value for health: {health}")));
+    }
+    filters.boolean("is-task", false).map_err(Error::invalid)?;
+    for key in ["publish", "expose"] {
+        for wanted in filters.get(key) {
+            let (numbers, protocol) = wanted.split_once('/').unwrap_or((wanted, "tcp"));
+            let (first, last) = numbers.split_once('-').unwrap_or((numbers, numbers));
+            let valid = match (first.parse::<u16>(), last.parse::<u16>()) {
+                (Ok(first), Ok(last)) => first <= last,
+                _ => false,
+            };
+            if !valid || !["tcp", "udp", "sctp"].contains(&protocol) {
+                return Err(Error::invalid(format!(
+                    "error while looking up for {key} {wanted}: not a port or a range of ports"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
 fn labels(view: &View) -> BTreeMap<String, String> {
     view.record.config.labels.clone().unwrap_or_default()
 }
@@ -108,17 +133,11 @@ fn border(views: &[Arc<View>], filters: &Filters, key: &str) -> Result<Option<St
 
 fn matches_names(view: &View, filters: &Filters) -> bool {
     let name = &view.record.name;
+    // Docker matches with and without the slash before the name, and takes what is no expression for the name itself.
     let by_name = !filters.contains("name")
-        || filters.get("name").any(|pattern| match pattern.strip_prefix('^') {
-            // The anchored forms that scripts use; anything else is a part of the name.
-            Some(rest) => match rest.trim_start_matches('/').strip_suffix('$') {
-                Some(whole) => name == whole,
-                None => name.starts_with(rest.trim_start_matches('/')),
-            },
-            None => match pattern.strip_suffix('$') {
-                Some(end) => name.ends_with(end),
-                None => format!("/{name}").contains(pattern),
-            },
+        || filters.get("name").any(|pattern| match regex_lite::Regex::new(pattern) {
+            Ok(expression) => expression.is_match(name) || expression.is_match(&format!("/{name}")),
+            Err(_) => name == pattern.trim_start_matches('/'),
         });
     by_name && (!filters.contains("id") || filters.get("id").any(|id| view.record.id.starts_with(id)))
 }
@@ -193,7 +212,7 @@ pub fn summary(view: &View, sizes: Option<(i64, i64)>) -> Summary {
             annotations: record.host_config.annotations.clone(),
         },
         network_settings: Some(SummaryNetworkSettings { networks: inspect::endpoints(view) }),
-        mounts: record.mounts.iter().map(|mount| mount.point.clone()).collect(),
+        mounts: record.mounts.iter().map(|mount| mount.point.clone()).filter(|p| p.type_ != "tmpfs").collect(),
         ..Summary::default()
     }
 }
@@ -235,7 +254,26 @@ pub fn human_duration(seconds: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::human_duration;
+    use super::{Filters, check_values, human_duration};
+
+    #[test]
+    fn filters_that_can_match_nothing_are_refused() {
+        let check = |key: &str, value: &str| {
+            let mut filters = Filters::default();
+            filters.add(key, value);
+            check_values(&filters)
+        };
+        for (key, value) in
+            [("health", "none"), ("is-task", "true"), ("publish", "80"), ("publish", "80-90/udp"), ("expose", "53/udp")]
+        {
+            assert!(check(key, value).is_ok(), "{key}={value}");
+        }
+        for (key, value) in
+            [("health", "x"), ("is-task", "x"), ("publish", "x"), ("publish", "90-80"), ("expose", "80/x")]
+        {
+            assert!(check(key, value).is_err(), "{key}={value}");
+        }
+    }
 
     #[test]
     fn durations_read_as_dockers() {

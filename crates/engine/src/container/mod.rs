@@ -2,6 +2,7 @@
 //! decisions are `policy`'s, the pictures are `view`'s.
 
 mod create;
+mod defaults;
 mod exec;
 mod index;
 mod inspect;
@@ -430,6 +431,11 @@ impl Containers {
     fn find_exec(&self, exec_id: &str) -> Result<Arc<Handle>> {
         let found = self.shared.index.handles().into_iter().find(|handle| handle.execs.contains(exec_id));
         found.ok_or_else(|| exec::no_such(exec_id))
+    }
+
+    /// Refuses an exec that does not exist, ran already, or whose container is in no state for it.
+    pub fn exec_check(&self, exec_id: &str) -> Result<()> {
+        exec::check(&*self.find_exec(exec_id)?, exec_id)
     }
 
     /// Runs it; the streams unless detached.
