@@ -53,8 +53,9 @@ pub struct Session {
     pub stdin: bool,
 }
 
-/// Runs a session on the connection once the protocols have been switched.
-pub fn run(upgrade: OnUpgrade, session: Session) {
+/// Runs a session on the connection once the protocols have been switched. What makes the session is begun only then:
+/// clients that read the answer's head through a buffer lose output that comes along with it.
+pub fn run(upgrade: OnUpgrade, session: impl Future<Output = Session> + Send + 'static) {
     tokio::spawn(async move {
         let upgraded = match upgrade.await {
             Ok(upgraded) => upgraded,
@@ -70,7 +71,7 @@ pub fn run(upgrade: OnUpgrade, session: Session) {
         let (mut client, rest) = parts.io.into_inner().into_transport();
         let mut early = parts.read_buf.to_vec();
         early.extend(rest);
-        let Session { replay, container, framed, detach, stdin } = session;
+        let Session { replay, container, framed, detach, stdin } = session.await;
         if let Some(replay) = replay
             && !send_replay(&mut client, replay, framed).await
         {
@@ -266,7 +267,8 @@ mod tests {
         let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
             let upgrade = request.extensions_mut().remove::<OnUpgrade>().unwrap();
             let container = container.lock().unwrap().take();
-            run(upgrade, Session { replay: None, container, framed: !tty, detach: None, stdin: true });
+            let session = Session { replay: None, container, framed: !tty, detach: None, stdin: true };
+            run(upgrade, std::future::ready(session));
             std::future::ready(Ok::<_, std::convert::Infallible>(switching(!tty, Version::one(42))))
         });
         tokio::spawn(async move {

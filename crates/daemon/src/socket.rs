@@ -139,10 +139,15 @@ impl Socket {
         self.held.extend_from_slice(bytes);
         let end = self.held.windows(4).position(|window| window == b"\r\n\r\n");
         let may_be_hijack = b"POST /".starts_with(&self.held[..self.held.len().min(6)]) && self.held.len() < MAX_HEAD;
-        if may_be_hijack && end.is_none() {
+        let line_is_open = !self.held.contains(&b'\n') && self.held.len() < MAX_HEAD;
+        if line_is_open || (may_be_hijack && end.is_none()) {
             return;
         }
-        let mut head = std::mem::take(&mut self.held);
+        let held = std::mem::take(&mut self.held);
+        let encoded = encode_target(&held);
+        // Only the first line grew.
+        let end = end.map(|end| end + encoded.len() - held.len());
+        let mut head = encoded;
         self.busy.begin();
         self.hijack = false;
         if let Some(end) = end.filter(|end| is_hijack(&head[..*end])) {
@@ -183,6 +188,23 @@ impl Socket {
         self.outward = (Vec::new(), 0);
         Poll::Ready(Ok(()))
     }
+}
+
+/// Percent-encodes what people write into a request's target and Go's server takes, such as the quotes of
+/// `?filters={"status":["running"]}`, but HTTP does not. Only the first line is touched.
+fn encode_target(head: &[u8]) -> Vec<u8> {
+    let line = head.iter().position(|b| *b == b'\n').unwrap_or(0);
+    let mut out = Vec::with_capacity(head.len());
+    for byte in &head[..line] {
+        match byte {
+            b'"' | b'<' | b'>' | b'`' | b'|' | b'^' | 0x80.. => {
+                out.extend_from_slice(format!("%{byte:02X}").as_bytes())
+            }
+            _ => out.push(*byte),
+        }
+    }
+    out.extend_from_slice(&head[line..]);
+    out
 }
 
 /// Whether a head, without its empty line, asks for a hijacked route: `…/containers/x/attach` or `…/exec/x/start`.
@@ -295,6 +317,15 @@ mod tests {
             assert!(!is_hijack(format!("POST {line} HTTP/1.1").as_bytes()), "{line}");
         }
         assert!(!is_hijack(b"GET /containers/x/attach HTTP/1.1"));
+    }
+
+    #[test]
+    fn quotes_in_a_target_are_encoded() {
+        assert_eq!(
+            encode_target(b"GET /x?filters={\"a\":[\"b\"]} HTTP/1.1\r\nX: \"y\"\r\n\r\n"),
+            b"GET /x?filters={%22a%22:[%22b%22]} HTTP/1.1\r\nX: \"y\"\r\n\r\n"
+        );
+        assert_eq!(encode_target(b"no line"), b"no line");
     }
 
     #[test]

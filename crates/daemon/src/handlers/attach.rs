@@ -1,10 +1,12 @@
 //! Attach and exec start: the two requests that become raw connections. Owns their parameters and the order of
 //! errors (told by status) before the switch; the copying is `hijack`'s.
 
+use std::time::Duration;
+
 use brig_api::detach::{self, Detector};
 use brig_api::exec::StartRequest;
 use brig_api::frame;
-use brig_engine::{AttachOptions, Attachment, ErrorKind};
+use brig_engine::{AttachOptions, Attachment};
 use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::upgrade::OnUpgrade;
@@ -14,7 +16,9 @@ use crate::body;
 use crate::call::{Call, Outcome, empty};
 use crate::fault::Fault;
 use crate::hijack::{self, Session};
-use crate::router::Version;
+
+/// How long a client gets to read the answer's head before a message follows it.
+const HEAD_READ: Duration = Duration::from_millis(10);
 
 /// `POST /containers/{name}/attach`
 pub async fn attach(mut call: Call) -> Outcome {
@@ -31,7 +35,9 @@ pub async fn attach(mut call: Call) -> Outcome {
     };
     let upgrade = take_upgrade(&mut call)?;
     let attachment = call.engine.containers.attach(call.param("name"), options).await?;
-    Ok(begin(upgrade, attachment, keys, call.version))
+    let reply = hijack::switching(!attachment.tty, call.version);
+    hijack::run(upgrade, std::future::ready(session(attachment, keys)));
+    Ok(reply)
 }
 
 /// `POST /exec/{name}/start`
@@ -45,24 +51,30 @@ pub async fn exec_start(mut call: Call) -> Outcome {
     let asked = engine.containers.exec_inspect(id)?;
     let keys = detach::parse(asked.detach_keys.as_deref().unwrap_or_default()).map_err(Fault::bad_request)?;
     let tty = asked.process_config.is_some_and(|process| process.tty);
-    match (engine.containers.exec_start(id, request).await, upgrade) {
-        (Ok(Some(attachment)), Some(upgrade)) => Ok(begin(upgrade, attachment, keys, version)),
-        (Ok(_), _) => empty(StatusCode::OK),
-        (Err(error), Some(upgrade)) if error.kind != ErrorKind::Conflict && was_tried(&engine, id) => {
-            Ok(tell(upgrade, &error.message, tty, version))
+    let Some(upgrade) = upgrade else {
+        engine.containers.exec_start(id, request).await?;
+        return empty(StatusCode::OK);
+    };
+    engine.containers.exec_check(id)?;
+    let reply = hijack::switching(!tty, version);
+    let id = id.to_owned();
+    hijack::run(upgrade, async move {
+        match engine.containers.exec_start(&id, request).await {
+            Ok(Some(attachment)) => session(attachment, keys),
+            Ok(None) => Session { replay: None, container: None, framed: !tty, detach: None, stdin: false },
+            Err(error) => {
+                // A process takes its time to print; this is there at once, so the client is given that time.
+                tokio::time::sleep(HEAD_READ).await;
+                message(&error.message, tty)
+            }
         }
-        (Err(error), _) => Err(error.into()),
-    }
+    });
+    Ok(reply)
 }
 
-/// Whether a process was to be run and could not, as opposed to an exec that may not be started. Clients take the first
-/// from the streams and the exit code, as Docker tells it, and only the second from the status.
-fn was_tried(engine: &brig_engine::Engine, id: &str) -> bool {
-    engine.containers.exec_inspect(id).is_ok_and(|exec| exec.pid == 0 && exec.exit_code.is_some())
-}
-
-/// A session that consists of one message.
-fn tell(upgrade: OnUpgrade, message: &str, tty: bool, version: Version) -> crate::call::Reply {
+/// A session that consists of one message: why a process could not be run. Clients take it from the streams, and its
+/// exit code from the exec, as Docker tells them.
+fn message(message: &str, tty: bool) -> Session {
     let text = format!("{message}\r\n");
     let mut bytes = Vec::new();
     if tty {
@@ -73,9 +85,7 @@ fn tell(upgrade: OnUpgrade, message: &str, tty: bool, version: Version) -> crate
     let (sender, replay) = mpsc::channel(1);
     // There is room for the one message, so it cannot fail.
     sender.try_send(Ok(Bytes::from(bytes))).ok();
-    let session = Session { replay: Some(replay), container: None, framed: !tty, detach: None, stdin: false };
-    hijack::run(upgrade, session);
-    hijack::switching(!tty, version)
+    Session { replay: Some(replay), container: None, framed: !tty, detach: None, stdin: false }
 }
 
 fn take_upgrade(call: &mut Call) -> Result<OnUpgrade, Fault> {
@@ -84,18 +94,13 @@ fn take_upgrade(call: &mut Call) -> Result<OnUpgrade, Fault> {
     })
 }
 
-fn begin(upgrade: OnUpgrade, attachment: Attachment, keys: Vec<u8>, version: Version) -> crate::call::Reply {
+fn session(attachment: Attachment, keys: Vec<u8>) -> Session {
     let detach = (attachment.tty && attachment.stdin_open).then(|| Detector::new(keys));
-    let reply = hijack::switching(!attachment.tty, version);
-    hijack::run(
-        upgrade,
-        Session {
-            container: attachment.stream,
-            replay: attachment.replay,
-            framed: !attachment.tty,
-            detach,
-            stdin: attachment.stdin_open,
-        },
-    );
-    reply
+    Session {
+        container: attachment.stream,
+        replay: attachment.replay,
+        framed: !attachment.tty,
+        detach,
+        stdin: attachment.stdin_open,
+    }
 }
