@@ -125,7 +125,26 @@ impl Bundle {
         for name in ["runc", "crun"] {
             runtimes.extend(skip::program(name).map(|program| (name.to_owned(), program)));
         }
-        Bundle { folder, runtimes, netns: Arc::clone(&host.netns), cgroup }
+        let mut bundle = Bundle { folder, runtimes: Vec::new(), netns: Arc::clone(&host.netns), cgroup };
+        for (name, program) in runtimes {
+            let tried = bundle.command(&program, "try").output();
+            if tried.code == 0 {
+                bundle.runtimes.push((name, program));
+            } else {
+                eprintln!("{name} does not run here: {}", tried.stderr.trim());
+                bundle.delete(&program, "try");
+            }
+        }
+        bundle
+    }
+
+    fn delete(&self, program: &Path, round: &str) {
+        let arguments = ["--root", &self.state(), "delete", "--force", &id(program, round)].map(str::to_owned);
+        Run::new(program, &arguments).inside(&self.netns).output();
+    }
+
+    fn state(&self) -> String {
+        self.folder.join("state").display().to_string()
     }
 
     /// Names and programs.
@@ -135,15 +154,22 @@ impl Bundle {
 
     /// One container from start to end.
     pub fn once(&self, program: &Path, round: usize) -> Sample {
-        let name = program.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        let id = format!("{name}{round}-{}", std::process::id());
+        time(self.command(program, &round.to_string()))
+    }
+
+    fn command(&self, program: &Path, round: &str) -> Run {
+        let id = id(program, round);
         let text = config(&format!("{}-{id}", self.cgroup)).to_string();
         std::fs::write(self.folder.join("config.json"), text).expect("the bundle can be written");
-        let path = |name: &str| self.folder.join(name).display().to_string();
-        let arguments =
-            ["--root", &path("state"), "run", "--bundle", &self.folder.display().to_string(), &id].map(str::to_owned);
-        time(Run::new(program, &arguments).inside(&self.netns))
+        let bundle = self.folder.display().to_string();
+        let arguments = ["--root", &self.state(), "run", "--bundle", &bundle, &id].map(str::to_owned);
+        Run::new(program, &arguments).inside(&self.netns)
     }
+}
+
+fn id(program: &Path, round: &str) -> String {
+    let name = program.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    format!("{name}-{round}-{}", std::process::id())
 }
 
 /// What `runc spec` writes, in short.

@@ -206,14 +206,16 @@ fn reader(mut from: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
     })
 }
 
-/// What was read. Of a program that had to be ended nothing is waited for: its children may hold the pipe.
+/// What was read. Children of an ended program may hold the pipe, so that is waited for only so long.
 fn text(reader: Option<JoinHandle<Vec<u8>>>, ended: bool) -> String {
     let reader = reader.expect("read once only");
-    if !ended && !reader.is_finished() {
-        std::thread::sleep(Duration::from_millis(200));
-        if !reader.is_finished() {
+    let patience = Duration::from_millis(if ended { 10_000 } else { 200 });
+    let begun = Instant::now();
+    while !reader.is_finished() {
+        if begun.elapsed() > patience {
             return "(still open)\n".to_owned();
         }
+        std::thread::sleep(Duration::from_millis(1));
     }
     String::from_utf8_lossy(&reader.join().expect("the reader does not panic")).into_owned()
 }

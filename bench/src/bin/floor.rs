@@ -6,7 +6,7 @@ use brig_sys::clone::{self, flags};
 use brig_sys::idmap::{self, Kind, Range};
 use brig_sys::mount::{self, Attr, Context};
 use brig_sys::netlink::{CREATE, EXCL, Family, Message, Socket};
-use brig_sys::process::{StringArray, execute};
+use brig_sys::process::{StringArray, execute, set_parent_death_signal};
 use brig_sys::{Error, Result, pidfd};
 use rustix::fs::{Mode, OFlags};
 use std::ffi::CString;
@@ -103,6 +103,8 @@ fn once(route: &mut Socket, bridge: u32, lower: &str, folder: &str, round: u32, 
 /// The child: mounts, network, pivot, execve. Returns only an error.
 fn inside(root: &OwnedFd, gate: &OwnedFd, target: &str, program: &[String]) -> Result<Error> {
     let wait = || rustix::io::read(gate, &mut [0_u8]).map_err(|errno| Error::new("read(gate)", errno));
+    // Were the parent gone, nobody would open the gate.
+    set_parent_death_signal(9)?;
     wait()?;
     let place = open(target)?;
     mount::attach(root.as_fd(), place.as_fd())?;
@@ -137,7 +139,9 @@ fn network() -> Result<()> {
 
 fn veth(route: &mut Socket, bridge: u32, pid: i32, round: u32) -> Result<()> {
     let mut pair = Message::new(RTM_NEWLINK, CREATE | EXCL, "RTM_NEWLINK(veth)");
-    pair.raw(&link_header(0, IFF_UP)).text(IFLA_IFNAME, &format!("floor{round}")).u32(IFLA_MASTER, bridge);
+    pair.raw(&link_header(0, IFF_UP))
+        .text(IFLA_IFNAME, &format!("fl{}x{round}", std::process::id()))
+        .u32(IFLA_MASTER, bridge);
     pair.nest(IFLA_LINKINFO, |info| {
         info.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |data| {
             data.nest(VETH_INFO_PEER, |peer| {

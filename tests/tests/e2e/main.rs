@@ -10,3 +10,4 @@ mod network;
 mod scenario;
 mod security;
 mod stock_client;
+mod transfer;

@@ -156,11 +156,11 @@ fn words(file: &File, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Whether the string at `index` says something: at least three words.
+/// Whether the string at `index` says something: at least two words.
 fn names_invariant(source: &super::Source, index: usize) -> bool {
     let Some(token) = source.tokens.get(index) else { return false };
     let end = source.tokens.get(index + 1).map_or(source.text.len(), |next| next.start);
-    source.text[token.start..end].split_whitespace().count() >= 3
+    source.text[token.start..end].split_whitespace().count() >= 2
 }
 
 #[cfg(test)]
