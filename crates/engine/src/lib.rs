@@ -67,8 +67,15 @@ impl Engine {
     async fn restore(&self, mut records: Vec<container::Record>) -> Result<()> {
         // Those that others join first, so that a restart of both finds the joined one running.
         records.sort_by(|a, b| a.created.cmp(&b.created));
-        for record in records {
-            self.shared.restore(record).await;
+        // Side by side: a shim that does not answer holds up nobody but its own container.
+        let restoring: Vec<_> =
+            records.into_iter().map(|record| tokio::spawn(Arc::clone(&self.shared).restore(record))).collect();
+        let mut restored = Vec::with_capacity(restoring.len());
+        for one in restoring {
+            match one.await {
+                Ok(one) => restored.push(one),
+                Err(e) => tracing::error!("a container could not be taken up again: {e}"),
+            }
         }
         let views = self.index.views();
         let living: Vec<_> = views
@@ -77,10 +84,14 @@ impl Engine {
             .filter_map(|view| view.record.run.as_ref()?.attachment.clone())
             .collect();
         let shared = Arc::clone(&self.shared);
-        let restored = tokio::task::spawn_blocking(move || shared.networks.restore(&living)).await;
+        let networks = tokio::task::spawn_blocking(move || shared.networks.restore(&living)).await;
         // Containers that run matter more than their rules: the daemon starts and says what is wrong.
-        if let Ok(Err(e)) = restored {
+        if let Ok(Err(e)) = networks {
             tracing::error!("the networks of running containers could not be put back: {e}");
+        }
+        // Only now may the restart policies start anything: addresses and ports of what runs are taken, the bridge stands.
+        for task in restored {
+            task.go_on();
         }
         Ok(())
     }

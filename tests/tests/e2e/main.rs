@@ -4,6 +4,7 @@
 mod bad_input;
 mod daemon_restart;
 mod exec;
+mod hardening_restart;
 mod images;
 mod lifecycle;
 mod network;

@@ -15,6 +15,8 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// A shim answers in microseconds; one that is silent this long is stopped or gone.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// When the daemon starts, the API waits for the slowest shim: one that is silent this long is asked again later.
+const RECONNECT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A connection with events.
 pub struct ShimLink {
@@ -40,7 +42,7 @@ impl ShimLink {
         };
         let mut link = Self::new(stream)?;
         link.send(&Request::Subscribe).await?;
-        let answer = tokio::time::timeout(PATIENCE, link.next_answer()).await.map_err(|_| silent(dir))?;
+        let answer = tokio::time::timeout(RECONNECT_PATIENCE, link.next_answer()).await.map_err(|_| silent(dir))?;
         let Some(answer) = answer else { return Ok(None) };
         let subscribed: Subscribed = convert(answer)?;
         Ok(Some((link, subscribed.state)))

@@ -25,6 +25,9 @@ use crate::id::{ZERO_TIME, now};
 /// A start that takes longer than this hangs (a network file system that does not answer, say) and is given up.
 const LONGEST_START: Duration = Duration::from_secs(60);
 
+/// How long to leave a shim alone that does not answer.
+const RELINK_WAIT: Duration = Duration::from_secs(5);
+
 /// Why a start failed, and the exit code that stands for it.
 pub struct StartFailure {
     /// For the caller.
@@ -287,6 +290,9 @@ impl Task {
     pub(super) async fn resume(&mut self) {
         let Some(run) = self.record.run.clone() else { return };
         let found = ShimLink::reconnect(&self.paths.run).await;
+        if found.is_ok() {
+            self.relink_at = None;
+        }
         match found {
             Ok(Some((link, state))) if state.status == protocol::Phase::Running => {
                 self.link = Some(link);
@@ -301,6 +307,17 @@ impl Task {
                 drop(other);
                 self.view.started_at = run.started_at.clone();
                 self.finish_lost_run(&run).await;
+            }
+            // Somebody holds the socket open: it lives, and so does what it keeps, even if it is stopped just now.
+            Err(e) if run.pid != 0 => {
+                if self.relink_at.is_none() {
+                    tracing::error!(container = %self.record.short_id(), "{e}: it is taken to run; trying again");
+                }
+                self.relink_at = Some(tokio::time::Instant::now() + RELINK_WAIT);
+                self.view.status = Status::Running;
+                self.view.pid = run.pid;
+                self.view.started_at = run.started_at.clone();
+                self.publish();
             }
             Err(e) => {
                 tracing::error!(container = %self.record.short_id(), "{e}");

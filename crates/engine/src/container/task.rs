@@ -53,6 +53,8 @@ pub struct Task {
     /// When to start again by the restart policy, and how long the next wait is.
     pub(super) restart_at: Option<tokio::time::Instant>,
     pub(super) backoff: Duration,
+    /// When to try again to reach a shim that is there but did not answer after a restart of the daemon.
+    pub(super) relink_at: Option<tokio::time::Instant>,
     pub(super) began: Option<Instant>,
 }
 
@@ -60,7 +62,7 @@ impl Task {
     /// Serves until the container is removed or nobody holds a handle any more.
     pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         loop {
-            let restart_at = self.restart_at;
+            let (restart_at, relink_at) = (self.restart_at, self.relink_at);
             let next_event = async {
                 match self.link.as_mut() {
                     Some(link) => link.next_event().await,
@@ -75,6 +77,7 @@ impl Task {
                     None => return,
                 },
                 () = sleep_until(restart_at) => self.restart_now().await,
+                () = sleep_until(relink_at) => self.resume().await,
             }
             if self.view.removed {
                 return;
@@ -353,7 +356,7 @@ impl Task {
         }
     }
 
-    async fn remove_quietly(&mut self) {
+    pub(super) async fn remove_quietly(&mut self) {
         if let Err(e) = self.remove(true).await {
             tracing::error!(container = %self.record.short_id(), "cannot remove it as --rm asked: {e}");
         }
