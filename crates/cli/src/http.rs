@@ -238,6 +238,8 @@ impl Response {
             return Ok(Left::Chunk(0));
         }
         match self.header("content-length") {
+            // Reading nothing of a stream would wait for its next byte.
+            Some("0") => Ok(Left::Done),
             Some(length) => length.parse().map(Left::Bytes).map_err(|_| malformed("content-length")),
             None => Ok(Left::Close),
         }
@@ -339,6 +341,9 @@ mod tests {
         chunked.read_to_string(&mut text).unwrap();
         assert_eq!(text, "abcde");
         assert!(chunked.into_connection().is_some());
+        let mut empty = answer(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(empty.read(&mut [0; 9]).unwrap(), 0);
+        assert!(empty.into_connection().is_some());
         let mut sized = answer(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhixx");
         text.clear();
         sized.read_to_string(&mut text).unwrap();
