@@ -28,6 +28,8 @@ pub enum Body {
     Whole(Option<Bytes>),
     /// Piece by piece, until the stream ends. Dropped when the client leaves.
     Stream(Pin<Box<dyn Stream<Item = Bytes> + Send>>),
+    /// Piece by piece from a writer; an error breaks the connection, so that no client takes a part for the whole.
+    Pipe(mpsc::Receiver<io::Result<Bytes>>),
 }
 
 impl Body {
@@ -47,9 +49,41 @@ impl Body {
     }
 }
 
+/// The other end of [`Body::Pipe`], for a blocking writer on another thread. A slow client slows the writer down; one that
+/// has left makes it fail.
+pub struct BodyWriter(mpsc::Sender<io::Result<Bytes>>);
+
+impl BodyWriter {
+    /// A pipe: the writer, and the body that gives out what is written.
+    pub fn new() -> (Self, Body) {
+        let (sender, pieces) = mpsc::channel(READ_AHEAD);
+        (Self(sender), Body::Pipe(pieces))
+    }
+
+    /// Breaks the answer off.
+    pub fn fail(self, error: io::Error) {
+        // Where the client has left there is nothing to break off.
+        self.0.blocking_send(Err(error)).ok();
+    }
+}
+
+impl io::Write for BodyWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let piece = Bytes::copy_from_slice(bytes);
+        self.0
+            .blocking_send(Ok(piece))
+            .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the client has left"))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 impl HttpBody for Body {
     type Data = Bytes;
-    type Error = std::convert::Infallible;
+    type Error = io::Error;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
@@ -57,6 +91,7 @@ impl HttpBody for Body {
             Self::Stream(stream) => {
                 stream.as_mut().poll_next(context).map(|item| item.map(|bytes| Ok(Frame::data(bytes))))
             }
+            Self::Pipe(pieces) => pieces.poll_recv(context).map(|item| item.map(|piece| piece.map(Frame::data))),
         }
     }
 
@@ -67,7 +102,7 @@ impl HttpBody for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
-            Self::Stream(_) => SizeHint::default(),
+            Self::Stream(_) | Self::Pipe(_) => SizeHint::default(),
         }
     }
 }

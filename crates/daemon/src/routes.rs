@@ -36,8 +36,6 @@ const MISSING: &[(Method, &str, &str)] = &[
     (Method::POST, "/commit", "making an image of a container (commit) is not supported yet"),
     (Method::POST, "/images/{name...}/push", "pushing images is not supported yet"),
     (Method::GET, "/images/search", "searching a registry is not supported yet"),
-    (Method::GET, "/images/get", "saving images is not supported yet"),
-    (Method::GET, "/images/{name...}/get", "saving images is not supported yet"),
     (Method::GET, "/images/{name...}/attestations", "attestations of images are not supported yet"),
     (Method::GET, "/distribution/{name...}/json", "asking a registry about an image is not supported yet"),
     (Method::GET, "/containers/{name}/changes", "listing a container's changes (diff) is not supported yet"),
@@ -136,6 +134,8 @@ pub fn table() -> Router<Action> {
         POST "/images/create" => images::create,
         POST "/images/load" => images::load,
         POST "/images/prune" => images::prune,
+        GET "/images/get" => images::save,
+        GET "/images/{name...}/get" => images::save_one,
         GET "/images/{name...}/json" => images::inspect,
         GET "/images/{name...}/history" => images::history,
         POST "/images/{name...}/tag" => images::tag,
@@ -175,7 +175,7 @@ mod tests {
     fn routes_that_look_alike_are_told_apart() {
         assert_eq!(action(Method::GET, "/images/json"), Some("served"));
         assert_eq!(action(Method::GET, "/images/a/b/json"), Some("served"));
-        assert_eq!(action(Method::GET, "/images/get"), Some("saving images is not supported yet"));
+        assert_eq!(action(Method::GET, "/images/get"), Some("served"));
         assert_eq!(action(Method::POST, "/images/a/push"), Some("pushing images is not supported yet"));
         assert_eq!(action(Method::GET, "/networks/"), Some("served"));
         assert_eq!(action(Method::GET, "/nodes/x"), Some(NO_SWARM));

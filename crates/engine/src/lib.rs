@@ -27,7 +27,7 @@ pub use config::Config;
 pub use container::{AttachOptions, Attachment, Containers, ListOptions, RemoveOptions, Status, View, WaitCondition};
 pub use error::{Error, ErrorKind, Result};
 pub use events::Events;
-pub use images::{Images, Import, Progress};
+pub use images::{Images, Import, Progress, Save};
 pub use logs::{LogOptions, LogStream};
 pub use network::Networks;
 pub use system::{System, VERSION};

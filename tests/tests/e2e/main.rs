@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
 mod bad_input;
+mod compat_clients;
 mod daemon_restart;
 mod exec;
 mod hardening_restart;

@@ -1,4 +1,4 @@
-//! Images: pull, import, load, look at, name, remove. Owns their parameters and the framing of progress; the lines are
+//! Images: pull, import, load, save, look at, name, remove. Owns their parameters and the framing of progress; the lines are
 //! the engine's.
 
 use brig_api::progress::Message;
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hyper::StatusCode;
 use tokio::sync::mpsc;
 
-use crate::body::Body;
+use crate::body::{Body, BodyWriter};
 use crate::call::{Call, Outcome, blocking, empty, ok, typed};
 use crate::fault::Fault;
 use crate::router::Version;
@@ -75,6 +75,35 @@ pub async fn load(call: Call) -> Outcome {
     let (reader, call) = call.reader();
     let quiet = call.query.flag_or("quiet", true);
     Ok(stream(None, call.engine.images.load(Box::new(reader), quiet)))
+}
+
+/// `GET /images/get?names=…`
+pub async fn save(call: Call) -> Outcome {
+    let names = call.query.all("names");
+    send_archive(call, names).await
+}
+
+/// `GET /images/{name}/get`
+pub async fn save_one(call: Call) -> Outcome {
+    let name = call.param("name").to_owned();
+    send_archive(call, vec![name]).await
+}
+
+async fn send_archive(call: Call, names: Vec<String>) -> Outcome {
+    if names.iter().all(String::is_empty) {
+        return Err(Fault::bad_request("no image was named: give at least one with the parameter names"));
+    }
+    let platforms = call.query.all("platform").into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>();
+    let engine = call.engine.clone();
+    let archive = blocking(move || engine.images.save(&names, &platforms)).await?;
+    let (mut writer, body) = BodyWriter::new();
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = archive.write(&mut writer) {
+            tracing::error!("saving images was broken off: {error}");
+            writer.fail(error);
+        }
+    });
+    Ok(typed(StatusCode::OK, "application/x-tar", body))
 }
 
 /// A stream of progress. When its very first line is an error, nothing has happened yet and the status tells it.

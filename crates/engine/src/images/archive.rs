@@ -1,9 +1,10 @@
-//! Images from archives: load and import. Owns Docker's progress lines; reading archives is the store's.
+//! Images from and to archives: load, import and save. Owns Docker's progress lines and what names mean to `save`;
+//! reading and writing archives is the store's.
 
-use std::io::Read;
+use std::io::{self, Read, Write};
 
 use brig_api::progress::Message;
-use brig_oci::{ImageConfig, Platform, Reference};
+use brig_oci::{Digest, ImageConfig, Platform, Reference};
 use brig_store::archive;
 use tokio::sync::mpsc;
 
@@ -85,6 +86,82 @@ impl Images {
             sender.blocking_send(line).ok();
         });
         Ok(lines)
+    }
+}
+
+/// Images that are about to be written as one archive, all found and complete.
+pub struct Save {
+    saving: archive::Saving,
+    saved: Vec<archive::Chosen>,
+    images: Images,
+}
+
+impl Save {
+    /// Writes the archive. An error means that what was written is no whole archive.
+    pub fn write(self, output: &mut dyn Write) -> io::Result<()> {
+        self.saving.write(output)?;
+        for image in &self.saved {
+            let name = image.names.first().map_or_else(|| image.id.to_string(), Reference::familiar);
+            self.images.emit("save", image.id.as_str(), &name);
+        }
+        Ok(())
+    }
+}
+
+impl Images {
+    /// Finds images to be saved: a name with a tag stands for that name, one without for all tags of the repository, an
+    /// id or digest for the image without a name. `platforms` are those asked for, as text or as JSON.
+    pub fn save(&self, names: &[String], platforms: &[String]) -> Result<Save> {
+        let platforms = platforms.iter().map(|text| platform(text)).collect::<Result<Vec<_>>>()?;
+        let mut saved: Vec<archive::Chosen> = Vec::new();
+        for name in names {
+            for (id, name) in self.to_save(name, &platforms)? {
+                let known = saved.iter().position(|image| image.id == id);
+                let at = known.unwrap_or_else(|| {
+                    saved.push(archive::Chosen { id, names: Vec::new() });
+                    saved.len() - 1
+                });
+                let names = &mut saved[at].names;
+                names.extend(name.filter(|name| !names.contains(name)));
+            }
+        }
+        let saving = archive::save(&self.store, &saved).map_err(from_store)?;
+        Ok(Save { saving, saved, images: self.clone() })
+    }
+
+    /// The images that one argument of `save` stands for, each with the name to save it under.
+    fn to_save(&self, wanted: &str, platforms: &[Platform]) -> Result<Vec<(Digest, Option<Reference>)>> {
+        let bare = Reference::parse_bare(wanted).ok().filter(|name| name.tag().is_none() && name.digest().is_none());
+        let mut found = Vec::new();
+        if let Some(repository) = bare.map(|name| name.name()) {
+            let tags = self.store.tags().into_iter();
+            let named = tags.filter_map(|tag| Some((tag.image, Reference::parse(&tag.name).ok()?)));
+            found.extend(named.filter(|(_, name)| name.name() == repository).map(|(id, name)| (id, Some(name))));
+        }
+        if found.is_empty() {
+            let id = self.find(wanted)?.id;
+            let name = Reference::parse(wanted).ok().filter(|name| name.tag().is_some() && name.digest().is_none());
+            // What was found by its id may read like a name.
+            let name = name.filter(|name| self.store.resolve(&name.canonical()).is_some());
+            found.push((id, name));
+        }
+        for (id, _) in &found {
+            let has = self.store.image_config(id).map_err(from_store)?.platform();
+            if let Some(missing) = platforms.iter().find(|platform| platform.rank(&has).is_none()) {
+                return Err(Error::not_found(format!(
+                    "image with reference {wanted} was found but does not provide the specified platform ({missing})"
+                )));
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// A platform as clients send it: JSON from API 1.48 on, `os/architecture` as people write it.
+fn platform(text: &str) -> Result<Platform> {
+    match text.starts_with('{') {
+        true => serde_json::from_str(text).map_err(|e| Error::invalid(format!("invalid platform {text}: {e}"))),
+        false => Platform::parse(text).map_err(|e| Error::invalid(e.to_string())),
     }
 }
 

@@ -18,7 +18,7 @@ use brig_store::{ImageRecord, Store, TagRecord};
 use crate::container::{Index, Record};
 use crate::error::{Error, Result, from_store};
 use crate::events::Events;
-pub use archive::Import;
+pub use archive::{Import, Save};
 pub use transfer::Progress;
 
 /// The images of this host.
