@@ -8,13 +8,14 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures_util::Stream;
 use http_body_util::{BodyExt as _, Limited};
-use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use hyper::{HeaderMap, StatusCode};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use crate::fault::Fault;
+use crate::request_body::RequestBody;
 
 /// The largest JSON body that is read, in bytes.
 pub const MAX_JSON: usize = 4 << 20;
@@ -111,7 +112,7 @@ impl HttpBody for Body {
 ///
 /// # Errors
 /// 400 for a wrong content type or JSON that does not fit, 413 beyond [`MAX_JSON`].
-pub async fn json<T: DeserializeOwned + Default>(headers: &HeaderMap, body: Incoming) -> Result<T, Fault> {
+pub async fn json<T: DeserializeOwned + Default>(headers: &HeaderMap, body: RequestBody) -> Result<T, Fault> {
     check_content_type(headers, &body)?;
     let bytes = bytes(headers, body).await?;
     if bytes.is_empty() {
@@ -120,7 +121,7 @@ pub async fn json<T: DeserializeOwned + Default>(headers: &HeaderMap, body: Inco
     brig_api::go::from_slice(&bytes).map_err(|error| Fault::bad_request(format!("invalid JSON: {error}")))
 }
 
-async fn bytes(headers: &HeaderMap, body: Incoming) -> Result<Bytes, Fault> {
+async fn bytes(headers: &HeaderMap, body: RequestBody) -> Result<Bytes, Fault> {
     let too_large = || {
         Fault::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -138,7 +139,7 @@ async fn bytes(headers: &HeaderMap, body: Incoming) -> Result<Bytes, Fault> {
     }
 }
 
-fn check_content_type(headers: &HeaderMap, body: &Incoming) -> Result<(), Fault> {
+fn check_content_type(headers: &HeaderMap, body: &RequestBody) -> Result<(), Fault> {
     let given = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if given.is_empty() && body.is_end_stream() {
         return Ok(());
@@ -162,7 +163,7 @@ pub struct BodyReader {
 
 impl BodyReader {
     /// Starts to read `body`; reading ends when the reader is dropped.
-    pub fn new(mut body: Incoming) -> Self {
+    pub fn new(mut body: RequestBody) -> Self {
         let (sender, pieces) = mpsc::channel(READ_AHEAD);
         tokio::spawn(async move {
             while let Some(frame) = body.frame().await {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use brig_api::filters::Filters;
 use brig_engine::Engine;
 use bytes::Bytes;
-use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Response, StatusCode};
@@ -15,6 +14,7 @@ use serde::de::DeserializeOwned;
 
 use crate::body::{self, Body, BodyReader};
 use crate::fault::Fault;
+use crate::request_body::RequestBody;
 use crate::router::{Params, Version, percent_decode};
 
 /// An answer.
@@ -36,7 +36,7 @@ pub struct Call {
     /// The request's head. Taking the upgrade needs it whole.
     pub head: Parts,
     /// The request's body.
-    pub body: Incoming,
+    pub body: RequestBody,
 }
 
 impl Call {

@@ -13,6 +13,7 @@ mod listen;
 mod logging;
 mod options;
 mod process;
+mod request_body;
 mod router;
 mod routes;
 mod server;

@@ -19,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use crate::body::Body;
 use crate::call::{Call, Outcome, Query, Reply, failure};
 use crate::fault::Fault;
+use crate::request_body::RequestBody;
 use crate::router::{Router, Version, percent_decode, split_version};
 use crate::routes::{self, Action};
 use crate::socket::{Busy, Socket, Transport};
@@ -69,13 +70,14 @@ impl Server {
     }
 
     async fn answer(self: Arc<Self>, request: Request<Incoming>, busy: Busy) -> Response<Tracked> {
-        let guard = Guard { busy, _present: self.activity.present() };
+        let engaged = Arc::new(Engaged(busy));
+        let guard = Guard { _engaged: engaged.clone(), _present: self.activity.present() };
         let present = self.activity.present();
         // A task of its own: what was begun is finished though the client leaves, and a panic is only this request's.
         let server = self.clone();
         let outcome = tokio::spawn(async move {
             let _present = present;
-            server.dispatch(request).await
+            server.dispatch(request.map(|body| RequestBody::new(body, engaged))).await
         })
         .await;
         let mut reply = match outcome {
@@ -99,7 +101,7 @@ impl Server {
         reply.map(|body| Tracked { body, _guard: guard })
     }
 
-    async fn dispatch(self: Arc<Self>, request: Request<Incoming>) -> Outcome {
+    async fn dispatch(self: Arc<Self>, request: Request<RequestBody>) -> Outcome {
         let (head, body) = request.into_parts();
         tracing::debug!("Calling {} {}", head.method, head.uri);
         let path = percent_decode(head.uri.path(), false);
@@ -171,13 +173,16 @@ impl Drop for Present {
 
 /// Lives as long as its request's answer.
 struct Guard {
-    busy: Busy,
+    _engaged: Arc<Engaged>,
     _present: Present,
 }
 
-impl Drop for Guard {
+/// The connection is engaged until its answer is given and its request read.
+struct Engaged(Busy);
+
+impl Drop for Engaged {
     fn drop(&mut self) {
-        self.busy.done();
+        self.0.done();
     }
 }
 
