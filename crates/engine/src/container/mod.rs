@@ -55,6 +55,8 @@ use task::Command;
 
 /// How long `stop` waits unless the container or the request says otherwise (Docker's), in seconds.
 const STOP_TIMEOUT: i64 = 10;
+/// How often `rm -f` kills a container that is started again and again before it gives up.
+const REMOVE_ATTEMPTS: u32 = 20;
 /// How long an ended process may take to be cleaned up after SIGKILL before `stop` gives up, in seconds.
 const KILL_TIMEOUT: u64 = 30;
 
@@ -248,19 +250,20 @@ impl Containers {
     /// Removes it.
     pub async fn remove(&self, id: &str, options: RemoveOptions) -> Result<()> {
         let handle = self.find(id)?;
-        let view = handle.view();
-        policy::check(view.status, Request::Remove { force: options.force }, &view.record.id, &view.record.name)?;
-        if options.force && (view.status.is_alive() || view.status == Status::Restarting) {
-            match kill_for_removal(&handle, &view).await {
-                // Ended by itself meanwhile.
-                Err(e) if e.kind != ErrorKind::Conflict && e.kind != ErrorKind::NotFound => return Err(e),
-                Ok(()) | Err(_) => {}
+        let mut attempts = 0;
+        loop {
+            match remove_once(&handle, options).await {
+                // Somebody else started it between the kill and the removal.
+                Err(e)
+                    if e.kind == ErrorKind::Conflict
+                        && options.force
+                        && attempts < REMOVE_ATTEMPTS
+                        && handle.view().status != Status::Removing =>
+                {
+                    attempts += 1;
+                }
+                other => return other,
             }
-        }
-        match handle.ask(|answer| Command::Remove(options.volumes, answer)).await {
-            // `--rm` was faster.
-            Err(e) if e.kind == ErrorKind::NotFound && view.record.host_config.auto_remove => Ok(()),
-            other => other,
         }
     }
 
@@ -465,6 +468,24 @@ impl Containers {
     pub fn alive(&self) -> usize {
         let lives = |view: &Arc<View>| view.status.is_alive() || view.status == Status::Restarting;
         self.shared.index.views().iter().filter(|view| lives(view)).count()
+    }
+}
+
+/// Kills it if that was asked for, and removes it.
+async fn remove_once(handle: &Handle, options: RemoveOptions) -> Result<()> {
+    let view = handle.view();
+    policy::check(view.status, Request::Remove { force: options.force }, &view.record.id, &view.record.name)?;
+    if options.force && (view.status.is_alive() || view.status == Status::Restarting) {
+        match kill_for_removal(handle, &view).await {
+            // Ended by itself meanwhile.
+            Err(e) if e.kind != ErrorKind::Conflict && e.kind != ErrorKind::NotFound => return Err(e),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    match handle.ask(|answer| Command::Remove(options.volumes, answer)).await {
+        // `--rm` was faster.
+        Err(e) if e.kind == ErrorKind::NotFound && view.record.host_config.auto_remove => Ok(()),
+        other => other,
     }
 }
 
