@@ -76,7 +76,7 @@ fn attached(context: &Context, m: &Matches) -> Result<u8> {
     let joining = client.begin("POST", &path, true)?;
     let removed = container.host_config.is_some_and(|host| host.auto_remove);
     let waiting = waiting::begin(client, &container.id, removed)?;
-    if m.bool("sig-proxy") && !config.tty {
+    if !config.tty {
         attach::forward_signals(client, container.id.clone())?;
     }
     let stream = joining.answer()?.into_stream().0;
