@@ -15,7 +15,13 @@ pub const DEFAULT_CONFIG_FILE: &str = "/etc/brig/daemon.json";
 
 /// The flags of `brig daemon`.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "brig daemon", bin_name = "brig daemon", version, about = "The container engine's daemon.")]
+#[command(
+    name = "brig daemon",
+    bin_name = "brig daemon",
+    args_override_self = true,
+    version,
+    about = "The container engine's daemon."
+)]
 pub struct Options {
     /// Address to listen on: unix:///path, tcp://host:port or fd:// (may be repeated) [default: unix:///run/brig.sock]
     #[arg(short = 'H', long = "host", value_name = "ADDRESS")]
