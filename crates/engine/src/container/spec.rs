@@ -281,7 +281,7 @@ fn sysctls(inputs: &Inputs<'_>) -> BTreeMap<String, String> {
     let mut sysctls = BTreeMap::new();
     if matches!(inputs.modes.network, NetworkMode::None | NetworkMode::Named(_)) {
         sysctls.insert("net.ipv4.ip_unprivileged_port_start".into(), "0".into());
-        let last = if inputs.id_base.is_some() { RANGE_SIZE - 1 } else { i32::MAX.unsigned_abs() };
+        let last = if inputs.id_base.is_some() || inputs.join_user { RANGE_SIZE - 1 } else { i32::MAX.unsigned_abs() };
         sysctls.insert("net.ipv4.ping_group_range".into(), format!("0 {last}"));
     }
     sysctls.extend(inputs.record.host_config.sysctls.clone().unwrap_or_default());
