@@ -144,7 +144,7 @@ fn files(host: &TestHost) -> Vec<PathBuf> {
     };
     let id = |path: &PathBuf| path.file_name().is_some_and(|name| name.len() == 64);
     found.extend(entries(host.exec_root()).into_iter().filter(id));
-    for folder in ["active", "ingest", "containers", "trash"] {
+    for folder in ["active", "ingest", "containers"] {
         found.extend(entries(host.data_root.join("v1").join(folder)));
     }
     if host.socket().exists() {
@@ -153,14 +153,19 @@ fn files(host: &TestHost) -> Vec<PathBuf> {
     found
 }
 
-/// What was thrown away is removed in the background; a daemon that is stopped meanwhile goes on at its next start.
-pub fn wait_for_empty_trash(host: &TestHost) {
+/// What was thrown away is removed in the background; a daemon that is stopped meanwhile goes on at its next start, so
+/// this is looked at before. What is still there after a while is told.
+pub fn wait_for_empty_trash(host: &TestHost) -> Option<String> {
     let trash = host.data_root.join("v1/trash");
     let begun = Instant::now();
     let full = || std::fs::read_dir(&trash).is_ok_and(|mut entries| entries.next().is_some());
-    while full() && begun.elapsed() < GRACE {
+    while full() {
+        if begun.elapsed() > 3 * GRACE {
+            return Some(format!("{} is not emptied", trash.display()));
+        }
         std::thread::sleep(Duration::from_millis(10));
     }
+    None
 }
 
 /// Removes what may be left, so that a failing test does not disturb another.

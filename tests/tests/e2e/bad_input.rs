@@ -34,17 +34,21 @@ fn flags() {
     refused(&host, 125, &["run", "-p", "99999:80", "busybox"], &["99999"]);
     refused(&host, 125, &["run", "-p", "a:80", "busybox"], &["a"]);
     refused(&host, 125, &["run", "--restart", "sometimes", "busybox"], &["sometimes"]);
-    refused(&host, 125, &["run", "--network", "nosuch", "busybox"], &["nosuch", "not found"]);
     refused(&host, 125, &["run", "--ulimit", "nosuch=1", "busybox"], &["nosuch"]);
     refused(&host, 125, &["run", "--cap-add", "NOSUCH", "busybox"], &["NOSUCH"]);
     refused(&host, 125, &["run", "--security-opt", "nosuch=1", "busybox"], &["nosuch"]);
     refused(&host, 125, &["run", "--name", "no/slash", "busybox"], &["no/slash"]);
     refused(&host, 125, &["run", "-v", "relative/path:/x:nosuch", "busybox"], &["invalid mode: nosuch"]);
     refused(&host, 125, &["run", "-h", &"x".repeat(80), "busybox"], &["hostname"]);
-    refused(&host, 125, &["run"], &["run"]);
+    refused(&host, 1, &["run"], &["'brig run' requires at least 1 argument"]);
     let unknown = host.brig(&["nosuch"]);
     assert!(unknown.code != 0 && unknown.stderr.contains("nosuch"), "{unknown}");
-    assert_eq!(host.brig(&["ps", "-aq"]).ok(), "", "no container was made");
+    assert_eq!(
+        host.brig(&["ps", "-a", "--no-trunc", "--format", "{{.Command}} {{.Status}}"]).ok(),
+        "",
+        "no container was made"
+    );
+    refused(&host, 125, &["run", "--network", "nosuch", "busybox"], &["nosuch", "not found"]);
 }
 
 #[test]

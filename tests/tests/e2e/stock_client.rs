@@ -81,6 +81,8 @@ fn load_events_and_errors() {
     let loaded = host.docker_run(&["load"]).input(Image::busybox().docker_archive("busybox:latest")).output();
     assert!(loaded.ok().contains("Loaded image: busybox:latest"), "{loaded}");
     host.docker(&["run", "--rm", "--name", "short", "busybox", "true"]).ok();
+    // The client says whole seconds, rounded down.
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
     let seen = host.docker(&["events", "--since", "1h", "--until", "0s", "--format", "{{.Action}}"]);
     let seen: Vec<&str> = seen.stdout.lines().collect();
     for action in ["create", "attach", "start", "die", "destroy"] {
