@@ -13,6 +13,9 @@ use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 /// How long what is left of a body is read for nobody.
 const DRAIN: Duration = Duration::from_secs(10);
 
+/// How long a client may pause meanwhile: one that says no more gets its connection closed.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// The body. `Presence` is held until its end: the connection takes no other request before.
 pub struct RequestBody {
     incoming: Option<Incoming>,
@@ -53,7 +56,7 @@ impl Drop for RequestBody {
         // Outside of a runtime there is no connection left to read from.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         runtime.spawn(async move {
-            let rest = async { while let Some(Ok(_)) = incoming.frame().await {} };
+            let rest = async { while let Ok(Some(Ok(_))) = tokio::time::timeout(PAUSE, incoming.frame()).await {} };
             if tokio::time::timeout(DRAIN, rest).await.is_err() {
                 tracing::debug!("a client sends a body on that nobody reads");
             }
