@@ -100,7 +100,34 @@ fn check_cpu(limits: &Limits) -> Result<()> {
             return Err(Error::invalid(format!("Invalid value {set} for {what}")));
         }
     }
+    // Without these files (another architecture, a test) the kernel is asked at the start.
+    for (set, what, file) in [
+        (&limits.cpuset_cpus, "CPUs", "/sys/devices/system/cpu/online"),
+        (&limits.cpuset_mems, "memory nodes", "/sys/devices/system/node/has_memory"),
+    ] {
+        let available = std::fs::read_to_string(file).unwrap_or_default();
+        let available = available.trim();
+        if !set.is_empty() && !available.is_empty() && !is_within(set, available) {
+            return Err(Error::invalid(format!(
+                "Requested {what} are not available - requested {set}, available: {available}"
+            )));
+        }
+    }
     Ok(())
+}
+
+/// Whether every number of one kernel list is in another.
+fn is_within(list: &str, available: &str) -> bool {
+    let numbers = |text: &str| -> Vec<u32> {
+        let range = |part: &str| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let number = |text: &str| text.trim().parse::<u32>().unwrap_or(u32::MAX);
+            number(first)..=number(last)
+        };
+        text.split(',').flat_map(range).collect()
+    };
+    let available = numbers(available);
+    numbers(list).iter().all(|number| available.contains(number))
 }
 
 /// Whether the text is a kernel list such as `0-3,5` of numbers below 8192.
@@ -371,6 +398,14 @@ mod tests {
     }
 
     #[test]
+    fn processors_must_be_there() {
+        assert!(is_within("0-1,3", "0-3"));
+        assert!(is_within("2", "0,2-4"));
+        assert!(!is_within("0-4", "0-3"));
+        assert!(!is_within("99", "0-3"));
+    }
+
+    #[test]
     fn limits_that_make_no_sense_are_refused() {
         for bad in [
             host(|l| l.memory = 1 << 20),
@@ -387,7 +422,7 @@ mod tests {
         ] {
             assert!(check(&bad).is_err(), "{:?}", bad.resources);
         }
-        check(&host(|l| (l.memory, l.nano_cpus, l.cpuset_cpus) = (64 << 20, 500_000_000, "0,0-1".into()))).unwrap();
+        check(&host(|l| (l.memory, l.nano_cpus, l.cpuset_cpus) = (64 << 20, 500_000_000, "0,0-0".into()))).unwrap();
     }
 
     #[test]

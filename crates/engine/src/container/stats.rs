@@ -15,6 +15,8 @@ use crate::id::{ZERO_TIME, now};
 
 /// Kernel ticks per second, the unit of processor times in `/proc` (the same on every architecture brig runs on).
 const TICKS: u64 = 100;
+/// Bytes of a page as `/proc/PID/stat` counts them (on the processors that brig runs on).
+const PAGE: u64 = 4096;
 
 /// One sample; of a container that does not run, an empty one.
 pub async fn sample(handle: &Handle) -> Result<Stats> {
@@ -128,6 +130,9 @@ struct Process {
     terminal: String,
     name: String,
     command: String,
+    state: String,
+    virtual_bytes: u64,
+    resident_pages: u64,
 }
 
 /// `top`: the columns of `ps -ef` (the default), or those of `-o`.
@@ -143,8 +148,13 @@ pub async fn top(handle: &Handle, ps_args: &str) -> Result<TopResponse> {
         titles: Some(
             columns
                 .iter()
-                .map(|column| column.to_uppercase())
-                .map(|t| if t == "COMMAND" || t == "ARGS" { "CMD".into() } else { t })
+                .map(|column| match column.as_str() {
+                    "args" | "comm" | "command" => "COMMAND".into(),
+                    "pcpu" => "%CPU".into(),
+                    "pmem" => "%MEM".into(),
+                    "bsdtime" => "TIME".into(),
+                    other => other.to_uppercase(),
+                })
                 .collect(),
         ),
         processes: Some(processes.iter().map(|p| columns.iter().map(|column| cell(p, column)).collect()).collect()),
@@ -153,19 +163,32 @@ pub async fn top(handle: &Handle, ps_args: &str) -> Result<TopResponse> {
 
 fn columns(ps_args: &str) -> Result<Vec<String>> {
     const FULL: [&str; 8] = ["uid", "pid", "ppid", "c", "stime", "tty", "time", "cmd"];
-    const KNOWN: [&str; 14] =
-        ["uid", "user", "pid", "ppid", "c", "stime", "tty", "tt", "time", "cmd", "comm", "args", "command", "etime"];
+    const WITH_USAGE: [&str; 11] =
+        ["user", "pid", "%cpu", "%mem", "vsz", "rss", "tty", "stat", "start", "bsdtime", "command"];
+    const KNOWN: [&str; 23] = [
+        "uid", "user", "pid", "ppid", "c", "stime", "tty", "tt", "time", "cmd", "comm", "args", "command", "etime",
+        "%cpu", "pcpu", "%mem", "pmem", "vsz", "rss", "stat", "start", "bsdtime",
+    ];
+    let mut default: &[&str] = &FULL;
     let mut words = ps_args.split_whitespace();
     let mut chosen: Vec<String> = Vec::new();
     while let Some(word) = words.next() {
         let list = match word.trim_start_matches('-') {
-            "ef" | "e" | "f" | "aux" | "ax" | "" => continue,
+            "ef" | "e" | "f" | "eF" | "A" | "ww" | "w" | "" => continue,
+            "aux" | "auxw" | "auxww" | "axu" | "u" | "ux" => {
+                default = &WITH_USAGE;
+                continue;
+            }
+            "ax" | "axww" | "x" => {
+                default = &["pid", "tty", "stat", "bsdtime", "command"];
+                continue;
+            }
             "o" | "eo" | "axo" => words.next().unwrap_or_default(),
             other => match other.strip_prefix("eo").or_else(|| other.strip_prefix('o')) {
                 Some(list) => list,
                 None => {
                     return Err(Error::invalid(format!(
-                        "ps argument {word:?} is not known: use -ef or -o with a list of columns"
+                        "ps argument {word:?} is not known: use -ef, aux or -o with a list of columns"
                     )));
                 }
             },
@@ -181,7 +204,7 @@ fn columns(ps_args: &str) -> Result<Vec<String>> {
         }
     }
     if chosen.is_empty() {
-        return Ok(FULL.map(str::to_owned).to_vec());
+        return Ok(default.iter().map(|column| (*column).to_owned()).collect());
     }
     if !chosen.iter().any(|column| column == "pid") {
         return Err(Error::invalid("couldn't find PID field in ps output: add pid to the columns"));
@@ -212,7 +235,29 @@ fn read_process(pid: i32) -> Option<Process> {
         terminal: if terminal == 0 { "?".into() } else { format!("pts/{}", terminal & 0xff) },
         command: if words.is_empty() { format!("[{name}]") } else { words.join(" ") },
         name,
+        state: state(pid, &fields),
+        virtual_bytes: number(20),
+        resident_pages: number(21),
     })
+}
+
+/// The letters of ps's STAT: the state, niceness, session leader, several threads, foreground.
+fn state(pid: i32, fields: &[&str]) -> String {
+    let number = |index: usize| fields.get(index).and_then(|n| n.parse::<i64>().ok()).unwrap_or(0);
+    let (group, session, foreground, nice, threads) = (number(2), number(3), number(5), number(16), number(17));
+    let mut letters = fields.first().copied().unwrap_or("?").to_owned();
+    for (letter, is_so) in [
+        ('<', nice < 0),
+        ('N', nice > 0),
+        ('s', session == i64::from(pid)),
+        ('l', threads > 1),
+        ('+', foreground == group),
+    ] {
+        if is_so {
+            letters.push(letter);
+        }
+    }
+    letters
 }
 
 fn cell(process: &Process, column: &str) -> String {
@@ -223,6 +268,16 @@ fn cell(process: &Process, column: &str) -> String {
         "pid" => process.pid.to_string(),
         "ppid" => process.parent.to_string(),
         "c" => "0".into(),
+        "%cpu" | "pcpu" => {
+            let age = uptime().saturating_sub(process.started / TICKS).max(1);
+            tenths(process.ticks * 1000 / TICKS / age)
+        }
+        "%mem" | "pmem" => tenths(process.resident_pages * PAGE * 1000 / total_memory().max(1)),
+        "vsz" => (process.virtual_bytes / 1024).to_string(),
+        "rss" => (process.resident_pages * PAGE / 1024).to_string(),
+        "stat" => process.state.clone(),
+        "start" => start_time(process.started),
+        "bsdtime" => format!("{}:{:02}", seconds / 60, seconds % 60),
         "stime" => start_time(process.started),
         "etime" => clock(uptime().saturating_sub(process.started / TICKS)),
         "tty" | "tt" => process.terminal.clone(),
@@ -230,6 +285,10 @@ fn cell(process: &Process, column: &str) -> String {
         "comm" => process.name.clone(),
         _ => process.command.clone(),
     }
+}
+
+fn tenths(n: u64) -> String {
+    format!("{}.{}", n / 10, n % 10)
 }
 
 fn clock(seconds: u64) -> String {
@@ -256,6 +315,8 @@ mod tests {
     fn ps_arguments() {
         assert_eq!(columns("").unwrap().len(), 8);
         assert_eq!(columns("-ef").unwrap()[1], "pid");
+        assert_eq!(columns("aux").unwrap()[2], "%cpu");
+        assert_eq!(columns("ax").unwrap()[0], "pid");
         assert_eq!(columns("-eo pid,comm").unwrap(), ["pid", "comm"]);
         assert!(columns("-o comm").unwrap_err().message.contains("PID"));
         assert!(columns("-o nonsense").is_err());
@@ -265,6 +326,8 @@ mod tests {
     #[test]
     fn this_process_is_read() {
         let own = read_process(i32::try_from(std::process::id()).unwrap()).unwrap();
-        assert!(!own.command.is_empty() && own.started > 0);
+        assert!(!own.command.is_empty() && own.started > 0 && own.resident_pages > 0);
+        assert!(own.state.starts_with(['R', 'S', 'D']), "{}", own.state);
+        assert_eq!(tenths(123), "12.3");
     }
 }

@@ -144,6 +144,15 @@ impl Task {
         self.shared.events.emit("container", action, &self.record.id, attributes);
     }
 
+    /// Tells that the container joined or left its network.
+    fn emit_network(&self, action: &str, run: &super::record::Run) {
+        let Some(attachment) = &run.attachment else { return };
+        let attributes =
+            [("container", self.record.id.as_str()), ("name", attachment.network.as_str()), ("type", "bridge")];
+        let attributes = attributes.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        self.shared.events.emit("network", action, &attachment.network_id, attributes.into());
+    }
+
     async fn start_by_request(&mut self) -> Result<()> {
         self.check(Request::Start)?;
         self.restart_at = None;
@@ -323,6 +332,9 @@ impl Task {
                 ("execDuration", self.began.map_or(0, |began| began.elapsed().as_secs()).to_string()),
             ],
         );
+        if let Some(run) = &run {
+            self.emit_network("disconnect", run);
+        }
         self.after_exit().await;
     }
 
@@ -397,6 +409,9 @@ impl Task {
         self.view.error.clear();
         self.view.started_at = self.record.run.as_ref().map_or_else(now, |run| run.started_at.clone());
         self.publish();
+        if let Some(run) = &self.record.run {
+            self.emit_network("connect", run);
+        }
         self.emit("start", &[]);
     }
 }
