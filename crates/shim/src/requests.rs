@@ -145,9 +145,13 @@ impl Shim {
     fn kill(&mut self, signal: i32) -> Outcome {
         self.alive()?;
         send_signal(&self.init.pidfd, signal)?;
-        if signal == SIGKILL && self.paused {
-            // A frozen process dies only when it may run again.
-            self.set_paused(false)?;
+        if signal == SIGKILL {
+            // A frozen process dies only when it may run again, whoever froze it.
+            let cgroup = self.container()?.cgroup();
+            if self.paused || cgroup.frozen().map_err(failure)? {
+                cgroup.thaw().map_err(failure)?;
+                self.paused = false;
+            }
         }
         Ok(())
     }

@@ -81,3 +81,20 @@ fn a_removal_that_was_cut_short_is_finished() {
     host.start_daemon();
     assert_eq!(host.brig(&["ps", "-aq"]).ok(), "", "a --rm container is left over");
 }
+
+#[test]
+fn a_container_that_others_froze_can_be_ended() {
+    let host = TestHost::new();
+    host.load_busybox();
+    for verb in [["stop", "-t", "1"].as_slice(), &["rm", "-f"], &["kill"]] {
+        let id = host.brig(&["run", "-d", "--name", "frozen", "busybox", "sleep", "1000"]).ok();
+        let parent = host.root.file_name().unwrap().to_str().unwrap();
+        let v1 = format!("/sys/fs/cgroup/freezer/{parent}/{id}/freezer.state");
+        let v2 = format!("/sys/fs/cgroup/{parent}/{id}/cgroup.freeze");
+        if Path::new(&v1).exists() { std::fs::write(v1, "FROZEN") } else { std::fs::write(v2, "1") }.unwrap();
+        let begun = Instant::now();
+        host.brig(&[verb, &["frozen"]].concat()).ok();
+        host.brig(&["rm", "-f", "frozen"]).ok();
+        assert!(begun.elapsed() < Duration::from_secs(8), "{verb:?} took {:?}", begun.elapsed());
+    }
+}
