@@ -171,8 +171,8 @@ pub struct Options {
     /// Write a byte to this descriptor when listening.
     #[arg(long, hide = true, value_name = "FD")]
     pub ready_fd: Option<u32>,
-    /// Leave when no container has run and no request has come for this long.
-    #[arg(long, hide = true, value_name = "SECONDS")]
+    /// Leave when no container has run and no request has come for this long; the last one given counts.
+    #[arg(long, hide = true, value_name = "SECONDS", overrides_with = "idle_exit")]
     pub idle_exit: Option<u64>,
 }
 
