@@ -6,6 +6,7 @@ mod compat_clients;
 mod daemon_restart;
 mod exec;
 mod hardening_restart;
+mod harness;
 mod images;
 mod lifecycle;
 mod network;
