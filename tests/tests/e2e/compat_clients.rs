@@ -145,3 +145,28 @@ fn paused_containers_end() {
     assert_eq!(host.brig(&["wait", "box"]).ok(), "137");
     host.brig(&["rm", "box"]).ok();
 }
+
+#[test]
+fn top_events_and_what_is_built_in() {
+    let host = busybox();
+    host.brig(&["run", "-d", "--name", "box", "busybox", "sleep", "1000"]).ok();
+    let top = |arguments: &str| {
+        let path = format!("/containers/box/top?ps_args={arguments}");
+        http::unix(&host.socket(), "GET", &path, &[]).unwrap().json()
+    };
+    assert_eq!(
+        top("aux")["Titles"],
+        json!(["USER", "PID", "%CPU", "%MEM", "VSZ", "RSS", "TTY", "STAT", "START", "TIME", "COMMAND"])
+    );
+    assert_eq!(top("aux")["Processes"][0][0], "root");
+    assert_eq!(top("-o+pid,args")["Titles"], json!(["PID", "COMMAND"]));
+    host.brig(&["rm", "-f", "box"]).ok();
+    let seen = host.brig(&["events", "--since", "1h", "--until", "0s", "--format", "{{.Type}} {{.Action}}"]).ok();
+    let at = |event: &str| seen.lines().position(|line| line == event).unwrap_or_else(|| panic!("{event}: {seen}"));
+    assert!(at("network connect") < at("container start"), "{seen}");
+    assert!(at("container die") < at("network disconnect"), "{seen}");
+    let delete = |name: &str| http::unix(&host.socket(), "DELETE", &format!("/networks/{name}"), &[]).unwrap().status;
+    assert_eq!((delete("bridge"), delete("nosuch")), (403, 404));
+    let refused = host.brig(&["create", "--cpuset-cpus", "4000", "busybox"]).fails(1);
+    assert!(refused.contains("Requested CPUs are not available"), "{refused}");
+}
