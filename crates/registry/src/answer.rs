@@ -25,6 +25,8 @@ pub(crate) enum Asked<'a> {
     Content(&'a Reference, &'a str),
     /// Whether credentials are good.
     Login,
+    /// Taking something in.
+    Push,
 }
 
 #[derive(Deserialize)]
@@ -81,6 +83,13 @@ fn classify(status: StatusCode, item: &Item, asked: Asked<'_>, context: &str) ->
         (429, _) => {
             Error::new(ErrorKind::RateLimited, text(item, "toomanyrequests", "too many requests, try again later"))
         }
+        (403, Asked::Push) => {
+            let why = text(item, "denied", "requested access to the resource is denied");
+            Error::new(ErrorKind::Denied, why)
+        }
+        (401, Asked::Push) => {
+            Error::new(ErrorKind::Unauthorized, text(item, "unauthorized", "authentication required"))
+        }
         (403, Asked::Manifest(image) | Asked::Content(image, _)) => denied(&image.familiar_name()),
         (401, Asked::Manifest(image) | Asked::Content(image, _)) if item.code == "DENIED" => {
             denied(&image.familiar_name())
@@ -102,7 +111,11 @@ fn classify(status: StatusCode, item: &Item, asked: Asked<'_>, context: &str) ->
             Error::new(ErrorKind::NotFound, format!("{what} of {} not found: {why}", image.familiar()))
         }
         (code, _) => {
-            let kind = if code >= 500 { ErrorKind::Network } else { ErrorKind::Invalid };
+            let kind = match code {
+                404 => ErrorKind::NotFound,
+                500.. => ErrorKind::Network,
+                _ => ErrorKind::Invalid,
+            };
             let detail = if item.code.is_empty() && item.message.is_empty() {
                 String::new()
             } else {

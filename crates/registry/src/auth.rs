@@ -34,7 +34,7 @@ const CLIENT_ID: &str = "brig";
 pub(crate) struct Grant {
     pub(crate) origin: Origin,
     pub(crate) auth: Option<Auth>,
-    /// `repository:library/alpine:pull`; empty for a login.
+    /// `repository:library/alpine:pull`, several with a space between; empty for a login.
     pub(crate) scope: String,
 }
 
@@ -167,10 +167,9 @@ fn check_realm(realm: &str, registry: &Origin) -> Result<Url, String> {
 fn token_request(grant: &Grant, realm: &Url, service: &str) -> Outgoing {
     let auth = grant.auth.as_ref();
     let mut query = vec![("service", service)];
-    if !grant.scope.is_empty() {
-        query.push(("scope", &grant.scope));
-    }
     if let Some(auth) = auth.filter(|a| !a.identity_token.is_empty()) {
+        // RFC 6749 section 3.3: one parameter.
+        query.extend(Some(("scope", grant.scope.as_str())).filter(|(_, scope)| !scope.is_empty()));
         query.extend([
             ("grant_type", "refresh_token"),
             ("client_id", CLIENT_ID),
@@ -181,6 +180,8 @@ fn token_request(grant: &Grant, realm: &Url, service: &str) -> Outgoing {
         request.body = Bytes::from(form(&query));
         return request;
     }
+    // distribution, docs/spec/auth/token: one parameter for each.
+    query.extend(grant.scope.split(' ').filter(|scope| !scope.is_empty()).map(|scope| ("scope", scope)));
     if let Some(auth) = auth.filter(|a| !a.username.is_empty()) {
         query.extend([("account", auth.username.as_str()), ("client_id", CLIENT_ID)]);
         if grant.scope.is_empty() {

@@ -1,11 +1,12 @@
-//! The distribution protocol, client half: finding, fetching and verifying images, and checking credentials.
+//! The distribution protocol, client half: finding, fetching and verifying images, pushing them, and checking credentials.
 //!
 //! It must not interpret Docker's API, tag images, or touch the disk other than through [`brig_store::Store`].
 //! Everything that a registry sends is hostile until its digest is verified; everything is bounded in size and time.
 //!
 //! A pull in file names: `client` (what all pulls share) → `pull` → `pull/resolve` (name to manifest and config) →
 //! `pull/flight` (shared downloads) → `pull/source` (bytes of one layer) → `session` (requests to one repository) →
-//! `auth` (tokens) → `net` (HTTP, TLS, names).
+//! `auth` (tokens) → `net` (HTTP, TLS, names). A push: `client` → `push` → `push/packed` (a layer's blob, made again) →
+//! `push/upload` → `session`.
 
 mod answer;
 mod auth;
@@ -17,6 +18,7 @@ mod error;
 mod hash;
 mod net;
 mod pull;
+mod push;
 mod session;
 
 pub use client::Client;
@@ -25,3 +27,4 @@ pub use error::{Error, ErrorKind, Result};
 pub use net::proxy::Proxies;
 pub use pull::Pulled;
 pub use pull::event::PullEvent;
+pub use push::{PushEvent, Pushed};

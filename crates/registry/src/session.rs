@@ -1,6 +1,7 @@
 //! Owns requests to one repository at one place: the way to reach it, authorization, and small verified content. It must
 //! not know what the content means.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use brig_oci::{Digest, Reference};
@@ -24,6 +25,8 @@ pub(crate) struct Session {
     pub(crate) endpoint: Endpoint,
     pub(crate) reference: Reference,
     auth: Option<Auth>,
+    /// What tokens are asked for.
+    scope: String,
     /// Chosen at the first request.
     origin: OnceCell<Origin>,
 }
@@ -32,7 +35,22 @@ impl Session {
     /// `auth` is for the registry that the image names; a mirror never gets it.
     pub(crate) fn new(inner: Arc<Inner>, endpoint: Endpoint, reference: Reference, auth: Option<&Auth>) -> Session {
         let auth = auth.filter(|a| !endpoint.is_mirror && **a != Auth::default()).cloned();
-        Session { inner, endpoint, reference, auth, origin: OnceCell::new() }
+        let scope = format!("repository:{}:pull", reference.path());
+        Session { inner, endpoint, reference, auth, scope, origin: OnceCell::new() }
+    }
+
+    /// As [`Session::new`], allowed to write, and to read the repositories `sources` of the same registry.
+    pub(crate) fn for_push(
+        inner: Arc<Inner>,
+        endpoint: Endpoint,
+        reference: Reference,
+        auth: Option<&Auth>,
+        sources: &BTreeSet<&str>,
+    ) -> Session {
+        let session = Session::new(inner, endpoint, reference, auth);
+        let mut scopes = vec![format!("repository:{}:pull,push", session.reference.path())];
+        scopes.extend(sources.iter().map(|source| format!("repository:{source}:pull")));
+        Session { scope: scopes.join(" "), ..session }
     }
 
     /// The scheme and host in use. An insecure registry is tried with TLS first, as dockerd does.
@@ -48,11 +66,7 @@ impl Session {
 
     /// Sends `request` with the authorization that this repository needs; a 401 is answered once.
     pub(crate) async fn send(&self, request: Outgoing) -> Result<Response<'_>, Failure> {
-        let grant = Grant {
-            origin: self.origin().await?.clone(),
-            auth: self.auth.clone(),
-            scope: format!("repository:{}:pull", self.reference.path()),
-        };
+        let grant = Grant { origin: self.origin().await?.clone(), auth: self.auth.clone(), scope: self.scope.clone() };
         self.inner.send_authorized(&grant, self.endpoint.trust, request).await.map(|(response, _)| response)
     }
 

@@ -9,6 +9,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::store::Store;
 
 /// Makes the directory `path` (0700) if it is not there and opens it.
 pub(crate) fn directory(path: &Path) -> Result<OwnedFd> {
@@ -74,6 +75,14 @@ pub(crate) fn rename_new(
         Err(Errno::EXIST | Errno::NOTEMPTY) => Ok(false),
         Err(errno) => Err(errno),
     }
+}
+
+/// A file without a name on the store's file system, for what is too large for memory and gone when it is closed.
+pub fn scratch_file(store: &Store) -> Result<std::fs::File> {
+    let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+    rustix::fs::openat(&store.inner.dirs.ingest, ".", flags, Mode::from_raw_mode(0o600))
+        .map(std::fs::File::from)
+        .map_err(|errno| Error::io(format!("make a temporary file in {}", store.inner.root.display()), errno))
 }
 
 /// A name that nothing else has, 32 hex digits.

@@ -25,6 +25,7 @@ pub use active::Layers;
 pub use catalog::{ImageRecord, LayerInfo, TagRecord};
 pub use database::Database;
 pub use decompress::{Packing, decompress, decompress_sniffed};
+pub use durable::scratch_file;
 pub use error::{Error, ErrorKind, Result};
 pub use images::{Pin, Reclaimed};
 pub use layer::{LayerIngest, Unpacked};

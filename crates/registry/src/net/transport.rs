@@ -152,7 +152,8 @@ impl Transport {
                 Ok(response) => {
                     return Ok(self.response(response, request, context, Some((key, connection))));
                 }
-                Err(failure) if failure.error.kind == ErrorKind::Network => continue,
+                // A chunk may have arrived before the connection went: sent again it would be there twice.
+                Err(failure) if failure.error.kind == ErrorKind::Network && request.method != Method::PATCH => continue,
                 Err(failure) => return Err(explain(failure)),
             }
         }
@@ -280,6 +281,11 @@ impl Response<'_> {
     /// A header's value, if there is one and it is text.
     pub(crate) fn header(&self, name: &HeaderName) -> Option<&str> {
         self.headers.get(name).and_then(|v| v.to_str().ok())
+    }
+
+    /// Resolves a `Location` against what was asked for.
+    pub(crate) fn join(&self, location: &str) -> Result<Url, String> {
+        self.url.join(location)
     }
 
     /// `Get "https://…"`, to begin an error text with.

@@ -134,7 +134,7 @@ fn wanted(image: &Image, diff_ids: &[Digest], chains: &[Digest]) -> Vec<Wanted> 
 }
 
 /// Runs store work where blocking is allowed. It runs to its end even if the caller goes away.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let joined = tokio::task::spawn_blocking(work).await;
     joined.unwrap_or_else(|e| Err(Error::new(ErrorKind::Storage, format!("the store's work stopped: {e}"))))
 }
@@ -271,7 +271,7 @@ impl Layers<'_> {
 }
 
 /// A wait as Docker counts it down: in whole seconds, the last one shown being 1.
-fn whole_seconds(wait: Duration) -> u64 {
+pub(crate) fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs_f64().ceil() as u64
 }
 

@@ -8,5 +8,6 @@ mod auth;
 mod debian;
 mod faults;
 mod pull;
+mod push;
 mod rig;
 mod tls;

@@ -76,8 +76,7 @@ pub(crate) fn apply(ingest: &Root, root: &Root, input: impl Read) -> Result<Appl
     }
     // What follows the end belongs to the stream's digest all the same.
     let mut tape = archive.into_inner();
-    std::io::copy(&mut tape, &mut std::io::sink())
-        .map_err(|error| Error::input("read the archive's end", &error))?;
+    std::io::copy(&mut tape, &mut std::io::sink()).map_err(|error| Error::input("read the archive's end", &error))?;
     let replaced = tree.has_replaced();
     let applied = tree.finish()?;
     let size = tape.recorder.finish(ingest, replaced)?;
@@ -85,12 +84,7 @@ pub(crate) fn apply(ingest: &Root, root: &Root, input: impl Read) -> Result<Appl
 }
 
 /// Makes one member.
-fn one<R: Read>(
-    tree: &mut Tree<'_>,
-    member: &Member,
-    body: &mut Archive<Tape<R>>,
-    buffer: &mut [u8],
-) -> Result<()> {
+fn one<R: Read>(tree: &mut Tree<'_>, member: &Member, body: &mut Archive<Tape<R>>, buffer: &mut [u8]) -> Result<()> {
     let path = clean(&member.name)?;
     let Some(name) = path.file_name() else {
         return match member.kind {

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use brig_oci::{Platform, Reference};
-use brig_registry::{Auth, Client, Config, Error, Proxies, PullEvent, Pulled};
+use brig_oci::{Digest, Platform, Reference};
+use brig_registry::{Auth, Client, Config, Error, Proxies, PullEvent, Pulled, PushEvent, Pushed};
 use brig_store::Store;
 
 pub use image::{Image, Layer, Packing};
@@ -67,6 +67,17 @@ impl TestBox {
         let record = |event| self.events.lock().unwrap().push(event);
         let pull = self.client.pull(&self.store, &reference, auth, platform, &record);
         tokio::time::timeout(Duration::from_secs(60), pull).await.expect("the pull ends")
+    }
+
+    /// Pushes the image to `name` and gives it that name.
+    pub async fn push(&self, id: &Digest, name: &str, auth: Option<&Auth>) -> Result<(Pushed, Vec<PushEvent>), Error> {
+        let reference = Reference::parse(name).unwrap();
+        let events = Mutex::new(Vec::new());
+        let record = |event| events.lock().unwrap().push(event);
+        let push = self.client.push(&self.store, id, &reference, auth, &record);
+        let pushed = tokio::time::timeout(Duration::from_secs(60), push).await.expect("the push ends")?;
+        self.store.tag(&reference.canonical(), id, Some(&pushed.digest)).unwrap();
+        Ok((pushed, events.into_inner().unwrap()))
     }
 
     /// The error of a pull that must fail and must leave nothing behind.

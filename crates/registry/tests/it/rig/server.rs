@@ -1,7 +1,6 @@
-//! Owns the registry of the tests: read-only, in memory, with a hook that sees every request first and may misbehave.
+//! Owns the registry of the tests: in memory, with a hook that sees every request first and may misbehave.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -55,12 +54,16 @@ pub enum Reply {
     Slow(usize, Duration),
     /// Never answer.
     Hang,
+    /// Take so many bytes of what was sent, then break the connection without an answer.
+    Break(usize),
 }
 
 type Hook = Box<dyn Fn(&Seen) -> Reply + Send + Sync>;
 
 struct State {
     content: Mutex<HashMap<String, (String, Vec<u8>)>>,
+    /// Uploads under way, by path.
+    uploads: Mutex<HashMap<String, Vec<u8>>>,
     hook: Mutex<Hook>,
     log: Mutex<Vec<Seen>>,
 }
@@ -93,6 +96,7 @@ impl Registry {
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
             content: Mutex::default(),
+            uploads: Mutex::default(),
             hook: Mutex::new(Box::new(|_| Reply::Serve)),
             log: Mutex::default(),
         });
@@ -150,6 +154,11 @@ impl Registry {
         }
     }
 
+    /// What is at a path.
+    pub fn content(&self, path: &str) -> Option<Vec<u8>> {
+        self.state.content.lock().unwrap().get(path).map(|(_, bytes)| bytes.clone())
+    }
+
     pub fn log(&self) -> Vec<Seen> {
         self.state.log.lock().unwrap().clone()
     }
@@ -167,18 +176,20 @@ impl Registry {
 async fn serve(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, state: Arc<State>) {
     let service = service_fn(move |request| {
         let state = state.clone();
-        async move { Ok::<_, Infallible>(answer(request, &state).await) }
+        async move { answer(request, &state).await }
     });
     // A connection that a client gives up is part of the tests.
     hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.ok();
 }
 
-async fn answer(request: Request<Incoming>, state: &State) -> Response<Body> {
+async fn answer(request: Request<Incoming>, state: &State) -> std::io::Result<Response<Body>> {
     let header =
         |name| request.headers().get(name).map(|v: &hyper::header::HeaderValue| v.to_str().unwrap().to_owned());
     let (method, path) = (request.method().to_string(), request.uri().path_and_query().unwrap().to_string());
-    let (authorization, range) = (header("authorization"), header("range"));
-    let body = String::from_utf8(request.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
+    let (authorization, range) = (header("authorization"), header("content-range").or(header("range")));
+    let kind = header("content-type").unwrap_or_default();
+    let bytes = request.into_body().collect().await.map_err(std::io::Error::other)?.to_bytes();
+    let body = String::from_utf8_lossy(&bytes[..bytes.len().min(4096)]).into_owned();
     let seen = {
         let mut log = state.log.lock().unwrap();
         let nth = log.iter().filter(|s| s.path == path && s.method == method).count();
@@ -186,8 +197,81 @@ async fn answer(request: Request<Incoming>, state: &State) -> Response<Body> {
         log.last().unwrap().clone()
     };
     let reply = (state.hook.lock().unwrap())(&seen);
+    if let Reply::Break(length) = reply {
+        if let Some(upload) = state.uploads.lock().unwrap().get_mut(&seen.path) {
+            upload.extend_from_slice(&bytes[..length.min(bytes.len())]);
+        }
+        return Err(std::io::Error::other("broken"));
+    }
+    if matches!(reply, Reply::Serve)
+        && let Some(response) = take_in(&seen, state, &kind, &bytes)
+    {
+        return Ok(response);
+    }
     let content = state.content.lock().unwrap().get(seen.path.split('?').next().unwrap()).cloned();
-    respond(&seen, reply, content).await
+    Ok(respond(&seen, reply, content).await)
+}
+
+/// Everything that writes.
+fn take_in(seen: &Seen, state: &State, kind: &str, bytes: &[u8]) -> Option<Response<Body>> {
+    let (path, query) = seen.path.split_once('?').unwrap_or((&seen.path, ""));
+    let field = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    let mut content = state.content.lock().unwrap();
+    let mut uploads = state.uploads.lock().unwrap();
+    let stand = |status, path: &str, length: usize| {
+        let range = format!("0-{}", length.saturating_sub(1));
+        plain(status, vec![("location", path.to_owned()), ("range", range)], vec![])
+    };
+    if let Some(repository) = path.strip_suffix("/blobs/uploads/").filter(|_| seen.method == "POST") {
+        let lent = field("mount")
+            .zip(field("from"))
+            .map(|(digest, from)| (format!("{repository}/blobs/{digest}"), format!("/v2/{from}/blobs/{digest}")));
+        if let Some((here, there)) = lent
+            && let Some(blob) = content.get(&there).cloned()
+        {
+            content.insert(here, blob);
+            return Some(plain(201, vec![], vec![]));
+        }
+        let place = format!("{path}{}?state=1", uploads.len());
+        uploads.insert(place.clone(), Vec::new());
+        return Some(stand(202, &place, 0));
+    }
+    if path.contains("/blobs/uploads/") {
+        let place = format!("{path}?state=1");
+        if seen.method == "GET" {
+            return Some(stand(204, &place, uploads.get(&place)?.len()));
+        }
+        let upload = uploads.get_mut(&place)?;
+        if seen.method == "PATCH" {
+            let start = seen.range.as_ref()?.split('-').next()?.parse::<usize>().ok()?;
+            if start != upload.len() {
+                return Some(stand(416, &place, upload.len()));
+            }
+            upload.extend_from_slice(bytes);
+            return Some(stand(202, &place, upload.len()));
+        }
+        if seen.method == "PUT" {
+            upload.extend_from_slice(bytes);
+            let blob = uploads.remove(&place)?;
+            let digest = field("digest")?;
+            if sha256(&blob).to_string() != digest {
+                let text = r#"{"errors":[{"code":"DIGEST_INVALID","message":"provided digest did not match uploaded content"}]}"#;
+                return Some(plain(400, vec![], text.into()));
+            }
+            let repository = path.split("/uploads/").next()?;
+            content.insert(format!("{repository}/{digest}"), ("application/octet-stream".into(), blob));
+            return Some(plain(201, vec![], vec![]));
+        }
+    }
+    if seen.method == "PUT" && path.contains("/manifests/") {
+        let digest = sha256(bytes).to_string();
+        let (repository, _) = path.rsplit_once('/')?;
+        for name in [path.to_owned(), format!("{repository}/{digest}")] {
+            content.insert(name, (kind.to_owned(), bytes.to_vec()));
+        }
+        return Some(plain(201, vec![("docker-content-digest", digest)], vec![]));
+    }
+    None
 }
 
 async fn respond(seen: &Seen, reply: Reply, content: Option<(String, Vec<u8>)>) -> Response<Body> {
@@ -199,6 +283,7 @@ async fn respond(seen: &Seen, reply: Reply, content: Option<(String, Vec<u8>)>) 
     };
     match reply {
         Reply::Hang => std::future::pending().await,
+        Reply::Break(_) => unreachable!("answered before"),
         Reply::With(status, headers, body) => plain(status, headers, body),
         Reply::Content { bytes, chunked } => {
             let kind = content.map_or_else(|| "application/octet-stream".into(), |c| c.0);

@@ -1,0 +1,266 @@
+//! Owns pushing an image: what the registry already has stays, what another of its repositories has is mounted, the rest
+//! is packed and sent, and the manifest comes last. It must not change the store other than by the manifest that it made.
+
+mod event;
+mod packed;
+mod upload;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use brig_oci::{Descriptor, Digest, Document, ImageConfig, Manifest, Reference, media_type};
+use brig_store::Store;
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Method, StatusCode};
+
+pub use self::event::PushEvent;
+use self::packed::{Content, Packed};
+use self::upload::{Step, Upload};
+use crate::answer::{Asked, refusal};
+use crate::client::Client;
+use crate::config::Auth;
+use crate::error::{Error, ErrorKind, Result};
+use crate::hash::{chain_ids, sha256};
+use crate::net::transport::Outgoing;
+pub(crate) use crate::pull::blocking;
+use crate::session::Session;
+
+/// Layers on their way at once: each may need a processor to pack it and a connection.
+const AT_ONCE: usize = 3;
+/// Other repositories that a token is asked for, to mount from.
+const MOST_SOURCES: usize = 8;
+
+/// Where progress goes.
+type Progress<'a> = &'a (dyn Fn(PushEvent) + Send + Sync);
+
+/// What a push did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pushed {
+    /// The digest of the manifest that the tag means now.
+    pub digest: Digest,
+    /// That manifest's length in bytes.
+    pub size: u64,
+}
+
+impl Client {
+    /// Pushes the image `id` to the repository and tag that `reference` names. The manifest that the image came with is
+    /// sent unchanged where every layer is there, or comes out, byte for byte as it says; else one is made and kept in
+    /// the store. Does not tag.
+    pub async fn push(
+        &self,
+        store: &Store,
+        id: &Digest,
+        reference: &Reference,
+        auth: Option<&Auth>,
+        progress: Progress<'_>,
+    ) -> Result<Pushed> {
+        let image = read(store, id, reference).await?;
+        let _pin = store.pin(&image.chains);
+        let endpoints = self.inner.config.endpoints(reference.domain()).map_err(Error::invalid)?;
+        let endpoint = endpoints.into_iter().last().expect("the registry itself is always the last endpoint");
+        let sources: BTreeSet<&str> = image.elsewhere.values().map(String::as_str).take(MOST_SOURCES).collect();
+        let session = Session::for_push(self.inner.clone(), endpoint, reference.clone(), auth, &sources);
+        let push = Push { store, session: &session, image: &image, progress };
+        for diff_id in &image.diff_ids {
+            progress(PushEvent::Preparing { id: short(diff_id) });
+        }
+        let layers: Vec<Descriptor> =
+            stream::iter((0..image.diff_ids.len()).map(|nth| push.layer(nth))).buffered(AT_ONCE).try_collect().await?;
+        push.config().await?;
+        let (bytes, kind) = image.manifest(layers)?;
+        push.manifest(&bytes, &kind).await?;
+        let (store, kept) = (store.clone(), bytes.clone());
+        let digest = blocking(move || Ok(store.put_blob(&kept)?)).await?;
+        Ok(Pushed { digest, size: bytes.len() as u64 })
+    }
+}
+
+/// An image as it is here.
+struct Image {
+    config: Bytes,
+    config_digest: Digest,
+    diff_ids: Vec<Digest>,
+    chains: Vec<Digest>,
+    /// The manifest that it came with, and its bytes.
+    original: Option<(Manifest, Vec<u8>)>,
+    /// Blobs that other repositories of the same registry should have.
+    elsewhere: BTreeMap<Digest, String>,
+}
+
+async fn read(store: &Store, id: &Digest, reference: &Reference) -> Result<Image> {
+    let (store, id, reference) = (store.clone(), id.clone(), reference.clone());
+    blocking(move || {
+        let config = store.read_blob(&id)?;
+        let parsed = ImageConfig::parse(&config).map_err(|error| Error::new(ErrorKind::Storage, error.to_string()))?;
+        let diff_ids = parsed.rootfs.diff_ids;
+        let own = store.resolve(&reference.canonical()).filter(|tag| tag.image == id).and_then(|tag| tag.manifest);
+        let others = store.tags().into_iter().filter(|tag| tag.image == id).filter_map(|tag| tag.manifest);
+        let known = own.into_iter().chain(others).chain(store.image(&id).and_then(|image| image.manifest));
+        let original = known.into_iter().find_map(|digest| {
+            let (manifest, bytes) = read_manifest(&store, &digest)?;
+            let fits = manifest.config.digest == id && manifest.layers.len() == diff_ids.len();
+            fits.then_some((manifest, bytes))
+        });
+        Ok(Image {
+            chains: chain_ids(&diff_ids),
+            config: config.into(),
+            config_digest: id,
+            diff_ids,
+            original,
+            elsewhere: elsewhere(&store, &reference),
+        })
+    })
+    .await
+}
+
+fn read_manifest(store: &Store, digest: &Digest) -> Option<(Manifest, Vec<u8>)> {
+    let bytes = store.read_blob(digest).ok()?;
+    match Document::parse(&bytes, None).ok()? {
+        Document::Manifest(manifest) => Some((manifest, bytes)),
+        Document::Index(_) => None,
+    }
+}
+
+/// The blobs of images that came from, or went to, other repositories of the same registry.
+fn elsewhere(store: &Store, reference: &Reference) -> BTreeMap<Digest, String> {
+    let mut found = BTreeMap::new();
+    for tag in store.tags() {
+        let Ok(name) = Reference::parse(&tag.name) else { continue };
+        if name.domain() != reference.domain() || name.path() == reference.path() {
+            continue;
+        }
+        // What the tag means may be an index; the image has the manifest then.
+        let image = store.image(&tag.image).and_then(|image| image.manifest);
+        let manifests = tag.manifest.iter().chain(&image).filter(|_| tag.manifest.is_some());
+        if let Some((manifest, _)) = manifests.into_iter().find_map(|digest| read_manifest(store, digest)) {
+            let layers = manifest.layers.into_iter().map(|layer| layer.digest);
+            found.extend(layers.map(|digest| (digest, name.path().to_owned())));
+        }
+    }
+    found
+}
+
+impl Image {
+    /// The manifest over these layers: the original's bytes if they are the original's, else a new one.
+    fn manifest(&self, layers: Vec<Descriptor>) -> Result<(Vec<u8>, String)> {
+        let made = match &self.original {
+            Some((manifest, bytes)) if manifest.layers == layers => {
+                return Ok((bytes.clone(), media_type_of(manifest).to_owned()));
+            }
+            Some((manifest, _)) => Manifest { layers, ..manifest.clone() },
+            None => Manifest {
+                schema_version: 2,
+                media_type: media_type::OCI_MANIFEST.to_owned(),
+                artifact_type: None,
+                config: Descriptor::new(media_type::OCI_CONFIG, self.config_digest.clone(), self.config.len() as u64),
+                layers,
+                subject: None,
+                annotations: BTreeMap::new(),
+            },
+        };
+        let kind = media_type_of(&made).to_owned();
+        let bytes = serde_json::to_vec(&made).map_err(|error| Error::invalid(format!("manifest: {error}")))?;
+        Ok((bytes, kind))
+    }
+}
+
+/// A manifest that does not say what it is is OCI's, which need not.
+fn media_type_of(manifest: &Manifest) -> &str {
+    match manifest.media_type.as_str() {
+        "" => media_type::OCI_MANIFEST,
+        kind => kind,
+    }
+}
+
+/// One push under way.
+struct Push<'a> {
+    store: &'a Store,
+    session: &'a Session,
+    image: &'a Image,
+    progress: Progress<'a>,
+}
+
+impl Push<'_> {
+    /// Sees to it that the repository has the `nth` layer; tells as what.
+    async fn layer(&self, nth: usize) -> Result<Descriptor> {
+        let id = short(&self.image.diff_ids[nth]);
+        let original = self.image.original.as_ref().map(|(manifest, _)| &manifest.layers[nth]);
+        if let Some(original) = original
+            && self.is_there(&id, &original.digest).await?
+        {
+            return Ok(original.clone());
+        }
+        let like = original.map_or(media_type::OCI_LAYER_GZIP, |layer| layer.media_type.as_str()).to_owned();
+        let (store, chain) = (self.store.clone(), self.image.chains[nth].clone());
+        let Packed { descriptor, content } = blocking(move || packed::pack(&store, &chain, &like)).await?;
+        let same = original.filter(|original| original.digest == descriptor.digest);
+        if same.is_none() && self.is_there(&id, &descriptor.digest).await? {
+            return Ok(descriptor);
+        }
+        let (total, progress) = (descriptor.size, self.progress);
+        progress(PushEvent::Pushing { id: id.clone(), current: 0, total });
+        let step = |step| {
+            progress(match step {
+                Step::Sent(current) => PushEvent::Pushing { id: id.clone(), current, total },
+                Step::Waiting(in_seconds) => PushEvent::Retrying { id: id.clone(), in_seconds },
+            });
+        };
+        let upload = Upload { session: self.session, digest: &descriptor.digest, size: total, content: &content };
+        upload.run(&step).await?;
+        progress(PushEvent::Pushed { id });
+        Ok(same.cloned().unwrap_or(descriptor))
+    }
+
+    /// Whether the repository has a blob, or got it from another one of the registry's.
+    async fn is_there(&self, id: &str, digest: &Digest) -> Result<bool> {
+        if upload::exists(self.session, digest).await? {
+            (self.progress)(PushEvent::AlreadyExists { id: id.to_owned() });
+            return Ok(true);
+        }
+        let Some(from) = self.image.elsewhere.get(digest) else { return Ok(false) };
+        let mounted = upload::mount(self.session, digest, from).await?;
+        if mounted {
+            (self.progress)(PushEvent::Mounted { id: id.to_owned(), from: from.clone() });
+        }
+        Ok(mounted)
+    }
+
+    async fn config(&self) -> Result<()> {
+        let digest = &self.image.config_digest;
+        if upload::exists(self.session, digest).await? {
+            return Ok(());
+        }
+        let (size, content) = (self.image.config.len() as u64, Content::Bytes(self.image.config.clone()));
+        Ok(Upload { session: self.session, digest, size, content: &content }.run(&|_| {}).await?)
+    }
+
+    async fn manifest(&self, bytes: &[u8], kind: &str) -> Result<()> {
+        let tag = self.session.reference.tag().unwrap_or("latest");
+        let kind = HeaderValue::try_from(kind).map_err(|_| Error::invalid(format!("media type {kind:?}")))?;
+        let url = self.session.url(&format!("manifests/{tag}")).await?;
+        let mut request = Outgoing::new(Method::PUT, url).header(CONTENT_TYPE, kind);
+        request.body = Bytes::copy_from_slice(bytes);
+        let digest = sha256(bytes);
+        upload::retried(self.session, || async {
+            let response = self.session.send(request.clone()).await?;
+            if !matches!(response.status, StatusCode::CREATED | StatusCode::OK | StatusCode::ACCEPTED) {
+                return Err(refusal(response, Asked::Push).await);
+            }
+            match response.headers.get("docker-content-digest").and_then(|value| value.to_str().ok()) {
+                Some(other) if other != digest.as_str() => {
+                    let text = format!("the registry took the manifest for {}", crate::error::printable(other));
+                    Err(Error::mismatch(format!("{text}, it is {digest}")).into())
+                }
+                _ => Ok(()),
+            }
+        })
+        .await?;
+        Ok(())
+    }
+}
+
+/// What a layer goes by in progress.
+fn short(diff_id: &Digest) -> String {
+    diff_id.hex().chars().take(12).collect()
+}
