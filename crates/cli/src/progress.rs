@@ -29,6 +29,10 @@ impl Drawing {
     pub fn show(&mut self, message: &Message) -> Result<String> {
         let mut out = String::new();
         let mut up = 0;
+        if message.aux.is_some() && message.status.is_empty() && message.error.is_empty() {
+            // For programs.
+            return Ok(out);
+        }
         if !message.id.is_empty() && message.progress_detail.is_some() {
             let at = self.lines.iter().position(|id| *id == message.id).unwrap_or_else(|| {
                 self.lines.push(message.id.clone());
@@ -151,6 +155,12 @@ mod tests {
 
     fn message(json: &str) -> Message {
         serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn what_is_for_programs_is_not_drawn() {
+        let mut d = Drawing { terminal: true, width: 200, lines: Vec::new() };
+        assert_eq!(d.show(&message(r#"{"progressDetail":{},"aux":{"Tag":"latest"}}"#)).unwrap(), "");
     }
 
     #[test]

@@ -34,7 +34,6 @@ const MISSING: &[(Method, &str, &str)] = &[
     (Method::POST, "/session", "building images with BuildKit is not supported yet"),
     (Method::POST, "/grpc", "building images with BuildKit is not supported yet"),
     (Method::POST, "/commit", "making an image of a container (commit) is not supported yet"),
-    (Method::POST, "/images/{name...}/push", "pushing images is not supported yet"),
     (Method::GET, "/images/search", "searching a registry is not supported yet"),
     (Method::GET, "/images/{name...}/attestations", "attestations of images are not supported yet"),
     (Method::GET, "/distribution/{name...}/json", "asking a registry about an image is not supported yet"),
@@ -138,6 +137,7 @@ pub fn table() -> Router<Action> {
         GET "/images/{name...}/json" => images::inspect,
         GET "/images/{name...}/history" => images::history,
         POST "/images/{name...}/tag" => images::tag,
+        POST "/images/{name...}/push" => images::push,
         DELETE "/images/{name...}" => images::remove,
         GET "/networks" => networks::list,
         GET "/networks/" => networks::list,
@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(action(Method::GET, "/images/json"), Some("served"));
         assert_eq!(action(Method::GET, "/images/a/b/json"), Some("served"));
         assert_eq!(action(Method::GET, "/images/get"), Some("served"));
-        assert_eq!(action(Method::POST, "/images/a/push"), Some("pushing images is not supported yet"));
+        assert_eq!(action(Method::POST, "/images/a/push"), Some("served"));
         assert_eq!(action(Method::GET, "/networks/"), Some("served"));
         assert_eq!(action(Method::GET, "/nodes/x"), Some(NO_SWARM));
         assert_eq!(action(Method::GET, "/nope"), None);

@@ -1,5 +1,6 @@
 //! Images that leave: saved to archives and pushed to registries, by `brig` and by the stock client.
 
+use brig_tests::image::{digest, noise};
 use brig_tests::{Image, Layer, TestHost, needs};
 
 fn image() -> Image {
@@ -59,4 +60,107 @@ fn the_stock_client_saves_too() {
     host.docker(&["rmi", "mine:1"]).ok();
     assert!(host.docker(&["load", "-i", &file]).ok().contains("Loaded image: mine:1"));
     assert_eq!(host.docker(&["run", "--rm", "mine:1", "echo", "back"]).ok(), "back");
+}
+
+/// The id by which a push shows a layer.
+fn short(layer: &[u8]) -> String {
+    digest(layer)["sha256:".len()..][..12].to_owned()
+}
+
+#[test]
+fn a_pushed_image_is_pulled_elsewhere() {
+    let host = TestHost::new();
+    let registry = host.registry();
+    host.brig_run(&["load"]).input(image().docker_archive("app:1")).output().ok();
+    let name = registry.name("team/app:v1");
+    host.brig(&["tag", "app:1", &name]).ok();
+    let pushed = host.brig(&["push", &name]).ok();
+    let top = short(image().layers.last().unwrap());
+    assert!(
+        pushed.starts_with(&format!("The push refers to repository [{}]\n", registry.name("team/app"))),
+        "{pushed}"
+    );
+    assert!(
+        pushed.contains(&format!("\n{top}: Preparing\n")) && pushed.contains(&format!("\n{top}: Pushed\n")),
+        "{pushed}"
+    );
+    let last = pushed.lines().last().unwrap();
+    assert!(last.starts_with("v1: digest: sha256:") && last.contains(" size: "), "{pushed}");
+    let manifest = last.split(' ').nth(2).unwrap().to_owned();
+    let digests = host.field(&name, "{{json .RepoDigests}}");
+    assert!(digests.contains(&format!("{}@{manifest}", registry.name("team/app"))), "{digests}");
+    // What is there is not sent again, and another repository of the registry's lends it.
+    let again = host.brig(&["push", &name]).ok();
+    assert!(again.contains(&format!("{top}: Layer already exists")) && again.ends_with(last), "{again}");
+    let other = registry.name("other");
+    host.brig(&["tag", &name, &other]).ok();
+    let mounted = host.brig(&["push", &other]).ok();
+    assert!(mounted.starts_with("Using default tag: latest\n"), "{mounted}");
+    assert!(mounted.contains(&format!("{top}: Mounted from team/app")) && mounted.contains(&manifest), "{mounted}");
+    // Pulled again it is the same image; pushed to an empty registry its manifest stays the same.
+    host.brig(&["rmi", "app:1", &name, &other]).ok();
+    host.brig(&["pull", &name]).ok();
+    assert_eq!(host.field(&name, "{{.Id}}"), image().id());
+    let empty = host.registry_at("127.0.0.1:5001");
+    let copy = empty.name("copy:v1");
+    host.brig(&["tag", &name, &copy]).ok();
+    let copied = host.brig(&["push", &copy]).ok();
+    assert!(copied.contains(&format!("v1: digest: {manifest} ")), "{copied}");
+    assert_eq!(host.brig(&["run", "--rm", "--pull", "always", &copy, "cat", "/etc/link"]).ok(), "mine");
+}
+
+#[test]
+fn all_tags_and_refusals() {
+    let host = TestHost::new();
+    let registry = host.registry();
+    host.load_busybox();
+    let name = registry.name("many");
+    let refused = host.brig(&["push", &name]).fails(1);
+    assert!(refused.contains(&format!("An image does not exist locally with the tag: {name}")), "{refused}");
+    for tag in ["a", "b"] {
+        host.brig(&["tag", "busybox", &format!("{name}:{tag}")]).ok();
+    }
+    let refused = host.brig(&["push", &format!("{name}:c")]).fails(1);
+    assert!(refused.contains(&format!("tag does not exist: {name}:c")), "{refused}");
+    let pushed = host.brig(&["push", "-a", &name]).ok();
+    assert!(pushed.contains("\na: digest: sha256:") && pushed.contains("\nb: digest: sha256:"), "{pushed}");
+    assert_eq!(host.brig(&["push", "-q", &format!("{name}:a")]).ok(), format!("{name}:a"));
+    let nobody = "127.0.0.1:5999/x:1";
+    host.brig(&["tag", "busybox", nobody]).ok();
+    let refused = host.brig(&["push", nobody]).fails(1);
+    assert!(refused.contains("connection refused"), "{refused}");
+}
+
+#[test]
+fn a_push_that_was_cut_goes_on() {
+    let host = TestHost::new();
+    let registry = host.registry();
+    let big = Image::busybox().with(Layer::new().file("big", 0o644, noise(24 << 20)), &[]);
+    host.brig_run(&["load"]).input(big.docker_archive("big:1")).output().ok();
+    // Answers of a push are short: the wire is cut in the midst of the big layer's chunks.
+    let proxy = host.proxy("127.0.0.1:5001", &registry.address, 2_500, true);
+    let name = format!("{}/big:1", proxy.address);
+    host.brig(&["tag", "big:1", &name]).ok();
+    let pushed = host.brig(&["push", &name]).ok();
+    assert!(pushed.contains("1: digest: sha256:"), "{pushed}");
+    assert!(proxy.cuts() >= 1, "the wire was cut");
+    let id = host.field("big:1", "{{.Id}}");
+    host.brig(&["rmi", "big:1", &name]).ok();
+    let direct = registry.name("big:1");
+    host.brig(&["pull", &direct]).ok();
+    assert_eq!(host.field(&direct, "{{.Id}}"), id);
+}
+
+#[test]
+fn the_stock_client_pushes_too() {
+    needs!("transfer::the_stock_client_pushes_too", "docker");
+    let host = TestHost::new();
+    let registry = host.registry();
+    host.load_busybox();
+    let name = registry.name("busybox:2");
+    host.docker(&["tag", "busybox", &name]).ok();
+    let pushed = host.docker(&["push", &name]).ok();
+    assert!(pushed.contains(": Pushed") && pushed.contains("2: digest: sha256:"), "{pushed}");
+    host.docker(&["rmi", &name, "busybox"]).ok();
+    assert_eq!(host.docker(&["run", "--rm", &name, "echo", "back"]).ok(), "back");
 }

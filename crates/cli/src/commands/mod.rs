@@ -20,7 +20,7 @@ macro_rules! verbs {
 }
 
 verbs! {
-    run, create, start, attach, stop, kill, restart, rm, ps, logs, exec, inspect, container_inspect, image_inspect, network_inspect, volume_inspect, rename, pause, unpause, top, stats, port, wait, update, container_prune, images, pull, load, import, save, rmi, tag, history, image_prune, network_ls, volume_ls, volume_create, volume_rm, volume_prune, system_df, system_prune, info, events, version, login, logout, completion,
+    run, create, start, attach, stop, kill, restart, rm, ps, logs, exec, inspect, container_inspect, image_inspect, network_inspect, volume_inspect, rename, pause, unpause, top, stats, port, wait, update, container_prune, images, pull, push, load, import, save, rmi, tag, history, image_prune, network_ls, volume_ls, volume_create, volume_rm, volume_prune, system_df, system_prune, info, events, version, login, logout, completion,
 }
 
 /// Shown first in the help.
@@ -43,7 +43,6 @@ pub fn later(said: &str) -> Option<&'static str> {
         "cp" | "container cp" => "stream files with 'exec', as in: exec -i CONTAINER tar -x < files.tar",
         "commit" | "container commit" => "use 'import' with a tar of the root file system",
         "diff" | "container diff" | "export" | "container export" => "look inside with 'exec'",
-        "push" | "image push" => "write the image with 'save' and push it with another tool",
         "search" => "search the registry's website",
         "network create" | "network rm" | "network connect" | "network disconnect" | "network prune" => {
             "containers join the default bridge, 'host' or 'none'"

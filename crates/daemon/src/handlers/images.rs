@@ -1,5 +1,5 @@
-//! Images: pull, import, load, save, look at, name, remove. Owns their parameters and the framing of progress; the lines are
-//! the engine's.
+//! Images: pull, push, import, load, save, look at, name, remove. Owns their parameters and the framing of progress; the
+//! lines are the engine's.
 
 use brig_api::progress::Message;
 use brig_engine::Import;
@@ -75,6 +75,13 @@ pub async fn load(call: Call) -> Outcome {
     let (reader, call) = call.reader();
     let quiet = call.query.flag_or("quiet", true);
     Ok(stream(None, call.engine.images.load(Box::new(reader), quiet)))
+}
+
+/// `POST /images/{name}/push`
+pub async fn push(call: Call) -> Outcome {
+    let auth = call.registry_auth()?;
+    let (tag, platform) = (call.query.get("tag"), call.query.get("platform"));
+    Ok(stream(None, call.engine.images.push(call.param("name"), tag, platform, auth)?))
 }
 
 /// `GET /images/get?names=…`

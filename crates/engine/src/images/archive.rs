@@ -158,7 +158,7 @@ impl Images {
 }
 
 /// A platform as clients send it: JSON from API 1.48 on, `os/architecture` as people write it.
-fn platform(text: &str) -> Result<Platform> {
+pub(super) fn platform(text: &str) -> Result<Platform> {
     match text.starts_with('{') {
         true => serde_json::from_str(text).map_err(|e| Error::invalid(format!("invalid platform {text}: {e}"))),
         false => Platform::parse(text).map_err(|e| Error::invalid(e.to_string())),

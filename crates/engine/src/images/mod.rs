@@ -3,6 +3,7 @@
 
 mod archive;
 mod changes;
+mod push;
 mod remove;
 mod show;
 mod transfer;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 use brig_api::filters::Filters;
 use brig_api::image as api;
+use brig_api::system::AuthConfig;
 use brig_oci::{Digest, ImageConfig, Platform, Reference};
 use brig_registry::Client;
 use brig_store::{ImageRecord, Store, TagRecord};
@@ -163,6 +165,12 @@ impl Images {
     /// One in full.
     pub fn inspect(&self, name: &str) -> Result<api::InspectResponse> {
         show::inspect(self, name)
+    }
+
+    /// Pushes a tag, or without one all tags of a repository. What goes wrong is the last line, as in Docker. Dropping
+    /// the receiver ends the push.
+    pub fn push(&self, name: &str, tag: &str, platform: &str, auth: Option<AuthConfig>) -> Result<Progress> {
+        push::push(self, name, tag, platform, auth)
     }
 
     /// Its layers and what made them, newest first.

@@ -201,7 +201,7 @@ fn event_line(event: PullEvent) -> Option<Message> {
     })
 }
 
-fn to_auth(auth: AuthConfig) -> Auth {
+pub(super) fn to_auth(auth: AuthConfig) -> Auth {
     Auth {
         username: auth.username,
         password: auth.password,
@@ -210,7 +210,7 @@ fn to_auth(auth: AuthConfig) -> Auth {
     }
 }
 
-fn from_registry(e: brig_registry::Error) -> Error {
+pub(super) fn from_registry(e: brig_registry::Error) -> Error {
     use brig_registry::ErrorKind as K;
     let kind = match e.kind {
         // Docker says "not found" to whoever may not see an image.
