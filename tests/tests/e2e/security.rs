@@ -183,8 +183,11 @@ fn privileged_and_devices() {
 #[test]
 fn the_shim_is_small_and_so_is_the_daemon() {
     let host = TestHost::new();
-    let idle = memory(host.daemon_pid(), "Rss:");
-    assert!(idle <= 20 << 10, "the idle daemon has {idle} KiB resident, at most 20 MiB");
+    // An unoptimised program has twice the code to page in; what the daemon itself takes is the same in both.
+    let (resident, anonymous) = (memory(host.daemon_pid(), "Rss:"), memory(host.daemon_pid(), "Anonymous:"));
+    let most = if cfg!(debug_assertions) { 32 << 10 } else { 20 << 10 };
+    assert!(resident <= most, "the idle daemon has {resident} KiB resident, at most {most}");
+    assert!(anonymous <= 6 << 10, "the idle daemon has {anonymous} KiB of memory of its own, at most 6 MiB");
     host.load_busybox();
     for name in ["aa", "bb"] {
         host.brig(&["run", "-d", "--name", name, "busybox", "sleep", "1000"]).ok();
