@@ -16,12 +16,15 @@ mod sweep;
 mod system;
 mod volumes;
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
 use brig_api::filters::Filters;
 use brig_store::Store;
 use jiff::Timestamp;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 
 pub use config::Config;
 pub use container::{AttachOptions, Attachment, Containers, ListOptions, RemoveOptions, Status, View, WaitCondition};
@@ -51,6 +54,8 @@ pub struct Engine {
     store: Store,
     index: Arc<Index>,
     id: String,
+    /// Held as long as the engine lives: whoever else used this directory would take its containers for strays.
+    _exec_root_lock: Arc<OwnedFd>,
 }
 
 impl Engine {
@@ -134,6 +139,7 @@ fn open_parts(config: Config) -> Result<Opened> {
     let store = Store::open(&root).map_err(error::from_store)?;
     make_parents(&config.exec_root)?;
     volumes::make_directory(&config.exec_root, 0o700)?;
+    let exec_root_lock = Arc::new(lock_exec_root(&config.exec_root)?);
     volumes::make_directory(&root.join("containers"), 0o700)?;
     let launcher = Launcher::open(config.shim_binary.as_deref())?;
     let events = Arc::new(Events::default());
@@ -167,7 +173,38 @@ fn open_parts(config: Config) -> Result<Opened> {
     ));
     let containers = Containers::new(Arc::clone(&shared));
     let config = Arc::new(config);
-    Ok((Engine { containers, images, volumes, events, shared, config, store, index, id }, all, ids))
+    let engine = Engine {
+        containers,
+        images,
+        volumes,
+        events,
+        shared,
+        config,
+        store,
+        index,
+        id,
+        _exec_root_lock: exec_root_lock,
+    };
+    Ok((engine, all, ids))
+}
+
+/// Makes sure that no other daemon, with another data root, has its runs here: they would be removed as nobody's.
+fn lock_exec_root(path: &Path) -> Result<OwnedFd> {
+    let failed = |call: &str, errno| Error::system(format!("{call} {}: {errno}", path.display()));
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| failed("open", errno))?;
+    // A daemon that was just killed may hold it for another moment.
+    for _ in 0..100 {
+        match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(directory),
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(std::time::Duration::from_millis(10)),
+            Err(errno) => return Err(failed("flock", errno)),
+        }
+    }
+    Err(Error::system(format!(
+        "{} is in use by another daemon: stop that first, or choose another directory with --exec-root",
+        path.display()
+    )))
 }
 
 fn make_parents(path: &Path) -> Result<()> {

@@ -98,3 +98,21 @@ fn a_container_that_others_froze_can_be_ended() {
         assert!(begun.elapsed() < Duration::from_secs(8), "{verb:?} took {:?}", begun.elapsed());
     }
 }
+
+#[test]
+fn another_data_root_cannot_take_over_the_runs() {
+    let host = TestHost::new();
+    host.load_busybox();
+    host.brig(&["run", "-d", "--name", "mine", "busybox", "sleep", "1000"]).ok();
+    let pid = host.pid("mine");
+    let path = |name: &str| host.root.join(name).display().to_string();
+    let (other, socket) = (path("other"), format!("unix://{}", path("other.sock")));
+    let runs = host.exec_root().display().to_string();
+    let arguments = ["daemon", "-H", &socket, "--data-root", &other, "--exec-root", &runs];
+    let refused = host.run(brig_tests::host::binary("brig"), &arguments).limit(Duration::from_secs(10)).output();
+    assert_ne!(refused.code, 0);
+    assert!(refused.stderr.contains("is in use by another daemon"), "{}", refused.stderr);
+    assert_eq!(host.field("mine", "{{.State.Status}} {{.State.Pid}}"), format!("running {pid}"));
+    assert!(Path::new(&format!("/proc/{pid}")).exists(), "it was taken for a stray");
+    host.brig(&["rm", "-f", "mine"]).ok();
+}
