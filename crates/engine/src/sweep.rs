@@ -77,7 +77,7 @@ mod tests {
         }
         std::fs::write(store.root().join("volumes/full/_data/file"), "precious").unwrap();
         stored(&store, &BTreeSet::from([owned.clone()]), &BTreeSet::from(["kept".to_owned()]));
-        assert_eq!(store.active_keys(), [owned.clone()]);
+        assert_eq!(store.active_keys(), std::slice::from_ref(&owned));
         assert_eq!(names(&store.root().join("containers")), [owned]);
         let mut left = names(&store.root().join("volumes"));
         left.sort();
