@@ -247,21 +247,32 @@ fn check(config: &Config, host: &mut HostConfig, shared: &Shared, warnings: &mut
     if config.healthcheck.as_ref().is_some_and(|h| !h.test.is_empty() && h.test != ["NONE"]) {
         warnings.push("Health checks are not in brig yet: this container will show no health.".into());
     }
-    let modes = Modes::of(host)?;
+    if host.resources.oom_kill_disable == Some(true) && host.resources.memory <= 0 {
+        warnings.push(
+            "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources."
+                .into(),
+        );
+    }
+    check_network(config, host, warnings)?;
+    crate::network::check_ports(config, host)
+}
+
+/// Refuses what contradicts the network mode, in Docker's words.
+fn check_network(config: &Config, host: &HostConfig, warnings: &mut Vec<String>) -> Result<()> {
+    let given = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
     let publishes = host.publish_all_ports || host.port_bindings.as_ref().is_some_and(|ports| !ports.is_empty());
-    match modes.network {
+    let refuse = |what: &str| Err(Error::invalid(format!("conflicting options: {what} network mode")));
+    match Modes::of(host)?.network {
         NetworkMode::Host if publishes => {
             warnings.push("Published ports are discarded when using host network mode".into());
+            Ok(())
         }
-        NetworkMode::Container(_) if publishes => {
-            return Err(Error::invalid("conflicting options: port publishing and the container type network mode"));
-        }
-        NetworkMode::Container(_) if !config.hostname.is_empty() => {
-            return Err(Error::invalid("conflicting options: hostname and the network mode"));
-        }
-        NetworkMode::Host | NetworkMode::None | NetworkMode::Container(_) | NetworkMode::Named(_) => {}
+        NetworkMode::Container(_) if !config.hostname.is_empty() => refuse("hostname and the"),
+        NetworkMode::Container(_) if given(&host.dns) => refuse("dns and the"),
+        NetworkMode::Container(_) if given(&host.extra_hosts) => refuse("custom host-to-IP mapping and the"),
+        NetworkMode::Container(_) if publishes => refuse("port publishing and the container type"),
+        NetworkMode::Host | NetworkMode::None | NetworkMode::Container(_) | NetworkMode::Named(_) => Ok(()),
     }
-    crate::network::check_ports(config, host)
 }
 
 fn endpoint(modes: &Modes, mut given: BTreeMap<String, Option<EndpointSettings>>) -> Result<Option<EndpointSettings>> {
@@ -401,6 +412,20 @@ mod tests {
         let mut config = Config { entrypoint: own(entrypoint), cmd: own(cmd), ..Config::default() };
         merge_image(&mut config, &image(&["e"], &["c"]));
         command(&config).map(|(p, a)| format!("{p} {}", a.join(" ")).trim().to_owned()).unwrap_or_else(|e| e.message)
+    }
+
+    #[test]
+    fn what_belongs_to_the_joined_container_is_refused() {
+        let refused = |config: Config, change: fn(&mut HostConfig)| {
+            let mut host = HostConfig { network_mode: "container:x".into(), ..HostConfig::default() };
+            change(&mut host);
+            check_network(&config, &host, &mut Vec::new()).is_err()
+        };
+        assert!(!refused(Config::default(), |_| {}));
+        assert!(refused(Config { hostname: "h".into(), ..Config::default() }, |_| {}));
+        assert!(refused(Config::default(), |host| host.dns = Some(vec!["1.1.1.1".into()])));
+        assert!(refused(Config::default(), |host| host.extra_hosts = Some(vec!["a:1.1.1.1".into()])));
+        assert!(refused(Config::default(), |host| host.publish_all_ports = true));
     }
 
     #[test]
