@@ -155,6 +155,19 @@ pub enum Target {
 
 fn resize(client: &Client, target: &Target) -> Result<()> {
     let Some((height, width)) = terminal::size() else { return Ok(()) };
+    tell_size(client, target, height, width)
+}
+
+/// Makes a program that is attached to again draw its screen or prompt anew: it is told another size, and the right one by
+/// [`follow_window`] after that.
+pub fn redraw(client: &Client, target: &Target) {
+    if let Some((height, width)) = terminal::size() {
+        // The process may have ended meanwhile; then there is nothing to draw.
+        let _late = tell_size(client, target, height.saturating_add(1), width.saturating_add(1));
+    }
+}
+
+fn tell_size(client: &Client, target: &Target, height: u16, width: u16) -> Result<()> {
     let path = match target {
         Target::Container(id) => Path::new("/containers/{}/resize", &[id]),
         Target::Exec(id) => Path::new("/exec/{}/resize", &[id]),

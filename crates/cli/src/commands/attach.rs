@@ -54,6 +54,7 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
         attach::forward_signals(client, container.id.clone())?;
     }
     if config.tty && terminal::stdout_is_tty() {
+        attach::redraw(client, &Target::Container(container.id.clone()));
         attach::follow_window(client, Target::Container(container.id.clone()), true)?;
     }
     let options = attach::Options { stdin, tty: config.tty, detach_keys: m.text("detach-keys").to_owned() };
