@@ -100,6 +100,7 @@ fn event_line(event: PushEvent) -> Message {
         PushEvent::Preparing { id } => with_detail("Preparing", &id, 0, 0),
         PushEvent::AlreadyExists { id } => with_detail("Layer already exists", &id, 0, 0),
         PushEvent::Mounted { id, from } => with_detail(&format!("Mounted from {from}"), &id, 0, 0),
+        PushEvent::Skipped { id } => with_detail("Skipped foreign layer", &id, 0, 0),
         PushEvent::Pushing { id, current, total } => with_detail("Pushing", &id, current, total),
         PushEvent::Retrying { id, in_seconds } => with_detail(&format!("Retrying in {in_seconds} seconds"), &id, 0, 0),
         PushEvent::Pushed { id } => with_detail("Pushed", &id, 0, 0),

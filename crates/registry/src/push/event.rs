@@ -20,6 +20,11 @@ pub enum PushEvent {
         /// The other repository, without the domain.
         from: String,
     },
+    /// The layer may not be distributed: its manifest says where else it is to be had.
+    Skipped {
+        /// The layer.
+        id: String,
+    },
     /// Bytes are on their way.
     Pushing {
         /// The layer.

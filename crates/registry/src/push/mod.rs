@@ -191,6 +191,10 @@ impl Push<'_> {
         {
             return Ok(original.clone());
         }
+        if let Some(original) = original.filter(|original| is_foreign(original)) {
+            (self.progress)(PushEvent::Skipped { id });
+            return Ok(original.clone());
+        }
         let like = original.map_or(media_type::OCI_LAYER_GZIP, |layer| layer.media_type.as_str()).to_owned();
         let (store, chain) = (self.store.clone(), self.image.chains[nth].clone());
         let Packed { descriptor, content } = blocking(move || packed::pack(&store, &chain, &like)).await?;
@@ -258,6 +262,12 @@ impl Push<'_> {
         .await?;
         Ok(())
     }
+}
+
+/// A layer whose licence does not allow to pass it on, kept at a place of its maker's.
+fn is_foreign(layer: &Descriptor) -> bool {
+    let kind = &layer.media_type;
+    !layer.urls.is_empty() && (kind.contains(".nondistributable.") || kind.contains(".foreign."))
 }
 
 /// What a layer goes by in progress.

@@ -189,3 +189,18 @@ async fn a_changed_layer_is_not_sent() {
     assert!(error.message.contains("remove the image and pull it again"), "{error}");
     assert_eq!(registry.count("POST", "") + registry.count("PUT", ""), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_not_be_distributed_is_not() {
+    let image = Image::small().edit(|manifest| {
+        manifest["layers"][0]["mediaType"] = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip".into();
+        manifest["layers"][0]["urls"] = serde_json::json!(["https://maker.example/layer"]);
+    });
+    let (host, image_id) = with_image(&image).await;
+    let registry = Registry::new().await;
+    let (_, events) = host.push(&image_id, &registry.name("app:1"), None).await.unwrap();
+    assert!(events.contains(&PushEvent::Skipped { id: id(&image.layers[0]) }), "{events:?}");
+    let (manifest, _) = manifest_at(&registry, "app", "1");
+    assert_eq!(manifest.layers[0].digest, image.layers[0].digest());
+    assert_eq!(registry.content(&format!("/v2/app/blobs/{}", image.layers[0].digest())), None);
+}
