@@ -75,7 +75,9 @@ step "building"
 cargo build --quiet --locked --workspace --bins
 step "tests"
 status=0
-timeout -k 20 2700 cargo test --quiet --locked --workspace --no-fail-fast -- "$@" || status=$?
+output=$(mktemp)
+# No documentation tests: there are none, and their "0 passed" would be the last word.
+timeout -k 20 2700 cargo test --quiet --locked --workspace --lib --bins --tests --no-fail-fast -- "$@" 2>&1 | tee "$output" || status=$?
 if [ $# = 0 ] && [ "$status" = 0 ]; then
     step "an older kernel with cgroup version 2, in a guest"
     tests/guest/run.sh || status=$?
@@ -84,5 +86,7 @@ step "done"
 if [ -s "$BRIG_SKIPS" ]; then
     sort -u "$BRIG_SKIPS"
 fi
-echo "skipped: $(sort -u "$BRIG_SKIPS" | wc -l)"
+awk -v skipped="$(sort -u "$BRIG_SKIPS" | wc -l)" '/^test result: / { passed += $4; failed += $6 }
+    END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }' "$output"
+rm -f "$output"
 exit "$status"
