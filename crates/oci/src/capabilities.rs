@@ -96,9 +96,7 @@ impl std::error::Error for UnknownCapability {}
 /// The number of a capability by its full name (`CAP_CHOWN` → 0).
 #[must_use]
 pub fn number(name: &str) -> Option<u8> {
-    ALL.iter()
-        .position(|known| *known == name)
-        .and_then(|index| u8::try_from(index).ok())
+    ALL.iter().position(|known| *known == name).and_then(|index| u8::try_from(index).ok())
 }
 
 /// The full name of a number.
@@ -112,9 +110,7 @@ pub fn name(number: u8) -> Option<&'static str> {
 pub fn normalize(given: &str) -> Option<&'static str> {
     let upper = given.trim().to_ascii_uppercase();
     let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
-    ALL.iter()
-        .copied()
-        .find(|known| known.strip_prefix("CAP_") == Some(bare))
+    ALL.iter().copied().find(|known| known.strip_prefix("CAP_") == Some(bare))
 }
 
 /// The set of a container: `default` changed by `add` and `drop`, or everything for a privileged one.
@@ -156,11 +152,7 @@ pub fn tweak(
 }
 
 /// Splits `ALL` from the names, which it normalises, checks and frees of doubles.
-fn parse(
-    field: &'static str,
-    list: &[String],
-    last: u8,
-) -> Result<(bool, Vec<&'static str>), UnknownCapability> {
+fn parse(field: &'static str, list: &[String], last: u8) -> Result<(bool, Vec<&'static str>), UnknownCapability> {
     let mut all = false;
     let mut names = Vec::new();
     for given in list {
@@ -171,23 +163,11 @@ fn parse(
         let Some(name) = normalize(given) else {
             // Docker names the normalised form, so that `foo` and `CAP_FOO` read alike.
             let upper = given.trim().to_ascii_uppercase();
-            let full = if upper.starts_with("CAP_") {
-                upper
-            } else {
-                format!("CAP_{upper}")
-            };
-            return Err(UnknownCapability {
-                field,
-                given: full,
-                unavailable: false,
-            });
+            let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
+            return Err(UnknownCapability { field, given: full, unavailable: false });
         };
         if number(name).is_some_and(|number| number > last) {
-            return Err(UnknownCapability {
-                field,
-                given: name.to_owned(),
-                unavailable: true,
-            });
+            return Err(UnknownCapability { field, given: name.to_owned(), unavailable: true });
         }
         if !names.contains(&name) {
             names.push(name);
@@ -201,11 +181,7 @@ mod tests {
     use super::*;
 
     fn merge(add: &[&str], drop: &[&str]) -> Result<Vec<&'static str>, String> {
-        let own = |list: &[&str]| {
-            list.iter()
-                .map(|name| (*name).to_owned())
-                .collect::<Vec<_>>()
-        };
+        let own = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         tweak(&DEFAULT, &own(add), &own(drop), false, 40).map_err(|error| error.to_string())
     }
 
@@ -254,44 +230,22 @@ mod tests {
         assert_eq!(set.len(), 40);
         assert!(!set.contains(&"CAP_SYS_ADMIN"));
         assert!(merge(&[], &["ALL"]).unwrap().is_empty());
-        assert_eq!(
-            merge(&["CHOWN", "kill"], &["ALL"]).unwrap(),
-            ["CAP_CHOWN", "CAP_KILL"]
-        );
+        assert_eq!(merge(&["CHOWN", "kill"], &["ALL"]).unwrap(), ["CAP_CHOWN", "CAP_KILL"]);
         assert_eq!(merge(&["ALL"], &["ALL"]).unwrap(), ALL);
     }
 
     #[test]
     fn unknown_ones_are_refused_by_name() {
-        assert_eq!(
-            merge(&["CAP_FOO"], &[]).unwrap_err(),
-            "invalid CapAdd: unknown capability: \"CAP_FOO\""
-        );
-        assert_eq!(
-            merge(&[], &["foo"]).unwrap_err(),
-            "invalid CapDrop: unknown capability: \"CAP_FOO\""
-        );
-        assert!(
-            tweak(&DEFAULT, &["x".into()], &[], true, 40).is_err(),
-            "privileged is no excuse"
-        );
+        assert_eq!(merge(&["CAP_FOO"], &[]).unwrap_err(), "invalid CapAdd: unknown capability: \"CAP_FOO\"");
+        assert_eq!(merge(&[], &["foo"]).unwrap_err(), "invalid CapDrop: unknown capability: \"CAP_FOO\"");
+        assert!(tweak(&DEFAULT, &["x".into()], &[], true, 40).is_err(), "privileged is no excuse");
     }
 
     #[test]
     fn an_older_kernel_has_fewer() {
-        assert_eq!(
-            tweak(&DEFAULT, &["ALL".into()], &[], false, 37)
-                .unwrap()
-                .len(),
-            38
-        );
+        assert_eq!(tweak(&DEFAULT, &["ALL".into()], &[], false, 37).unwrap().len(), 38);
         assert_eq!(tweak(&DEFAULT, &[], &[], true, 37).unwrap().len(), 38);
-        let error = tweak(&DEFAULT, &["bpf".into()], &[], false, 37)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("not supported by your kernel") && error.contains("\"CAP_BPF\""),
-            "{error}"
-        );
+        let error = tweak(&DEFAULT, &["bpf".into()], &[], false, 37).unwrap_err().to_string();
+        assert!(error.contains("not supported by your kernel") && error.contains("\"CAP_BPF\""), "{error}");
     }
 }

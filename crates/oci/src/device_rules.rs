@@ -14,27 +14,15 @@ pub fn docker_default() -> Vec<DeviceCgroup> {
         minor: Some(minor),
         access: "rwm".to_owned(),
     };
-    let everything = DeviceCgroup {
-        allow: false,
-        access: "rwm".to_owned(),
-        ..DeviceCgroup::default()
-    };
-    let allowed = [(1, 5), (1, 3), (1, 9), (1, 8), (5, 0), (5, 1)]
-        .map(|(major, minor)| node(true, major, minor));
-    std::iter::once(everything)
-        .chain(allowed)
-        .chain([node(false, 10, 229)])
-        .collect()
+    let everything = DeviceCgroup { allow: false, access: "rwm".to_owned(), ..DeviceCgroup::default() };
+    let allowed = [(1, 5), (1, 3), (1, 9), (1, 8), (5, 0), (5, 1)].map(|(major, minor)| node(true, major, minor));
+    std::iter::once(everything).chain(allowed).chain([node(false, 10, 229)]).collect()
 }
 
 /// For a privileged container: everything.
 #[must_use]
 pub fn privileged() -> Vec<DeviceCgroup> {
-    vec![DeviceCgroup {
-        allow: true,
-        access: "rwm".to_owned(),
-        ..DeviceCgroup::default()
-    }]
+    vec![DeviceCgroup { allow: true, access: "rwm".to_owned(), ..DeviceCgroup::default() }]
 }
 
 #[cfg(test)]

@@ -42,19 +42,12 @@ impl Digest {
             "sha256" => 64,
             "sha512" => 128,
             "" => return Err(DigestError::Format),
-            _ if algorithm
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"+._-".contains(&byte)) =>
-            {
+            _ if algorithm.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+._-".contains(&byte)) => {
                 return Err(DigestError::Algorithm);
             }
             _ => return Err(DigestError::Format),
         };
-        if !hex
-            .bytes()
-            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-            || hex.is_empty()
-        {
+        if !hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) || hex.is_empty() {
             return Err(DigestError::Format);
         }
         if hex.len() != length {
@@ -75,9 +68,7 @@ impl Digest {
 
     /// `sha256` or `sha512`.
     pub fn algorithm(&self) -> &str {
-        self.0
-            .split_once(':')
-            .map_or("", |(algorithm, _)| algorithm)
+        self.0.split_once(':').map_or("", |(algorithm, _)| algorithm)
     }
 
     /// The value in lower-case hex, 64 or 128 characters.
@@ -98,11 +89,7 @@ impl Digest {
 
 fn to_hex(bytes: &[u8]) -> String {
     const HEX: &[u8; 16] = b"0123456789abcdef";
-    bytes
-        .iter()
-        .flat_map(|byte| [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]])
-        .map(char::from)
-        .collect()
+    bytes.iter().flat_map(|byte| [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]).map(char::from).collect()
 }
 
 impl fmt::Display for Digest {
@@ -145,10 +132,7 @@ mod tests {
     fn parses_only_the_canonical_form() {
         let hex = "a".repeat(64);
         let digest = Digest::parse(&format!("sha256:{hex}")).unwrap();
-        assert_eq!(
-            (digest.algorithm(), digest.hex(), digest.short()),
-            ("sha256", &*hex, "aaaaaaaaaaaa")
-        );
+        assert_eq!((digest.algorithm(), digest.hex(), digest.short()), ("sha256", &*hex, "aaaaaaaaaaaa"));
         assert!(Digest::parse(&format!("sha512:{}", "0".repeat(128))).is_ok());
         let refused = [
             (String::new(), DigestError::Format),

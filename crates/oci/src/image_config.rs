@@ -21,11 +21,7 @@ pub struct ImageConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
     /// Who made it.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub author: String,
     /// CPU architecture in Go's names.
     #[serde(default, deserialize_with = "null_default")]
@@ -42,33 +38,16 @@ pub struct ImageConfig {
     )]
     pub os_version: String,
     /// Only used by Windows images.
-    #[serde(
-        rename = "os.features",
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(rename = "os.features", default, deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
     pub os_features: Vec<String>,
     /// Variant of the architecture.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub variant: String,
     /// The version of the Docker that made it.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub docker_version: String,
     /// A comment, set by import and commit.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub comment: String,
     /// How to run it.
     #[serde(default, deserialize_with = "null_default")]
@@ -77,11 +56,7 @@ pub struct ImageConfig {
     #[serde(default, deserialize_with = "null_default")]
     pub rootfs: RootFs,
     /// How it came to be, oldest step first.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<History>,
 }
 
@@ -90,91 +65,43 @@ pub struct ImageConfig {
 #[serde(rename_all = "PascalCase")]
 pub struct ContainerConfig {
     /// `user`, `uid`, `user:group`, ….
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub user: String,
     /// Ports as `80/tcp`.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "BTreeMap::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub exposed_ports: BTreeMap<String, Empty>,
     /// `NAME=value`.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
     /// What runs before the command. An empty list is not the same as none.
-    #[serde(
-        default,
-        deserialize_with = "words",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, deserialize_with = "words", skip_serializing_if = "Option::is_none")]
     pub entrypoint: Option<Vec<String>>,
     /// The command, or arguments for the entry point.
-    #[serde(
-        default,
-        deserialize_with = "words",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, deserialize_with = "words", skip_serializing_if = "Option::is_none")]
     pub cmd: Option<Vec<String>>,
     /// Paths that get a volume of their own.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "BTreeMap::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<String, Empty>,
     /// The directory to start in.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub working_dir: String,
     /// Free text by key. Data only: labels of images never select behaviour.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "BTreeMap::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// The signal that asks the process to stop, by name or number.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub stop_signal: String,
     /// How to tell whether it works.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub healthcheck: Option<Healthcheck>,
     /// Windows only: the command is already escaped.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "std::ops::Not::not"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "std::ops::Not::not")]
     pub args_escaped: bool,
     /// Dockerfile instructions for images built on this one.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
     pub on_build: Vec<String>,
     /// The shell for the shell form of instructions.
-    #[serde(
-        default,
-        deserialize_with = "words",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, deserialize_with = "words", skip_serializing_if = "Option::is_none")]
     pub shell: Option<Vec<String>>,
     /// Seconds to wait for a stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -202,46 +129,22 @@ impl<'de> Deserialize<'de> for Empty {
 #[serde(rename_all = "PascalCase")]
 pub struct Healthcheck {
     /// `["NONE"]`, `["CMD", …]` or `["CMD-SHELL", "…"]`; empty inherits.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
     pub test: Vec<String>,
     /// Between two checks.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "is_zero"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "is_zero")]
     pub interval: i64,
     /// Until one check counts as failed.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "is_zero"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "is_zero")]
     pub timeout: i64,
     /// In which failures do not count.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "is_zero"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "is_zero")]
     pub start_period: i64,
     /// Between two checks during the start period.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "is_zero"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "is_zero")]
     pub start_interval: i64,
     /// Failures in a row until unhealthy.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "is_zero"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "is_zero")]
     pub retries: i64,
 }
 
@@ -262,10 +165,7 @@ pub struct RootFs {
 
 impl Default for RootFs {
     fn default() -> RootFs {
-        RootFs {
-            kind: "layers".to_owned(),
-            diff_ids: Vec::new(),
-        }
+        RootFs { kind: "layers".to_owned(), diff_ids: Vec::new() }
     }
 }
 
@@ -276,32 +176,16 @@ pub struct History {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
     /// The instruction.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub created_by: String,
     /// By whom.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub author: String,
     /// A comment.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub comment: String,
     /// The step changed no file.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "std::ops::Not::not"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "std::ops::Not::not")]
     pub empty_layer: bool,
 }
 
@@ -322,10 +206,7 @@ impl ImageConfig {
     pub fn parse(bytes: &[u8]) -> Result<ImageConfig, ImageConfigError> {
         let refuse = |text: String| Err(ImageConfigError(text));
         if bytes.len() > MAX_CONFIG_SIZE {
-            return refuse(format!(
-                "image config of {} bytes is larger than {MAX_CONFIG_SIZE}",
-                bytes.len()
-            ));
+            return refuse(format!("image config of {} bytes is larger than {MAX_CONFIG_SIZE}", bytes.len()));
         }
         // The derived reader would also take an array of the fields in their order.
         if bytes.trim_ascii_start().first() != Some(&b'{') {
@@ -336,16 +217,10 @@ impl ImageConfig {
             Err(error) => return refuse(format!("invalid image config: {error}")),
         };
         if !matches!(config.rootfs.kind.as_str(), "layers" | "") {
-            return refuse(format!(
-                "invalid image config: rootfs type {:?} is not \"layers\"",
-                config.rootfs.kind
-            ));
+            return refuse(format!("invalid image config: rootfs type {:?} is not \"layers\"", config.rootfs.kind));
         }
         if config.rootfs.diff_ids.len() > MAX_LAYERS {
-            return refuse(format!(
-                "image of {} layers: at most {MAX_LAYERS}",
-                config.rootfs.diff_ids.len()
-            ));
+            return refuse(format!("image of {} layers: at most {MAX_LAYERS}", config.rootfs.diff_ids.len()));
         }
         Ok(config)
     }
@@ -370,12 +245,10 @@ fn words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String
         Many(Vec<String>),
         One(String),
     }
-    Ok(
-        Option::<Words>::deserialize(deserializer)?.map(|words| match words {
-            Words::Many(words) => words,
-            Words::One(word) => vec![word],
-        }),
-    )
+    Ok(Option::<Words>::deserialize(deserializer)?.map(|words| match words {
+        Words::Many(words) => words,
+        Words::One(word) => vec![word],
+    }))
 }
 
 #[cfg(test)]
@@ -393,20 +266,10 @@ mod tests {
             "rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}},"history":[{{"created":"2026-01-01T00:00:00Z","created_by":"ADD x","empty_layer":true}}]}}"#
         );
         let config = ImageConfig::parse(json.as_bytes()).unwrap();
-        assert_eq!(
-            config.config.cmd.as_deref(),
-            Some(&["/bin/sh".to_owned()][..])
-        );
+        assert_eq!(config.config.cmd.as_deref(), Some(&["/bin/sh".to_owned()][..]));
         assert_eq!(config.config.entrypoint, None);
         assert!(config.config.exposed_ports.contains_key("80/tcp") && config.config.args_escaped);
-        assert_eq!(
-            config
-                .config
-                .healthcheck
-                .as_ref()
-                .map(|check| check.interval),
-            Some(30_000_000_000)
-        );
+        assert_eq!(config.config.healthcheck.as_ref().map(|check| check.interval), Some(30_000_000_000));
         assert_eq!(config.rootfs.diff_ids, [diff_id]);
         assert!(config.history[0].empty_layer);
         let again = serde_json::to_vec(&config).unwrap();
@@ -418,23 +281,14 @@ mod tests {
         let json = r#"{"created":null,"author":null,"architecture":null,"os":null,"os.features":null,"config":{"User":null,
             "ExposedPorts":null,"Env":null,"Cmd":null,"Volumes":null,"WorkingDir":null,"Labels":null,"StopSignal":null,
             "Healthcheck":null,"ArgsEscaped":null,"OnBuild":null,"Shell":null},"rootfs":{"type":"layers","diff_ids":null},"history":null}"#;
-        assert_eq!(
-            ImageConfig::parse(json.as_bytes()).unwrap(),
-            ImageConfig::default()
-        );
-        assert_eq!(
-            ImageConfig::parse(br#"{"config":null,"rootfs":null}"#).unwrap(),
-            ImageConfig::default()
-        );
+        assert_eq!(ImageConfig::parse(json.as_bytes()).unwrap(), ImageConfig::default());
+        assert_eq!(ImageConfig::parse(br#"{"config":null,"rootfs":null}"#).unwrap(), ImageConfig::default());
     }
 
     #[test]
     fn one_string_is_a_command() {
         let config = ImageConfig::parse(br#"{"config":{"Cmd":"ls","Entrypoint":[]}}"#).unwrap();
-        assert_eq!(
-            (config.config.cmd, config.config.entrypoint),
-            (Some(vec!["ls".to_owned()]), Some(vec![]))
-        );
+        assert_eq!((config.config.cmd, config.config.entrypoint), (Some(vec!["ls".to_owned()]), Some(vec![])));
     }
 
     #[test]

@@ -15,12 +15,10 @@ pub mod seccomp_profile;
 
 pub use digest::{Digest, DigestError};
 pub use image_config::{
-    ContainerConfig, Empty, Healthcheck, History, ImageConfig, ImageConfigError, MAX_CONFIG_SIZE,
-    RootFs,
+    ContainerConfig, Empty, Healthcheck, History, ImageConfig, ImageConfigError, MAX_CONFIG_SIZE, RootFs,
 };
 pub use manifest::{
-    Descriptor, Document, Index, MAX_INDEX_ENTRIES, MAX_LAYERS, MAX_MANIFEST_SIZE, Manifest,
-    ManifestError,
+    Descriptor, Document, Index, MAX_INDEX_ENTRIES, MAX_LAYERS, MAX_MANIFEST_SIZE, Manifest, ManifestError,
 };
 pub use platform::{Platform, PlatformError};
 pub use reference::{Reference, ReferenceError, is_identifier};

@@ -30,18 +30,10 @@ pub struct Descriptor {
     /// The length of the content in bytes.
     pub size: u64,
     /// Other places to fetch it from. Data only: nothing is fetched from there.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,
     /// Free text by key.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "BTreeMap::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// In an index: the platform that the image is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -73,11 +65,7 @@ pub struct Manifest {
     /// Always 2.
     pub schema_version: u32,
     /// What the document says it is, or was said to be.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub media_type: String,
     /// What kind of artifact this is, if it is no image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -91,11 +79,7 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<Descriptor>,
     /// Free text by key.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "BTreeMap::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -106,21 +90,13 @@ pub struct Index {
     /// Always 2.
     pub schema_version: u32,
     /// What the document says it is, or was said to be.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub media_type: String,
     /// The images (or further indexes).
     #[serde(default, deserialize_with = "null_default")]
     pub manifests: Vec<Descriptor>,
     /// Free text by key.
-    #[serde(
-        default,
-        deserialize_with = "null_default",
-        skip_serializing_if = "BTreeMap::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -170,39 +146,28 @@ impl Document {
     /// not the declared one; schema 1; keys twice or in other capitals; more than [`MAX_LAYERS`] layers.
     pub fn parse(bytes: &[u8], declared: Option<&str>) -> Result<Document, ManifestError> {
         if bytes.len() as u64 > MAX_MANIFEST_SIZE {
-            return refuse(format!(
-                "manifest of {} bytes is larger than {MAX_MANIFEST_SIZE}",
-                bytes.len()
-            ));
+            return refuse(format!("manifest of {} bytes is larger than {MAX_MANIFEST_SIZE}", bytes.len()));
         }
         let keys: Keys = serde_json::from_slice(bytes)
             .map_err(|error| ManifestError(format!("manifest is not valid JSON: {error}")))?;
         keys.check()?;
-        let declared = declared
-            .map(media_type::essence)
-            .filter(|text| !text.is_empty());
+        let declared = declared.map(media_type::essence).filter(|text| !text.is_empty());
         let own = keys.media_type.as_deref();
         if let (Some(own), Some(declared)) = (own, declared)
             && own != declared
         {
-            return refuse(format!(
-                "manifest says it is {own:?} but was declared as {declared:?}"
-            ));
+            return refuse(format!("manifest says it is {own:?} but was declared as {declared:?}"));
         }
         match own.or(declared) {
             Some(kind) if media_type::is_index(kind) && !keys.is_index() => {
                 refuse(format!("{kind:?} without \"manifests\""))
             }
-            Some(kind) if media_type::is_manifest(kind) && keys.is_index() => refuse(format!(
-                "{kind:?} with \"manifests\": could be read as an index as well"
-            )),
-            Some(kind) if media_type::is_index(kind) || media_type::is_manifest(kind) => {
-                read(bytes, &keys, kind)
+            Some(kind) if media_type::is_manifest(kind) && keys.is_index() => {
+                refuse(format!("{kind:?} with \"manifests\": could be read as an index as well"))
             }
+            Some(kind) if media_type::is_index(kind) || media_type::is_manifest(kind) => read(bytes, &keys, kind),
             Some(kind @ (media_type::DOCKER_SCHEMA1 | media_type::DOCKER_SCHEMA1_SIGNED)) => {
-                refuse(format!(
-                    "{kind:?} (schema 1) is not supported: push the image again with a current tool"
-                ))
+                refuse(format!("{kind:?} (schema 1) is not supported: push the image again with a current tool"))
             }
             Some(kind) => refuse(format!("unsupported manifest media type {kind:?}")),
             None if keys.is_index() => read(bytes, &keys, media_type::OCI_INDEX),
@@ -237,10 +202,7 @@ fn read(bytes: &[u8], keys: &Keys, kind: &str) -> Result<Document, ManifestError
         let mut index: Index = serde_json::from_slice(bytes).map_err(invalid)?;
         index.media_type = kind.to_owned();
         if index.manifests.len() > MAX_INDEX_ENTRIES {
-            return refuse(format!(
-                "index of {} entries: at most {MAX_INDEX_ENTRIES}",
-                index.manifests.len()
-            ));
+            return refuse(format!("index of {} entries: at most {MAX_INDEX_ENTRIES}", index.manifests.len()));
         }
         check_sizes(&index.manifests)?;
         Document::Index(index)
@@ -248,10 +210,7 @@ fn read(bytes: &[u8], keys: &Keys, kind: &str) -> Result<Document, ManifestError
         let mut manifest: Manifest = serde_json::from_slice(bytes).map_err(invalid)?;
         manifest.media_type = kind.to_owned();
         if manifest.layers.len() > MAX_LAYERS {
-            return refuse(format!(
-                "image of {} layers: at most {MAX_LAYERS}",
-                manifest.layers.len()
-            ));
+            return refuse(format!("image of {} layers: at most {MAX_LAYERS}", manifest.layers.len()));
         }
         check_sizes(std::slice::from_ref(&manifest.config))?;
         check_sizes(&manifest.layers)?;
@@ -261,14 +220,8 @@ fn read(bytes: &[u8], keys: &Keys, kind: &str) -> Result<Document, ManifestError
 }
 
 fn check_sizes(descriptors: &[Descriptor]) -> Result<(), ManifestError> {
-    match descriptors
-        .iter()
-        .find(|descriptor| i64::try_from(descriptor.size).is_err())
-    {
-        Some(descriptor) => refuse(format!(
-            "{} has an impossible size of {}",
-            descriptor.digest, descriptor.size
-        )),
+    match descriptors.iter().find(|descriptor| i64::try_from(descriptor.size).is_err()) {
+        Some(descriptor) => refuse(format!("{} has an impossible size of {}", descriptor.digest, descriptor.size)),
         None => Ok(()),
     }
 }
@@ -286,35 +239,20 @@ impl Keys {
     }
 
     fn check(&self) -> Result<(), ManifestError> {
-        let known = [
-            "schemaVersion",
-            "mediaType",
-            "config",
-            "layers",
-            "manifests",
-            "annotations",
-            "subject",
-            "artifactType",
-        ];
+        let known =
+            ["schemaVersion", "mediaType", "config", "layers", "manifests", "annotations", "subject", "artifactType"];
         for (index, name) in self.names.iter().enumerate() {
             if self.names[..index].contains(name) {
                 return refuse(format!("manifest has the key {name:?} twice"));
             }
             // Go's decoder takes any capitals: what it would read and this one would not is refused.
-            if known
-                .iter()
-                .any(|known| *known != name && known.eq_ignore_ascii_case(name))
-            {
-                return refuse(format!(
-                    "manifest has the key {name:?} in unexpected capitals"
-                ));
+            if known.iter().any(|known| *known != name && known.eq_ignore_ascii_case(name)) {
+                return refuse(format!("manifest has the key {name:?} in unexpected capitals"));
             }
         }
         let has = |name: &str| self.names.iter().any(|other| other == name);
         if has("fsLayers") || self.schema_version == Some(1) {
-            return refuse(
-                "manifest of schema 1 is not supported: push the image again with a current tool",
-            );
+            return refuse("manifest of schema 1 is not supported: push the image again with a current tool");
         }
         if self.schema_version != Some(2) {
             return refuse("manifest has no \"schemaVersion\": 2");
@@ -337,18 +275,12 @@ impl<'de> Deserialize<'de> for Keys {
                 f.write_str("an object")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Keys, A::Error> {
-                let mut keys = Keys {
-                    names: Vec::new(),
-                    schema_version: None,
-                    media_type: None,
-                };
+                let mut keys = Keys { names: Vec::new(), schema_version: None, media_type: None };
                 while let Some(name) = map.next_key::<String>()? {
                     match name.as_str() {
                         "schemaVersion" => keys.schema_version = Some(map.next_value()?),
                         "mediaType" => {
-                            keys.media_type = map
-                                .next_value::<Option<String>>()?
-                                .filter(|text| !text.is_empty())
+                            keys.media_type = map.next_value::<Option<String>>()?.filter(|text| !text.is_empty())
                         }
                         _ => {
                             map.next_value::<IgnoredAny>()?;
@@ -374,107 +306,47 @@ mod tests {
 
     #[track_caller]
     fn refused(json: &str, declared: Option<&str>, part: &str) {
-        let error = Document::parse(json.as_bytes(), declared)
-            .unwrap_err()
-            .to_string();
+        let error = Document::parse(json.as_bytes(), declared).unwrap_err().to_string();
         assert!(error.contains(part), "{error:?} does not say {part:?}");
     }
 
     #[test]
     fn reads_both_kinds() {
-        let json = format!(
-            r#"{{"schemaVersion":2,"config":{D},"layers":[{D}],"annotations":null,"extra":1}}"#
-        );
+        let json = format!(r#"{{"schemaVersion":2,"config":{D},"layers":[{D}],"annotations":null,"extra":1}}"#);
         let manifest = Manifest::parse(json.as_bytes(), None).unwrap();
-        assert_eq!(
-            (manifest.layers.len(), &*manifest.media_type),
-            (1, media_type::OCI_MANIFEST)
-        );
+        assert_eq!((manifest.layers.len(), &*manifest.media_type), (1, media_type::OCI_MANIFEST));
         let declared = Manifest::parse(json.as_bytes(), Some(media_type::DOCKER_MANIFEST)).unwrap();
         assert_eq!(declared.media_type, media_type::DOCKER_MANIFEST);
-        let json = format!(
-            r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[{D}]}}"#,
-            media_type::OCI_INDEX
-        );
-        let index = Index::parse(
-            json.as_bytes(),
-            Some("application/vnd.oci.image.index.v1+json; q=1"),
-        )
-        .unwrap();
+        let json = format!(r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[{D}]}}"#, media_type::OCI_INDEX);
+        let index = Index::parse(json.as_bytes(), Some("application/vnd.oci.image.index.v1+json; q=1")).unwrap();
         assert!(index.select(&Platform::host()).is_some());
     }
 
     #[test]
     fn refuses_what_can_be_read_in_two_ways() {
-        refused(
-            &format!(r#"{{"schemaVersion":2,"config":{D},"layers":[],"manifests":[]}}"#),
-            None,
-            "two ways",
-        );
-        refused(
-            &format!(r#"{{"schemaVersion":2,"manifests":[{D}]}}"#),
-            Some(media_type::OCI_MANIFEST),
-            "as an index",
-        );
-        refused(
-            &format!(r#"{{"schemaVersion":2,"config":{D},"layers":[]}}"#),
-            Some(media_type::OCI_INDEX),
-            "without",
-        );
-        let json = format!(
-            r#"{{"schemaVersion":2,"mediaType":"{}","config":{D},"layers":[]}}"#,
-            media_type::OCI_MANIFEST
-        );
+        refused(&format!(r#"{{"schemaVersion":2,"config":{D},"layers":[],"manifests":[]}}"#), None, "two ways");
+        refused(&format!(r#"{{"schemaVersion":2,"manifests":[{D}]}}"#), Some(media_type::OCI_MANIFEST), "as an index");
+        refused(&format!(r#"{{"schemaVersion":2,"config":{D},"layers":[]}}"#), Some(media_type::OCI_INDEX), "without");
+        let json =
+            format!(r#"{{"schemaVersion":2,"mediaType":"{}","config":{D},"layers":[]}}"#, media_type::OCI_MANIFEST);
         refused(&json, Some(media_type::DOCKER_MANIFEST), "declared as");
-        refused(
-            &format!(r#"{{"schemaVersion":2,"config":{D},"layers":[],"layers":[]}}"#),
-            None,
-            "twice",
-        );
-        refused(
-            &format!(r#"{{"schemaVersion":2,"config":{D},"layers":[],"Layers":[]}}"#),
-            None,
-            "capitals",
-        );
-        refused(
-            &format!(r#"{{"schemaVersion":2,"config":{D},"layers":[]}} x"#),
-            None,
-            "trailing",
-        );
+        refused(&format!(r#"{{"schemaVersion":2,"config":{D},"layers":[],"layers":[]}}"#), None, "twice");
+        refused(&format!(r#"{{"schemaVersion":2,"config":{D},"layers":[],"Layers":[]}}"#), None, "capitals");
+        refused(&format!(r#"{{"schemaVersion":2,"config":{D},"layers":[]}} x"#), None, "trailing");
     }
 
     #[test]
     fn refuses_old_wrong_and_huge() {
         refused(r#"{"schemaVersion":1,"fsLayers":[]}"#, None, "schema 1");
-        refused(
-            &format!(r#"{{"config":{D},"layers":[]}}"#),
-            None,
-            "schemaVersion",
-        );
+        refused(&format!(r#"{{"config":{D},"layers":[]}}"#), None, "schemaVersion");
         refused(r#"{"schemaVersion":"2"}"#, None, "not valid JSON");
-        refused(
-            &format!(r#"{{"schemaVersion":2,"config":{D},"layers":[]}}"#),
-            Some("text/html"),
-            "unsupported",
-        );
+        refused(&format!(r#"{{"schemaVersion":2,"config":{D},"layers":[]}}"#), Some("text/html"), "unsupported");
         let negative = D.replace("\"size\":2", "\"size\":-2");
-        refused(
-            &format!(r#"{{"schemaVersion":2,"config":{negative},"layers":[]}}"#),
-            None,
-            "invalid manifest",
-        );
+        refused(&format!(r#"{{"schemaVersion":2,"config":{negative},"layers":[]}}"#), None, "invalid manifest");
         let huge = D.replace("\"size\":2", "\"size\":9223372036854775808");
-        refused(
-            &format!(r#"{{"schemaVersion":2,"config":{huge},"layers":[]}}"#),
-            None,
-            "impossible size",
-        );
+        refused(&format!(r#"{{"schemaVersion":2,"config":{huge},"layers":[]}}"#), None, "impossible size");
         let many = vec![D; MAX_LAYERS + 1].join(",");
-        refused(
-            &format!(r#"{{"schemaVersion":2,"config":{D},"layers":[{many}]}}"#),
-            None,
-            "at most",
-        );
+        refused(&format!(r#"{{"schemaVersion":2,"config":{D},"layers":[{many}]}}"#), None, "at most");
         refused(&" ".repeat(5 << 20), None, "larger than");
         refused(&"[".repeat(100_000), None, "not valid JSON");
     }

@@ -68,9 +68,11 @@ pub fn is_image_config(media_type: &str) -> bool {
 pub fn layer_compression(media_type: &str) -> Option<Compression> {
     let media_type = essence(media_type);
     // Foreign and non-distributable layers are ordinary tars that some registries do not serve.
-    let plain = media_type
-        .replacen(".layer.nondistributable.v1.", ".layer.v1.", 1)
-        .replacen(".rootfs.foreign.diff.", ".rootfs.diff.", 1);
+    let plain = media_type.replacen(".layer.nondistributable.v1.", ".layer.v1.", 1).replacen(
+        ".rootfs.foreign.diff.",
+        ".rootfs.diff.",
+        1,
+    );
     match plain.as_str() {
         OCI_LAYER | DOCKER_LAYER => Some(Compression::Plain),
         OCI_LAYER_GZIP | DOCKER_LAYER_GZIP => Some(Compression::Gzip),
@@ -86,15 +88,10 @@ mod tests {
     #[test]
     fn layers_are_known_by_their_packing() {
         assert_eq!(layer_compression(OCI_LAYER_ZSTD), Some(Compression::Zstd));
-        assert_eq!(
-            layer_compression(DOCKER_LAYER_GZIP),
-            Some(Compression::Gzip)
-        );
+        assert_eq!(layer_compression(DOCKER_LAYER_GZIP), Some(Compression::Gzip));
         let foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
         assert_eq!(layer_compression(foreign), Some(Compression::Gzip));
         assert_eq!(layer_compression("application/vnd.in-toto+json"), None);
-        assert!(is_index(
-            "application/vnd.oci.image.index.v1+json; charset=utf-8"
-        ));
+        assert!(is_index("application/vnd.oci.image.index.v1+json; charset=utf-8"));
     }
 }

@@ -54,9 +54,7 @@ impl Reference {
     /// As [`Reference::parse`], but a name without tag and digest stays so: it means the repository.
     pub fn parse_bare(text: &str) -> Result<Reference, ReferenceError> {
         if is_identifier(text) {
-            return refuse(format!(
-                "invalid repository name ({text}), cannot specify 64-byte hexadecimal strings"
-            ));
+            return refuse(format!("invalid repository name ({text}), cannot specify 64-byte hexadecimal strings"));
         }
         // Docker looks for an image id before it looks for a name, so that such a name could never be reached.
         if text.is_empty() || text.strip_prefix("sha256:").is_some_and(is_identifier) {
@@ -72,9 +70,7 @@ impl Reference {
             None => (name, None),
         };
         if path.chars().any(char::is_uppercase) {
-            return refuse(format!(
-                "{INVALID}: repository name ({path}) must be lowercase"
-            ));
+            return refuse(format!("{INVALID}: repository name ({path}) must be lowercase"));
         }
         let well_formed = is_domain(&domain)
             && path.split('/').all(is_path_component)
@@ -84,9 +80,7 @@ impl Reference {
             return refuse(INVALID);
         }
         if path.len() > MAX_NAME {
-            return refuse(format!(
-                "repository name must not be more than {MAX_NAME} characters"
-            ));
+            return refuse(format!("repository name must not be more than {MAX_NAME} characters"));
         }
         let digest = match digest.map(Digest::parse) {
             Some(Ok(digest)) => Some(digest),
@@ -94,12 +88,7 @@ impl Reference {
             None => None,
         };
         let (path, tag) = (path.to_owned(), tag.map(str::to_owned));
-        Ok(Reference {
-            domain,
-            path,
-            tag,
-            digest,
-        })
+        Ok(Reference { domain, path, tag, digest })
     }
 
     /// The registry, `docker.io` when none was written; with its port if one was.
@@ -133,9 +122,7 @@ impl Reference {
             return self.name();
         }
         match self.path.strip_prefix(OFFICIAL_PREFIX) {
-            Some(rest) if !rest.contains('/') && split_domain(rest).0 == DEFAULT_DOMAIN => {
-                rest.to_owned()
-            }
+            Some(rest) if !rest.contains('/') && split_domain(rest).0 == DEFAULT_DOMAIN => rest.to_owned(),
             _ => self.path.clone(),
         }
     }
@@ -155,20 +142,12 @@ impl Reference {
         if !is_tag(tag) {
             return refuse("invalid tag format");
         }
-        Ok(Reference {
-            tag: Some(tag.to_owned()),
-            digest: None,
-            ..self.clone()
-        })
+        Ok(Reference { tag: Some(tag.to_owned()), digest: None, ..self.clone() })
     }
 
     /// The same repository by digest, without a tag.
     pub fn with_digest(&self, digest: &Digest) -> Reference {
-        Reference {
-            tag: None,
-            digest: Some(digest.clone()),
-            ..self.clone()
-        }
+        Reference { tag: None, digest: Some(digest.clone()), ..self.clone() }
     }
 
     fn with_suffix(&self, mut text: String) -> String {
@@ -192,10 +171,7 @@ impl fmt::Display for Reference {
 
 /// Whether `text` is what Docker takes for a full image or container id.
 pub fn is_identifier(text: &str) -> bool {
-    text.len() == 64
-        && text
-            .bytes()
-            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Cuts the registry off, as Docker's `splitDockerDomain`: the first component is one if it has a dot, a colon
@@ -204,9 +180,7 @@ fn split_domain(text: &str) -> (String, String) {
     let (domain, rest) = match text.split_once('/') {
         Some((LEGACY_DOMAIN, rest)) => (DEFAULT_DOMAIN, rest),
         Some((first, rest))
-            if first == "localhost"
-                || first.contains(['.', ':'])
-                || first.chars().any(char::is_uppercase) =>
+            if first == "localhost" || first.contains(['.', ':']) || first.chars().any(char::is_uppercase) =>
         {
             (first, rest)
         }
@@ -221,9 +195,7 @@ fn split_domain(text: &str) -> (String, String) {
 fn is_domain(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, port)) => {
-            let hex = address
-                .bytes()
-                .all(|byte| byte.is_ascii_hexdigit() || byte == b':');
+            let hex = address.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':');
             if address.is_empty() || !hex {
                 return false;
             }
@@ -242,15 +214,12 @@ fn is_domain(text: &str) -> bool {
     };
     let is_label = |label: &str| {
         !label.is_empty()
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
     host.split('.').all(is_label)
-        && port
-            .is_none_or(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
+        && port.is_none_or(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// `[a-z0-9]+` joined by `.`, `_`, `__` or any number of `-`.
@@ -263,18 +232,16 @@ fn is_path_component(text: &str) -> bool {
     if !is_alphanumeric(first) || !is_alphanumeric(last) {
         return false;
     }
-    bytes.split(|byte| is_alphanumeric(*byte)).all(|between| {
-        matches!(between, b"" | b"." | b"_" | b"__") || between.iter().all(|byte| *byte == b'-')
-    })
+    bytes
+        .split(|byte| is_alphanumeric(*byte))
+        .all(|between| matches!(between, b"" | b"." | b"_" | b"__") || between.iter().all(|byte| *byte == b'-'))
 }
 
 fn is_tag(text: &str) -> bool {
     let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     text.len() <= MAX_TAG
         && text.bytes().next().is_some_and(is_word)
-        && text
-            .bytes()
-            .all(|byte| is_word(byte) || byte == b'.' || byte == b'-')
+        && text.bytes().all(|byte| is_word(byte) || byte == b'.' || byte == b'-')
 }
 
 /// The looser digest shape of the grammar: what fits it but is no digest gets the digest's own error.
@@ -283,9 +250,7 @@ fn looks_like_digest(text: &str) -> bool {
         return false;
     };
     let is_algorithm = algorithm.split(['-', '_', '+', '.']).all(|part| {
-        part.bytes()
-            .next()
-            .is_some_and(|byte| byte.is_ascii_alphabetic())
+        part.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic())
             && part.bytes().all(|byte| byte.is_ascii_alphanumeric())
     });
     is_algorithm && hex.len() >= 32 && hex.bytes().all(|byte| byte.is_ascii_hexdigit())

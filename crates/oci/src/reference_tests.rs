@@ -13,105 +13,36 @@ fn is(text: &str, canonical: &str, familiar: &str) {
 #[test]
 fn normalises_as_docker() {
     is("alpine", "docker.io/library/alpine:latest", "alpine:latest");
-    is(
-        "alpine:3.20",
-        "docker.io/library/alpine:3.20",
-        "alpine:3.20",
-    );
+    is("alpine:3.20", "docker.io/library/alpine:3.20", "alpine:3.20");
     is("user/app", "docker.io/user/app:latest", "user/app:latest");
-    is(
-        "docker.io/alpine",
-        "docker.io/library/alpine:latest",
-        "alpine:latest",
-    );
-    is(
-        "index.docker.io/alpine",
-        "docker.io/library/alpine:latest",
-        "alpine:latest",
-    );
-    is(
-        "docker.io/library/alpine",
-        "docker.io/library/alpine:latest",
-        "alpine:latest",
-    );
-    is(
-        "localhost/app",
-        "localhost/app:latest",
-        "localhost/app:latest",
-    );
-    is(
-        "localhost:5000/a/b:t",
-        "localhost:5000/a/b:t",
-        "localhost:5000/a/b:t",
-    );
-    is(
-        "[::1]:5000/app",
-        "[::1]:5000/app:latest",
-        "[::1]:5000/app:latest",
-    );
-    is(
-        "127.0.0.1:5000/app",
-        "127.0.0.1:5000/app:latest",
-        "127.0.0.1:5000/app:latest",
-    );
-    is(
-        "Uppercase/app",
-        "Uppercase/app:latest",
-        "Uppercase/app:latest",
-    );
-    is(
-        "a__b--d---e/f.g",
-        "docker.io/a__b--d---e/f.g:latest",
-        "a__b--d---e/f.g:latest",
-    );
-    is(
-        "docker.io/library/a/b",
-        "docker.io/library/a/b:latest",
-        "library/a/b:latest",
-    );
+    is("docker.io/alpine", "docker.io/library/alpine:latest", "alpine:latest");
+    is("index.docker.io/alpine", "docker.io/library/alpine:latest", "alpine:latest");
+    is("docker.io/library/alpine", "docker.io/library/alpine:latest", "alpine:latest");
+    is("localhost/app", "localhost/app:latest", "localhost/app:latest");
+    is("localhost:5000/a/b:t", "localhost:5000/a/b:t", "localhost:5000/a/b:t");
+    is("[::1]:5000/app", "[::1]:5000/app:latest", "[::1]:5000/app:latest");
+    is("127.0.0.1:5000/app", "127.0.0.1:5000/app:latest", "127.0.0.1:5000/app:latest");
+    is("Uppercase/app", "Uppercase/app:latest", "Uppercase/app:latest");
+    is("a__b--d---e/f.g", "docker.io/a__b--d---e/f.g:latest", "a__b--d---e/f.g:latest");
+    is("docker.io/library/a/b", "docker.io/library/a/b:latest", "library/a/b:latest");
     let digest = format!("sha256:{}", "0".repeat(64));
-    is(
-        &format!("alpine@{digest}"),
-        &format!("docker.io/library/alpine@{digest}"),
-        &format!("alpine@{digest}"),
-    );
-    is(
-        &format!("h.io/x:1@{digest}"),
-        &format!("h.io/x:1@{digest}"),
-        &format!("h.io/x:1@{digest}"),
-    );
+    is(&format!("alpine@{digest}"), &format!("docker.io/library/alpine@{digest}"), &format!("alpine@{digest}"));
+    is(&format!("h.io/x:1@{digest}"), &format!("h.io/x:1@{digest}"), &format!("h.io/x:1@{digest}"));
     // Short hex and 63 digits are names; only a full id is not.
-    is(
-        "deadbeef",
-        "docker.io/library/deadbeef:latest",
-        "deadbeef:latest",
-    );
+    is("deadbeef", "docker.io/library/deadbeef:latest", "deadbeef:latest");
 }
 
 #[track_caller]
 fn refused(text: &str, why: &str) {
-    assert_eq!(
-        Reference::parse(text).unwrap_err().to_string(),
-        why,
-        "{text:?}"
-    );
+    assert_eq!(Reference::parse(text).unwrap_err().to_string(), why, "{text:?}");
 }
 
 #[test]
 fn refuses_with_dockers_words() {
     let id = "a".repeat(64);
-    refused(
-        &id,
-        &format!("invalid repository name ({id}), cannot specify 64-byte hexadecimal strings"),
-    );
-    refused(
-        "FOO",
-        "invalid reference format: repository name (library/FOO) must be lowercase",
-    );
-    refused(
-        "user/FOO:x",
-        "invalid reference format: repository name (user/FOO) must be lowercase",
-    );
+    refused(&id, &format!("invalid repository name ({id}), cannot specify 64-byte hexadecimal strings"));
+    refused("FOO", "invalid reference format: repository name (library/FOO) must be lowercase");
+    refused("user/FOO:x", "invalid reference format: repository name (user/FOO) must be lowercase");
     for text in [
         "",
         ":",
@@ -153,36 +84,21 @@ fn refuses_with_dockers_words() {
     }
     refused(&format!("sha256:{id}@x"), "invalid reference format");
     refused(&format!("sha256:{id}"), "invalid reference format");
-    refused(
-        &format!("a:{}", "t".repeat(129)),
-        "invalid reference format",
-    );
+    refused(&format!("a:{}", "t".repeat(129)), "invalid reference format");
     assert!(Reference::parse(&format!("a:{}", "t".repeat(128))).is_ok());
-    refused(
-        &format!("h.io/{}", "a".repeat(256)),
-        "repository name must not be more than 255 characters",
-    );
+    refused(&format!("h.io/{}", "a".repeat(256)), "repository name must not be more than 255 characters");
     assert!(Reference::parse(&format!("h.io/{}", "a".repeat(255))).is_ok());
     refused(&format!("a@blake3:{id}"), "unsupported digest algorithm");
-    refused(
-        &format!("a@sha256:{}", "a".repeat(32)),
-        "invalid checksum digest length",
-    );
+    refused(&format!("a@sha256:{}", "a".repeat(32)), "invalid checksum digest length");
 }
 
 #[test]
 fn tag_and_digest_replace_each_other() {
     let reference = Reference::parse("h.io/a:1").unwrap();
     assert_eq!(reference.with_tag("2").unwrap().canonical(), "h.io/a:2");
-    assert_eq!(
-        reference.with_tag("a b").unwrap_err().to_string(),
-        "invalid tag format"
-    );
+    assert_eq!(reference.with_tag("a b").unwrap_err().to_string(), "invalid tag format");
     let digest = Digest::from_sha256([1; 32]);
-    assert_eq!(
-        reference.with_digest(&digest).canonical(),
-        format!("h.io/a@{digest}")
-    );
+    assert_eq!(reference.with_digest(&digest).canonical(), format!("h.io/a@{digest}"));
     assert_eq!(Reference::parse_bare("a").unwrap().tag(), None);
 }
 

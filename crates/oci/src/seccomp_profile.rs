@@ -37,13 +37,8 @@ impl KernelVersion {
     #[must_use]
     pub fn parse(release: &str) -> Option<KernelVersion> {
         let (major, rest) = release.split_once('.')?;
-        let digits = rest
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(rest.len());
-        Some(KernelVersion(
-            major.parse().ok()?,
-            rest[..digits].parse().ok()?,
-        ))
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        Some(KernelVersion(major.parse().ok()?, rest[..digits].parse().ok()?))
     }
 }
 
@@ -125,8 +120,7 @@ impl Profile {
     #[must_use]
     pub fn docker_default() -> &'static Profile {
         static PARSED: OnceLock<Profile> = OnceLock::new();
-        PARSED
-            .get_or_init(|| Profile::parse(DOCKER_DEFAULT).expect("the embedded profile is valid"))
+        PARSED.get_or_init(|| Profile::parse(DOCKER_DEFAULT).expect("the embedded profile is valid"))
     }
 
     /// Reads a profile and checks what does not depend on the container.
@@ -137,10 +131,7 @@ impl Profile {
     pub fn parse(text: &str) -> Result<Profile, ProfileError> {
         let fail = |message: String| Err(ProfileError(message));
         if text.len() > MAX_BYTES {
-            return fail(format!(
-                "seccomp profile is {} bytes long; at most {MAX_BYTES} are read",
-                text.len()
-            ));
+            return fail(format!("seccomp profile is {} bytes long; at most {MAX_BYTES} are read", text.len()));
         }
         let profile: Profile = match serde_json::from_str(text) {
             Ok(profile) => profile,
@@ -155,16 +146,19 @@ impl Profile {
         }
         for (number, entry) in syscalls.iter().enumerate() {
             match (entry.name.is_empty(), entry.names.as_deref().unwrap_or_default().is_empty()) {
-                (false, false) => return fail("both 'name' and 'names' are specified in the seccomp profile, use either 'name' or 'names'".to_owned()),
-                (true, true) => return fail(format!("entry {number} of 'syscalls' in the seccomp profile names no system call")),
+                (false, false) => {
+                    return fail(
+                        "both 'name' and 'names' are specified in the seccomp profile, use either 'name' or 'names'"
+                            .to_owned(),
+                    );
+                }
+                (true, true) => {
+                    return fail(format!("entry {number} of 'syscalls' in the seccomp profile names no system call"));
+                }
                 _ => {}
             }
             for filter in [&entry.includes, &entry.excludes].into_iter().flatten() {
-                if let Some(kernel) = filter
-                    .min_kernel
-                    .as_deref()
-                    .filter(|kernel| min_kernel(kernel).is_none())
-                {
+                if let Some(kernel) = filter.min_kernel.as_deref().filter(|kernel| min_kernel(kernel).is_none()) {
                     return fail(format!(
                         "entry {number} of 'syscalls' in the seccomp profile: minKernel {kernel:?} is not of the form \"4.8\""
                     ));
@@ -182,8 +176,7 @@ impl Profile {
             default_errno_ret: self.default_errno_ret,
             architectures: self.architectures(conditions.arch),
             flags: self.flags.clone().unwrap_or_default(),
-            listener_path: Some(self.listener_path.clone())
-                .filter(|path| !path.as_os_str().is_empty()),
+            listener_path: Some(self.listener_path.clone()).filter(|path| !path.as_os_str().is_empty()),
             listener_metadata: self.listener_metadata.clone(),
             syscalls: self
                 .syscalls
@@ -202,18 +195,10 @@ impl Profile {
         let Some(native) = seccomp_arch(arch) else {
             return Vec::new();
         };
-        let Some(map) = self
-            .arch_map
-            .iter()
-            .flatten()
-            .find(|map| map.architecture == native)
-        else {
+        let Some(map) = self.arch_map.iter().flatten().find(|map| map.architecture == native) else {
             return Vec::new();
         };
-        std::iter::once(&map.architecture)
-            .chain(map.sub_architectures.iter().flatten())
-            .cloned()
-            .collect()
+        std::iter::once(&map.architecture).chain(map.sub_architectures.iter().flatten()).cloned().collect()
     }
 }
 
@@ -222,9 +207,7 @@ impl Entry {
     fn applies(&self, conditions: &Conditions<'_>) -> bool {
         let has = |cap: &String| conditions.capabilities.contains(&cap.as_str());
         let here = |arches: &Vec<String>| arches.iter().any(|arch| arch == conditions.arch);
-        let reached = |kernel: &String| {
-            min_kernel(kernel).is_some_and(|minimum| conditions.kernel >= minimum)
-        };
+        let reached = |kernel: &String| min_kernel(kernel).is_some_and(|minimum| conditions.kernel >= minimum);
         if let Some(excludes) = &self.excludes {
             let hit = excludes.arches.as_ref().is_some_and(here)
                 || excludes.caps.iter().flatten().any(has)
@@ -234,10 +217,7 @@ impl Entry {
             }
         }
         self.includes.as_ref().is_none_or(|includes| {
-            includes
-                .arches
-                .as_ref()
-                .is_none_or(|arches| arches.is_empty() || here(arches))
+            includes.arches.as_ref().is_none_or(|arches| arches.is_empty() || here(arches))
                 && includes.caps.iter().flatten().all(has)
                 && includes.min_kernel.as_ref().is_none_or(reached)
         })
@@ -249,12 +229,7 @@ impl Entry {
             _ => vec![self.name.clone()],
         };
         let args = self.args.iter().flatten().flatten().cloned().collect();
-        SeccompRule {
-            names,
-            action: self.action.clone(),
-            errno_ret: self.errno_ret,
-            args,
-        }
+        SeccompRule { names, action: self.action.clone(), errno_ret: self.errno_ret, args }
     }
 }
 
@@ -265,11 +240,7 @@ fn some<T>(list: Option<&Vec<T>>) -> bool {
 /// Exactly "major.minor", as moby wants it.
 fn min_kernel(text: &str) -> Option<KernelVersion> {
     let (major, minor) = text.split_once('.')?;
-    let number = |part: &str| {
-        part.bytes()
-            .all(|byte| byte.is_ascii_digit())
-            .then(|| part.parse().ok())?
-    };
+    let number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse().ok())?;
     let version = KernelVersion(number(major)?, number(minor)?);
     (version != KernelVersion(0, 0)).then_some(version)
 }
@@ -292,11 +263,7 @@ fn seccomp_arch(arch: &str) -> Option<&'static str> {
 /// Docker's default profile for one container.
 #[must_use]
 pub fn docker_default(capabilities: &[&str], arch: &str, kernel: KernelVersion) -> Seccomp {
-    Profile::docker_default().resolve(&Conditions {
-        capabilities,
-        arch,
-        kernel,
-    })
+    Profile::docker_default().resolve(&Conditions { capabilities, arch, kernel })
 }
 
 /// A profile of the user's for one container.
@@ -309,11 +276,7 @@ pub fn from_docker_json(
     arch: &str,
     kernel: KernelVersion,
 ) -> Result<Seccomp, ProfileError> {
-    Ok(Profile::parse(text)?.resolve(&Conditions {
-        capabilities,
-        arch,
-        kernel,
-    }))
+    Ok(Profile::parse(text)?.resolve(&Conditions { capabilities, arch, kernel }))
 }
 
 #[cfg(test)]

@@ -47,24 +47,10 @@ impl Root {
     /// Opens `path` with every link and `..` in it kept inside the root (openat2, `RESOLVE_IN_ROOT`).
     /// `O_CLOEXEC` is added. An empty path means the root. Fails with the kernel's errno.
     pub fn open_in(&self, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
-        let path = if path.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            path
-        };
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let flags = flags | OFlags::CLOEXEC;
-        let mode = if flags.intersects(OFlags::CREATE | OFlags::TMPFILE) {
-            mode
-        } else {
-            Mode::empty()
-        };
-        openat2(
-            self.as_fd(),
-            path,
-            flags,
-            mode,
-            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-        )
+        let mode = if flags.intersects(OFlags::CREATE | OFlags::TMPFILE) { mode } else { Mode::empty() };
+        openat2(self.as_fd(), path, flags, mode, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
     }
 
     /// Makes `path` and what is missing above it, each step in-root and links followed in-root, also those
@@ -89,12 +75,9 @@ impl Root {
         };
         let parent = real.parent().unwrap_or(Path::new(""));
         let parent = self.open_in(parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
-        let flags =
-            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&parent, name, flags, mode) {
-            Ok(file) => {
-                rustix::fs::fchmod(&file, mode).map_err(|errno| Error::new(call(), errno))?
-            }
+            Ok(file) => rustix::fs::fchmod(&file, mode).map_err(|errno| Error::new(call(), errno))?,
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(Error::new(call(), errno)),
         }
@@ -110,10 +93,7 @@ impl Root {
     /// neither followed nor ever `.` or `..` (those, and the root itself, fail with EINVAL).
     pub fn parent(&self, path: &Path) -> Result<(OwnedFd, OsString)> {
         let Some(name) = path.file_name() else {
-            return Err(Error::new(
-                format!("split {path:?} into a parent and a name"),
-                Errno::INVAL,
-            ));
+            return Err(Error::new(format!("split {path:?} into a parent and a name"), Errno::INVAL));
         };
         let parent = path.parent().unwrap_or(Path::new(""));
         let parent = self.open_in(parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
@@ -138,15 +118,10 @@ impl Root {
                 Ok(FileType::Symlink) => {
                     links += 1;
                     if links > MAX_LINKS {
-                        return Err(Error::new(
-                            format!("resolve {path:?} in the root"),
-                            Errno::LOOP,
-                        ));
+                        return Err(Error::new(format!("resolve {path:?} in the root"), Errno::LOOP));
                     }
-                    let target =
-                        rustix::fs::readlinkat(&parent, &name, Vec::new()).map_err(|errno| {
-                            Error::new(format!("readlink({:?})", real.join(&name)), errno)
-                        })?;
+                    let target = rustix::fs::readlinkat(&parent, &name, Vec::new())
+                        .map_err(|errno| Error::new(format!("readlink({:?})", real.join(&name)), errno))?;
                     let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
                     if target.is_absolute() {
                         real.clear();
@@ -159,16 +134,11 @@ impl Root {
                 Ok(FileType::Directory) => {}
                 Ok(_) if todo.is_empty() && matches!(missing, Missing::MakeParents(_)) => {}
                 Ok(_) => {
-                    return Err(Error::new(
-                        format!("open directory {:?}", real.join(&name)),
-                        Errno::NOTDIR,
-                    ));
+                    return Err(Error::new(format!("open directory {:?}", real.join(&name)), Errno::NOTDIR));
                 }
                 Err(Errno::NOENT) => match missing {
                     Missing::MakeParents(_) if todo.is_empty() => {}
-                    Missing::MakeParents(mode) | Missing::MakeDirectories(mode) => {
-                        make_dir(&parent, &name, mode)?
-                    }
+                    Missing::MakeParents(mode) | Missing::MakeDirectories(mode) => make_dir(&parent, &name, mode)?,
                 },
                 Err(errno) => return Err(Error::new(call(), errno)),
             }
@@ -206,45 +176,22 @@ fn components(path: &Path) -> impl Iterator<Item = OsString> {
 fn make_dir(parent: &OwnedFd, name: &OsStr, mode: Mode) -> Result<()> {
     match rustix::fs::mkdirat(parent, name, mode) {
         Ok(()) => {
-            let made = open_beneath(
-                parent.as_fd(),
-                name,
-                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW,
-            )?;
-            rustix::fs::fchmod(&made, mode).map_err(|errno| {
-                Error::new(
-                    format!("fchmod({name:?}, {:#o})", mode.as_raw_mode()),
-                    errno,
-                )
-            })
+            let made = open_beneath(parent.as_fd(), name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW)?;
+            rustix::fs::fchmod(&made, mode)
+                .map_err(|errno| Error::new(format!("fchmod({name:?}, {:#o})", mode.as_raw_mode()), errno))
         }
         Err(Errno::EXIST) => Ok(()),
-        Err(errno) => Err(Error::new(
-            format!("mkdirat({name:?}, {:#o})", mode.as_raw_mode()),
-            errno,
-        )),
+        Err(errno) => Err(Error::new(format!("mkdirat({name:?}, {:#o})", mode.as_raw_mode()), errno)),
     }
 }
 
 /// Opens one component of a directory: no links, no `..`, no other mount.
 fn open_beneath(parent: BorrowedFd<'_>, name: &OsStr, flags: OFlags) -> Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    openat2(
-        parent,
-        Path::new(name),
-        flags | OFlags::CLOEXEC,
-        Mode::empty(),
-        resolve,
-    )
+    openat2(parent, Path::new(name), flags | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
-fn openat2(
-    dir: BorrowedFd<'_>,
-    path: &Path,
-    flags: OFlags,
-    mode: Mode,
-    resolve: ResolveFlags,
-) -> Result<OwnedFd> {
+fn openat2(dir: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode, resolve: ResolveFlags) -> Result<OwnedFd> {
     let mut tries = 0;
     loop {
         match rustix::fs::openat2(dir, path, flags, mode, resolve) {
@@ -252,11 +199,7 @@ fn openat2(
             Err(Errno::INTR) => {}
             Ok(fd) => return Ok(fd),
             Err(errno) => {
-                let call = format!(
-                    "openat2({path:?}, {}, {})",
-                    flag_names(flags),
-                    resolve_names(resolve)
-                );
+                let call = format!("openat2({path:?}, {}, {})", flag_names(flags), resolve_names(resolve));
                 return Err(Error::new(call, errno));
             }
         }
@@ -280,11 +223,7 @@ fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
         Err(error) if matches!(error.errno, Errno::ISDIR | Errno::PERM) => {}
         Err(error) => return Err(error),
     }
-    let mut removal = Removal {
-        levels: vec![open_level(parent, name)?],
-        moved: 0,
-        first_error: None,
-    };
+    let mut removal = Removal { levels: vec![open_level(parent, name)?], moved: 0, first_error: None };
     while !removal.levels.is_empty() {
         removal.step(parent);
     }
@@ -343,14 +282,7 @@ impl Removal {
         if depth >= MAX_OPEN_DIRS {
             let moved = format!(".brig-removing-{}-{}", std::process::id(), self.moved);
             if let Ok(top_fd) = top_fd
-                && rustix::fs::renameat_with(
-                    fd,
-                    name,
-                    top_fd,
-                    moved.as_str(),
-                    RenameFlags::NOREPLACE,
-                )
-                .is_ok()
+                && rustix::fs::renameat_with(fd, name, top_fd, moved.as_str(), RenameFlags::NOREPLACE).is_ok()
             {
                 self.moved += 1;
                 if let Some(top) = self.levels.first_mut() {
@@ -407,11 +339,7 @@ fn open_level(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Level> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = openat2(parent, Path::new(name), flags, Mode::empty(), resolve)?;
     let dir = Dir::new(fd).map_err(|errno| Error::new(format!("fdopendir({name:?})"), errno))?;
-    Ok(Level {
-        dir,
-        name: name.to_owned(),
-        progress: false,
-    })
+    Ok(Level { dir, name: name.to_owned(), progress: false })
 }
 
 /// unlinkat that counts what is already gone as removed.
@@ -419,11 +347,7 @@ fn unlink(parent: BorrowedFd<'_>, name: &OsStr, flags: AtFlags) -> Result<()> {
     match rustix::fs::unlinkat(parent, name, flags) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(errno) => {
-            let flags = if flags.contains(AtFlags::REMOVEDIR) {
-                "AT_REMOVEDIR"
-            } else {
-                "0"
-            };
+            let flags = if flags.contains(AtFlags::REMOVEDIR) { "AT_REMOVEDIR" } else { "0" };
             Err(Error::new(format!("unlinkat({name:?}, {flags})"), errno))
         }
     }
@@ -431,21 +355,10 @@ fn unlink(parent: BorrowedFd<'_>, name: &OsStr, flags: AtFlags) -> Result<()> {
 
 /// Sets an extended attribute of one directory entry without following it, whatever its type.
 /// Goes through `/proc/self/fd`, as no call before Linux 6.13 takes a descriptor and a name; `name` is one component.
-pub fn set_xattr_at(
-    parent: BorrowedFd<'_>,
-    name: &OsStr,
-    attribute: &OsStr,
-    value: &[u8],
-) -> Result<()> {
+pub fn set_xattr_at(parent: BorrowedFd<'_>, name: &OsStr, attribute: &OsStr, value: &[u8]) -> Result<()> {
     let path = proc_path(parent, name);
-    rustix::fs::lsetxattr(&path, attribute, value, rustix::fs::XattrFlags::empty()).map_err(
-        |errno| {
-            Error::new(
-                format!("lsetxattr({name:?}, {attribute:?}, {} bytes)", value.len()),
-                errno,
-            )
-        },
-    )
+    rustix::fs::lsetxattr(&path, attribute, value, rustix::fs::XattrFlags::empty())
+        .map_err(|errno| Error::new(format!("lsetxattr({name:?}, {attribute:?}, {} bytes)", value.len()), errno))
 }
 
 /// The extended attributes of one directory entry, which is not followed. A file system without any gives none.
@@ -459,20 +372,14 @@ pub fn xattrs_at(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Vec<(OsString, 
         Err(errno) => return Err(Error::new(call(), errno)),
     };
     let mut found = Vec::new();
-    for attribute in list[..length]
-        .split(|byte| *byte == 0)
-        .filter(|name| !name.is_empty())
-    {
+    for attribute in list[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         let attribute = OsStr::from_bytes(attribute);
         let mut value = vec![0u8; 64 * 1024];
         match rustix::fs::lgetxattr(&path, attribute, &mut value[..]) {
             Ok(length) => value.truncate(length),
             Err(Errno::NODATA) => continue,
             Err(errno) => {
-                return Err(Error::new(
-                    format!("lgetxattr({name:?}, {attribute:?})"),
-                    errno,
-                ));
+                return Err(Error::new(format!("lgetxattr({name:?}, {attribute:?})"), errno));
             }
         }
         found.push((attribute.to_owned(), value));
@@ -502,10 +409,7 @@ fn flag_names(flags: OFlags) -> String {
         mode if mode == OFlags::RDWR => "O_RDWR",
         _ => "O_RDONLY",
     };
-    join(
-        access,
-        &known.map(|(flag, name)| (flags.contains(flag), name)),
-    )
+    join(access, &known.map(|(flag, name)| (flags.contains(flag), name)))
 }
 
 fn resolve_names(resolve: ResolveFlags) -> String {
@@ -515,10 +419,7 @@ fn resolve_names(resolve: ResolveFlags) -> String {
         (ResolveFlags::NO_XDEV, "RESOLVE_NO_XDEV"),
         (ResolveFlags::NO_SYMLINKS, "RESOLVE_NO_SYMLINKS"),
     ];
-    join(
-        "",
-        &known.map(|(flag, name)| (resolve.contains(flag), name)),
-    )
+    join("", &known.map(|(flag, name)| (resolve.contains(flag), name)))
 }
 
 fn join(first: &str, rest: &[(bool, &str)]) -> String {
@@ -528,11 +429,7 @@ fn join(first: &str, rest: &[(bool, &str)]) -> String {
         // Writing to a String cannot fail.
         let _infallible = write!(text, "{separator}{name}");
     }
-    if text.is_empty() {
-        "0".to_owned()
-    } else {
-        text
-    }
+    if text.is_empty() { "0".to_owned() } else { text }
 }
 
 #[cfg(test)]
@@ -557,9 +454,7 @@ mod tests {
         symlink("../../../../secret", inside.join("up")).unwrap();
         symlink("/secret", inside.join("absolute")).unwrap();
         for path in ["../secret", "/../../secret", "up", "absolute", "/secret"] {
-            let fd = root
-                .open_in(Path::new(path), OFlags::RDONLY, Mode::empty())
-                .unwrap();
+            let fd = root.open_in(Path::new(path), OFlags::RDONLY, Mode::empty()).unwrap();
             let mut text = String::new();
             std::io::Read::read_to_string(&mut fs::File::from(fd), &mut text).unwrap();
             assert_eq!(text, "guest", "{path}");
@@ -569,9 +464,7 @@ mod tests {
     #[test]
     fn errors_print_the_call() {
         let (_dir, root, _) = scratch();
-        let error = root
-            .open_in(Path::new("etc/passwd"), OFlags::PATH, Mode::empty())
-            .unwrap_err();
+        let error = root.open_in(Path::new("etc/passwd"), OFlags::PATH, Mode::empty()).unwrap_err();
         assert_eq!(
             error.to_string(),
             "openat2(\"etc/passwd\", O_PATH, RESOLVE_IN_ROOT): No such file or directory (ENOENT)"
@@ -586,44 +479,28 @@ mod tests {
         let mode = Mode::from_raw_mode(0o750);
         root.mkdir_all(Path::new("link/a/b"), mode).unwrap();
         assert!(inside.join("run/deep/a/b").is_dir());
-        assert_eq!(
-            inside.join("run/deep").metadata().unwrap().mode() & 0o7777,
-            0o750
-        );
+        assert_eq!(inside.join("run/deep").metadata().unwrap().mode() & 0o7777, 0o750);
         root.mkdir_all(Path::new("/escape/x"), mode).unwrap();
         assert!(inside.join("outside/x").is_dir());
         assert!(!dir.path().join("outside").exists());
         fs::write(inside.join("file"), "").unwrap();
-        assert_eq!(
-            root.mkdir_all(Path::new("file/x"), mode).unwrap_err().errno,
-            Errno::NOTDIR
-        );
+        assert_eq!(root.mkdir_all(Path::new("file/x"), mode).unwrap_err().errno, Errno::NOTDIR);
         symlink("loop", inside.join("loop")).unwrap();
-        assert_eq!(
-            root.mkdir_all(Path::new("loop/x"), mode).unwrap_err().errno,
-            Errno::LOOP
-        );
+        assert_eq!(root.mkdir_all(Path::new("loop/x"), mode).unwrap_err().errno, Errno::LOOP);
     }
 
     #[test]
     fn create_file_keeps_what_stands_there() {
         let (_dir, root, inside) = scratch();
         let mode = Mode::from_raw_mode(0o644);
-        root.create_file(Path::new("/etc/deep/hosts"), mode)
-            .unwrap();
+        root.create_file(Path::new("/etc/deep/hosts"), mode).unwrap();
         assert!(inside.join("etc/deep/hosts").is_file());
         fs::write(inside.join("etc/deep/hosts"), "kept").unwrap();
         symlink("/etc/deep/hosts", inside.join("alias")).unwrap();
         let fd = root.create_file(Path::new("alias"), mode).unwrap();
         assert_eq!(rustix::fs::fstat(&fd).unwrap().st_size, 4);
-        assert_eq!(
-            root.create_file(Path::new("etc"), mode).unwrap_err().errno,
-            Errno::ISDIR
-        );
-        assert_eq!(
-            root.create_file(Path::new("/"), mode).unwrap_err().errno,
-            Errno::ISDIR
-        );
+        assert_eq!(root.create_file(Path::new("etc"), mode).unwrap_err().errno, Errno::ISDIR);
+        assert_eq!(root.create_file(Path::new("/"), mode).unwrap_err().errno, Errno::ISDIR);
     }
 
     #[test]
@@ -632,11 +509,7 @@ mod tests {
         let (_, name) = root.parent(Path::new("/x/.")).unwrap();
         assert_eq!(name, "x");
         for path in ["/", "", ".", "..", "a/.."] {
-            assert_eq!(
-                root.parent(Path::new(path)).unwrap_err().errno,
-                Errno::INVAL,
-                "{path:?}"
-            );
+            assert_eq!(root.parent(Path::new(path)).unwrap_err().errno, Errno::INVAL, "{path:?}");
         }
     }
 
@@ -649,9 +522,7 @@ mod tests {
         let tree = inside.join("tree");
         fs::create_dir(&tree).unwrap();
         symlink("../../kept", tree.join("out")).unwrap();
-        let mut fd = root
-            .open_in(Path::new("tree"), OFlags::PATH, Mode::empty())
-            .unwrap();
+        let mut fd = root.open_in(Path::new("tree"), OFlags::PATH, Mode::empty()).unwrap();
         for _ in 0..3000 {
             rustix::fs::mkdirat(&fd, "d", Mode::from_raw_mode(0o700)).unwrap();
             rustix::fs::symlinkat("x", &fd, "l").unwrap();
@@ -668,12 +539,7 @@ mod tests {
         Root::remove_tree(root.as_fd(), OsStr::new("absent")).unwrap();
         assert!(dir.path().join("kept/file").exists());
         for name in ["", ".", "..", "a/b"] {
-            assert_eq!(
-                Root::remove_tree(root.as_fd(), OsStr::new(name))
-                    .unwrap_err()
-                    .errno,
-                Errno::INVAL
-            );
+            assert_eq!(Root::remove_tree(root.as_fd(), OsStr::new(name)).unwrap_err().errno, Errno::INVAL);
         }
     }
 
@@ -687,10 +553,7 @@ mod tests {
             Err(error) if matches!(error.errno, Errno::PERM | Errno::OPNOTSUPP) => return,
             result => result.unwrap(),
         }
-        assert_eq!(
-            xattrs_at(root.as_fd(), link).unwrap(),
-            [("trusted.brig".into(), b"a\nb".to_vec())]
-        );
+        assert_eq!(xattrs_at(root.as_fd(), link).unwrap(), [("trusted.brig".into(), b"a\nb".to_vec())]);
         assert_eq!(xattrs_at(root.as_fd(), OsStr::new("file")).unwrap(), []);
     }
 }

@@ -21,10 +21,7 @@ pub struct Error {
 impl Error {
     /// Names `call` as what failed with `errno`.
     pub fn new(call: impl Into<String>, errno: Errno) -> Error {
-        Error {
-            call: call.into(),
-            errno,
-        }
+        Error { call: call.into(), errno }
     }
 }
 
@@ -34,12 +31,7 @@ impl fmt::Display for Error {
         let text = text.split(" (os error").next().unwrap_or_default();
         match errno_name(self.errno) {
             Some(name) => write!(f, "{}: {text} ({name})", self.call),
-            None => write!(
-                f,
-                "{}: {text} (errno {})",
-                self.call,
-                self.errno.raw_os_error()
-            ),
+            None => write!(f, "{}: {text} (errno {})", self.call, self.errno.raw_os_error()),
         }
     }
 }
@@ -114,17 +106,8 @@ mod tests {
 
     #[test]
     fn names_the_call_and_the_errno() {
-        let error = Error::new(
-            "openat2(\"etc/passwd\", O_PATH, RESOLVE_IN_ROOT)",
-            Errno::ACCESS,
-        );
-        assert_eq!(
-            error.to_string(),
-            "openat2(\"etc/passwd\", O_PATH, RESOLVE_IN_ROOT): Permission denied (EACCES)"
-        );
-        assert_eq!(
-            std::io::Error::from(error).kind(),
-            std::io::ErrorKind::PermissionDenied
-        );
+        let error = Error::new("openat2(\"etc/passwd\", O_PATH, RESOLVE_IN_ROOT)", Errno::ACCESS);
+        assert_eq!(error.to_string(), "openat2(\"etc/passwd\", O_PATH, RESOLVE_IN_ROOT): Permission denied (EACCES)");
+        assert_eq!(std::io::Error::from(error).kind(), std::io::ErrorKind::PermissionDenied);
     }
 }

@@ -66,10 +66,7 @@ impl Message {
         bytes.extend_from_slice(&kind.to_ne_bytes());
         bytes.extend_from_slice(&(flags | REQUEST).to_ne_bytes());
         bytes.extend_from_slice(&[0; 8]);
-        Message {
-            bytes,
-            what: what.into(),
-        }
+        Message { bytes, what: what.into() }
     }
 
     /// Appends raw bytes (the family header), padded to four.
@@ -81,8 +78,7 @@ impl Message {
 
     /// Appends one attribute.
     pub fn attr(&mut self, kind: u16, value: &[u8]) -> &mut Self {
-        let length =
-            u16::try_from(value.len() + 4).expect("an attribute's value is shorter than 64 KiB");
+        let length = u16::try_from(value.len() + 4).expect("an attribute's value is shorter than 64 KiB");
         self.bytes.extend_from_slice(&length.to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
         self.bytes.extend_from_slice(value);
@@ -119,8 +115,7 @@ impl Message {
         self.bytes.extend_from_slice(&[0; 2]);
         self.bytes.extend_from_slice(&(kind | NESTED).to_ne_bytes());
         fill(self);
-        let length = u16::try_from(self.bytes.len() - start)
-            .expect("a nested attribute is shorter than 64 KiB");
+        let length = u16::try_from(self.bytes.len() - start).expect("a nested attribute is shorter than 64 KiB");
         self.bytes[start..start + 2].copy_from_slice(&length.to_ne_bytes());
         self
     }
@@ -182,10 +177,7 @@ impl<'a> Attributes<'a> {
     /// The first attribute of this type as a NUL-terminated string.
     pub fn text(self, kind: u16) -> Option<&'a str> {
         let value = self.find(kind)?;
-        let end = value
-            .iter()
-            .position(|byte| *byte == 0)
-            .unwrap_or(value.len());
+        let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
         std::str::from_utf8(&value[..end]).ok()
     }
 
@@ -219,12 +211,8 @@ impl<'a> Iterator for Answers<'a> {
     type Item = Answer<'a>;
 
     fn next(&mut self) -> Option<Answer<'a>> {
-        let number = |at: usize| -> Option<u32> {
-            Some(u32::from_ne_bytes(self.0.get(at..at + 4)?.try_into().ok()?))
-        };
-        let half = |at: usize| -> Option<u16> {
-            Some(u16::from_ne_bytes(self.0.get(at..at + 2)?.try_into().ok()?))
-        };
+        let number = |at: usize| -> Option<u32> { Some(u32::from_ne_bytes(self.0.get(at..at + 4)?.try_into().ok()?)) };
+        let half = |at: usize| -> Option<u16> { Some(u16::from_ne_bytes(self.0.get(at..at + 2)?.try_into().ok()?)) };
         let length = usize::try_from(number(0)?).ok()?;
         let answer = Answer {
             kind: half(4)?,
@@ -258,30 +246,18 @@ impl Socket {
             let call = format!("{call}({name})");
             move |errno| Error::new(call, errno)
         };
-        let fd = rustix::net::socket_with(
-            AddressFamily::NETLINK,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            protocol,
-        )
-        .map_err(failed("socket"))?;
+        let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)
+            .map_err(failed("socket"))?;
         rustix::net::bind(&fd, &SocketAddrNetlink::new(0, 0)).map_err(failed("bind"))?;
         let address = rustix::net::getsockname(&fd).map_err(failed("getsockname"))?;
         let address = SocketAddrNetlink::try_from(address).map_err(failed("getsockname"))?;
-        set_option(fd.as_fd(), libc::NETLINK_EXT_ACK, 1)
-            .map_err(failed("setsockopt(NETLINK_EXT_ACK)"))?;
-        set_option(fd.as_fd(), libc::NETLINK_CAP_ACK, 1)
-            .map_err(failed("setsockopt(NETLINK_CAP_ACK)"))?;
+        set_option(fd.as_fd(), libc::NETLINK_EXT_ACK, 1).map_err(failed("setsockopt(NETLINK_EXT_ACK)"))?;
+        set_option(fd.as_fd(), libc::NETLINK_CAP_ACK, 1).map_err(failed("setsockopt(NETLINK_CAP_ACK)"))?;
         if family == Family::Route {
             set_option(fd.as_fd(), libc::NETLINK_GET_STRICT_CHK, 1)
                 .map_err(failed("setsockopt(NETLINK_GET_STRICT_CHK)"))?;
         }
-        Ok(Socket {
-            fd,
-            port: address.pid(),
-            sequence: 0,
-            buffer: vec![0; RECEIVE],
-        })
+        Ok(Socket { fd, port: address.pid(), sequence: 0, buffer: vec![0; RECEIVE] })
     }
 
     /// The number by which the kernel names this socket in the events that it caused.
@@ -293,12 +269,8 @@ impl Socket {
     pub fn join(&self, group: u32, bytes: usize) -> Result<()> {
         rustix::net::sockopt::set_socket_recv_buffer_size_force(&self.fd, bytes)
             .map_err(|errno| Error::new(format!("setsockopt(SO_RCVBUFFORCE, {bytes})"), errno))?;
-        set_option(self.fd.as_fd(), libc::NETLINK_ADD_MEMBERSHIP, group).map_err(|errno| {
-            Error::new(
-                format!("setsockopt(NETLINK_ADD_MEMBERSHIP, {group})"),
-                errno,
-            )
-        })
+        set_option(self.fd.as_fd(), libc::NETLINK_ADD_MEMBERSHIP, group)
+            .map_err(|errno| Error::new(format!("setsockopt(NETLINK_ADD_MEMBERSHIP, {group})"), errno))
     }
 
     /// Sends `messages` in one datagram and returns when every one of them was carried out, or the first error
@@ -312,9 +284,7 @@ impl Socket {
         let mut datagram = Vec::with_capacity(messages.iter().map(Message::size).sum());
         for (index, message) in messages.iter_mut().enumerate() {
             self.sequence = self.sequence.wrapping_add(1);
-            datagram.extend_from_slice(
-                message.seal(self.sequence, if index == last { ACK } else { 0 }),
-            );
+            datagram.extend_from_slice(message.seal(self.sequence, if index == last { ACK } else { 0 }));
         }
         self.send(&datagram, &messages[last].what)?;
         self.collect(first, messages)
@@ -322,12 +292,7 @@ impl Socket {
 
     /// As [`Socket::execute`] for an nftables transaction: the acknowledged message is the last but one, because
     /// the end marker itself is only answered by new kernels.
-    pub fn execute_batch(
-        &mut self,
-        begin: Message,
-        mut messages: Vec<Message>,
-        end: Message,
-    ) -> Result<()> {
+    pub fn execute_batch(&mut self, begin: Message, mut messages: Vec<Message>, end: Message) -> Result<()> {
         let Some(last) = messages.len().checked_sub(1) else {
             return Ok(());
         };
@@ -337,9 +302,7 @@ impl Socket {
         let mut datagram = Vec::with_capacity(messages.iter().map(Message::size).sum());
         for (index, message) in messages.iter_mut().enumerate() {
             self.sequence = self.sequence.wrapping_add(1);
-            datagram.extend_from_slice(
-                message.seal(self.sequence, if index == last + 1 { ACK } else { 0 }),
-            );
+            datagram.extend_from_slice(message.seal(self.sequence, if index == last + 1 { ACK } else { 0 }));
         }
         self.send(&datagram, "nftables transaction")?;
         self.collect(first, &messages)
@@ -356,9 +319,7 @@ impl Socket {
         self.send(&datagram, &message.what)?;
         let mut interrupted = false;
         loop {
-            let length = self
-                .receive(true)?
-                .ok_or_else(|| Error::new(message.what.clone(), Errno::AGAIN))?;
+            let length = self.receive(true)?.ok_or_else(|| Error::new(message.what.clone(), Errno::AGAIN))?;
             for answer in Answers(&self.buffer[..length]) {
                 if answer.sequence != sequence {
                     continue;
@@ -376,11 +337,7 @@ impl Socket {
 
     /// Waits for events at most `timeout` and hands them to `each`. `Ok(false)`: none came. `ENOBUFS`: events
     /// were lost, whatever they said may have happened.
-    pub fn events(
-        &mut self,
-        timeout: Option<Duration>,
-        mut each: impl FnMut(Answer<'_>),
-    ) -> Result<bool> {
+    pub fn events(&mut self, timeout: Option<Duration>, mut each: impl FnMut(Answer<'_>)) -> Result<bool> {
         let timeout = timeout.map(|duration| Timespec {
             tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(duration.subsec_nanos()),
@@ -401,11 +358,8 @@ impl Socket {
     fn send(&self, datagram: &[u8], what: &str) -> Result<()> {
         // The default send buffer holds 200 KiB; a table with thousands of ports is longer.
         if datagram.len() > 64 * 1024 {
-            rustix::net::sockopt::set_socket_send_buffer_size_force(
-                &self.fd,
-                datagram.len() + 4096,
-            )
-            .map_err(|errno| Error::new("setsockopt(SO_SNDBUFFORCE)", errno))?;
+            rustix::net::sockopt::set_socket_send_buffer_size_force(&self.fd, datagram.len() + 4096)
+                .map_err(|errno| Error::new("setsockopt(SO_SNDBUFFORCE)", errno))?;
         }
         loop {
             match rustix::net::send(&self.fd, datagram, SendFlags::empty()) {
@@ -417,18 +371,11 @@ impl Socket {
     }
 
     fn receive(&mut self, wait: bool) -> Result<Option<usize>> {
-        let flags = if wait {
-            RecvFlags::TRUNC
-        } else {
-            RecvFlags::TRUNC | RecvFlags::DONTWAIT
-        };
+        let flags = if wait { RecvFlags::TRUNC } else { RecvFlags::TRUNC | RecvFlags::DONTWAIT };
         loop {
             match rustix::net::recv(&self.fd, &mut self.buffer[..], flags) {
                 Ok((read, whole)) if whole > read => {
-                    return Err(Error::new(
-                        "recvmsg(netlink): the answer was cut",
-                        Errno::MSGSIZE,
-                    ));
+                    return Err(Error::new("recvmsg(netlink): the answer was cut", Errno::MSGSIZE));
                 }
                 Ok((read, _)) => return Ok(Some(read)),
                 Err(Errno::INTR) => {}
@@ -444,8 +391,7 @@ impl Socket {
         let mut acknowledged = false;
         while let Some(length) = self.receive(false)? {
             for answer in Answers(&self.buffer[..length]) {
-                let index =
-                    usize::try_from(answer.sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
+                let index = usize::try_from(answer.sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
                 let Some(message) = messages.get(index) else {
                     continue;
                 };
@@ -464,10 +410,7 @@ impl Socket {
         match failure {
             Some((_, error)) => Err(error),
             None if acknowledged => Ok(()),
-            None => Err(Error::new(
-                "netlink: the kernel did not acknowledge the request",
-                Errno::IO,
-            )),
+            None => Err(Error::new("netlink: the kernel did not acknowledge the request", Errno::IO)),
         }
     }
 }
@@ -480,59 +423,27 @@ impl AsFd for Socket {
 
 /// Reads an NLMSG_ERROR or NLMSG_DONE: zero is success; the extended acknowledgement's text goes into the error.
 fn status(answer: &Answer<'_>, what: &str) -> Result<()> {
-    let code = answer
-        .body
-        .get(0..4)
-        .and_then(|bytes| bytes.try_into().ok())
-        .map_or(0, i32::from_ne_bytes);
+    let code = answer.body.get(0..4).and_then(|bytes| bytes.try_into().ok()).map_or(0, i32::from_ne_bytes);
     if code == 0 || (answer.kind == NLMSG_DONE && code > 0) {
         return Ok(());
     }
     let errno = Errno::from_raw_os_error(-code);
-    let request = answer
-        .body
-        .get(4..8)
-        .and_then(|bytes| bytes.try_into().ok())
-        .map_or(0, u32::from_ne_bytes);
+    let request = answer.body.get(4..8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes);
     let skip = match answer.kind {
         NLMSG_DONE => 4,
         _ if answer.flags & FLAG_CAPPED != 0 => 4 + HEADER,
-        _ => {
-            4 + usize::try_from(request)
-                .unwrap_or(HEADER)
-                .next_multiple_of(4)
-        }
+        _ => 4 + usize::try_from(request).unwrap_or(HEADER).next_multiple_of(4),
     };
-    let text = (answer.flags & FLAG_ACK_TLVS != 0)
-        .then(|| answer.attributes(skip).text(ATTRIBUTE_TEXT))
-        .flatten();
-    Err(Error::new(
-        text.map_or_else(|| what.to_owned(), |text| format!("{what}: {text}")),
-        errno,
-    ))
+    let text = (answer.flags & FLAG_ACK_TLVS != 0).then(|| answer.attributes(skip).text(ATTRIBUTE_TEXT)).flatten();
+    Err(Error::new(text.map_or_else(|| what.to_owned(), |text| format!("{what}: {text}")), errno))
 }
 
-fn set_option(
-    fd: BorrowedFd<'_>,
-    option: libc::c_int,
-    value: u32,
-) -> std::result::Result<(), Errno> {
+fn set_option(fd: BorrowedFd<'_>, option: libc::c_int, value: u32) -> std::result::Result<(), Errno> {
     let length = libc::socklen_t::try_from(size_of::<u32>()).expect("four fits");
     // SAFETY: the descriptor is borrowed, `value` outlives the call and `length` is its size.
-    let result = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_NETLINK,
-            option,
-            (&raw const value).cast(),
-            length,
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(last_errno())
-    }
+    let result =
+        unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_NETLINK, option, (&raw const value).cast(), length) };
+    if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
 fn last_errno() -> Errno {
@@ -573,18 +484,11 @@ mod tests {
         };
         let mut found = None;
         socket
-            .ask(request("lo"), |answer| {
-                found = answer.attributes(16).text(IFLA_IFNAME).map(str::to_owned)
-            })
+            .ask(request("lo"), |answer| found = answer.attributes(16).text(IFLA_IFNAME).map(str::to_owned))
             .expect("lo");
         assert_eq!(found.as_deref(), Some("lo"));
-        let error = socket
-            .ask(request("nosuchlink"), |_| {})
-            .expect_err("missing");
+        let error = socket.ask(request("nosuchlink"), |_| {}).expect_err("missing");
         assert_eq!(error.errno, Errno::NODEV);
-        assert!(
-            error.to_string().starts_with("RTM_GETLINK(\"nosuchlink\")"),
-            "{error}"
-        );
+        assert!(error.to_string().starts_with("RTM_GETLINK(\"nosuchlink\")"), "{error}");
     }
 }

@@ -13,12 +13,8 @@ use crate::{Error, Result};
 
 /// The calling thread's network namespace.
 pub fn current() -> Result<OwnedFd> {
-    rustix::fs::open(
-        "/proc/thread-self/ns/net",
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|errno| Error::new("open(\"/proc/thread-self/ns/net\")", errno))
+    rustix::fs::open("/proc/thread-self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| Error::new("open(\"/proc/thread-self/ns/net\")", errno))
 }
 
 /// What tells two namespaces apart: equal exactly if both descriptors name the same namespace.
@@ -39,23 +35,14 @@ pub fn create() -> Result<OwnedFd> {
 pub fn inside<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> Result<T> {
     on_own_thread(|| {
         rustix::thread::move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
-            .map_err(|errno| {
-                Error::new(format!("setns({}, CLONE_NEWNET)", netns.as_raw_fd()), errno)
-            })?;
+            .map_err(|errno| Error::new(format!("setns({}, CLONE_NEWNET)", netns.as_raw_fd()), errno))?;
         Ok(work())
     })
 }
 
 /// As [`inside`], but directly on the calling thread if that is already in `netns`.
-pub fn inside_unless_there<T: Send>(
-    netns: BorrowedFd<'_>,
-    work: impl FnOnce() -> T + Send,
-) -> Result<T> {
-    if identity(current()?.as_fd())? == identity(netns)? {
-        Ok(work())
-    } else {
-        inside(netns, work)
-    }
+pub fn inside_unless_there<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> Result<T> {
+    if identity(current()?.as_fd())? == identity(netns)? { Ok(work()) } else { inside(netns, work) }
 }
 
 fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
@@ -63,15 +50,8 @@ fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> 
         let thread = std::thread::Builder::new()
             .name("netns".to_owned())
             .spawn_scoped(scope, work)
-            .map_err(|error| {
-                Error::new(
-                    "clone(thread)",
-                    Errno::from_io_error(&error).unwrap_or(Errno::AGAIN),
-                )
-            })?;
-        thread
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            .map_err(|error| Error::new("clone(thread)", Errno::from_io_error(&error).unwrap_or(Errno::AGAIN)))?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
@@ -84,16 +64,8 @@ fn unshare_net() -> Result<()> {
 /// Makes `socket` deaf: it keeps its address and port, and every packet that reaches it is dropped unanswered.
 pub fn deafen(socket: BorrowedFd<'_>) -> Result<()> {
     // One classic BPF instruction: return 0, keep nothing of the packet.
-    let mut nothing = libc::sock_filter {
-        code: 0x06,
-        jt: 0,
-        jf: 0,
-        k: 0,
-    };
-    let program = libc::sock_fprog {
-        len: 1,
-        filter: &raw mut nothing,
-    };
+    let mut nothing = libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0 };
+    let program = libc::sock_fprog { len: 1, filter: &raw mut nothing };
     let length = libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).expect("a small struct");
     // SAFETY: `program` points to one valid instruction, both outlive the call, and `length` is its size.
     let result = unsafe {
@@ -123,14 +95,9 @@ mod tests {
         let made = create().expect("create");
         let made_id = identity(made.as_fd()).expect("identity");
         assert_ne!(before, made_id);
-        let seen = inside(made.as_fd(), || {
-            identity(current().expect("own").as_fd()).expect("identity")
-        });
+        let seen = inside(made.as_fd(), || identity(current().expect("own").as_fd()).expect("identity"));
         assert_eq!(seen.expect("inside"), made_id);
-        assert_eq!(
-            identity(current().expect("own").as_fd()).expect("identity"),
-            before
-        );
+        assert_eq!(identity(current().expect("own").as_fd()).expect("identity"), before);
     }
 
     #[test]
@@ -138,12 +105,8 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
         deafen(listener.as_fd()).expect("filter");
         let address = listener.local_addr().expect("address");
-        let error =
-            std::net::TcpStream::connect_timeout(&address, std::time::Duration::from_millis(200));
-        assert_eq!(
-            error.expect_err("deaf").kind(),
-            std::io::ErrorKind::TimedOut
-        );
+        let error = std::net::TcpStream::connect_timeout(&address, std::time::Duration::from_millis(200));
+        assert_eq!(error.expect_err("deaf").kind(), std::io::ErrorKind::TimedOut);
         assert!(std::net::TcpListener::bind(address).is_err());
     }
 }

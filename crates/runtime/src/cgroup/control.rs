@@ -34,10 +34,7 @@ pub(super) fn tree(dir: &Path) -> Result<Vec<PathBuf>> {
         if depth > MAX_DEPTH {
             return Err(Error::new(
                 ErrorKind::System,
-                format!(
-                    "cgroups below {} are nested more than {MAX_DEPTH} deep",
-                    dir.display()
-                ),
+                format!("cgroups below {} are nested more than {MAX_DEPTH} deep", dir.display()),
             ));
         }
         for entry in entries.flatten() {
@@ -58,11 +55,7 @@ pub(super) fn processes(dir: &Path) -> Result<Vec<i32>> {
         let Ok(Some(text)) = read_if_present(&dir, "cgroup.procs") else {
             continue;
         };
-        pids.extend(
-            text.lines()
-                .filter_map(|line| line.parse::<i32>().ok())
-                .filter(|pid| *pid > 0),
-        );
+        pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
     }
     pids.sort_unstable();
     pids.dedup();
@@ -83,11 +76,7 @@ pub(super) fn freeze_v2(dir: &Path, frozen: bool) -> Result<()> {
     write(dir, "cgroup.freeze", "0")?;
     Err(Error::new(
         ErrorKind::System,
-        format!(
-            "freezing {} took more than {} s and was given up",
-            dir.display(),
-            FREEZE_LIMIT.as_secs()
-        ),
+        format!("freezing {} took more than {} s and was given up", dir.display(), FREEZE_LIMIT.as_secs()),
     ))
 }
 
@@ -111,17 +100,12 @@ fn wait_for_event(dir: &Path, limit: Duration, done: impl Fn() -> Result<bool>) 
 }
 
 fn wait(descriptors: &mut [PollFd<'_>], left: Duration) -> Result<bool> {
-    let timeout = Timespec {
-        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(left.subsec_nanos()),
-    };
+    let timeout =
+        Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: i64::from(left.subsec_nanos()) };
     match poll(descriptors, Some(&timeout)) {
         Ok(ready) => Ok(ready > 0),
         Err(Errno::INTR) => Ok(false),
-        Err(error) => Err(Error::new(
-            ErrorKind::System,
-            format!("poll on a cgroup's processes: {error}"),
-        )),
+        Err(error) => Err(Error::new(ErrorKind::System, format!("poll on a cgroup's processes: {error}"))),
     }
 }
 
@@ -149,11 +133,7 @@ pub(super) fn freeze_v1(dir: &Path, frozen: bool) -> Result<()> {
     write(dir, "freezer.state", "THAWED")?;
     Err(Error::new(
         ErrorKind::System,
-        format!(
-            "freezing {} took more than {} s and was given up",
-            dir.display(),
-            FREEZE_LIMIT.as_secs()
-        ),
+        format!("freezing {} took more than {} s and was given up", dir.display(), FREEZE_LIMIT.as_secs()),
     ))
 }
 
@@ -189,20 +169,16 @@ fn still_there(dir: &Path) -> Result<Error> {
 pub(super) fn kill_by_signal(dir: &Path, freezer: Option<&Path>) -> Result<()> {
     let deadline = Instant::now() + KILL_LIMIT;
     loop {
-        let held = freezer
-            .filter(|freezer| freezer.exists())
-            .map(|freezer| freeze_v1(freezer, true));
+        let held = freezer.filter(|freezer| freezer.exists()).map(|freezer| freeze_v1(freezer, true));
         let pids = processes(dir)?;
         let descriptors: Vec<OwnedFd> = pids.iter().filter_map(|pid| kill(*pid)).collect();
         if let (Some(freezer), Some(_)) = (freezer, held) {
             // Thawed even if freezing failed: a half-frozen process would not die.
-            freeze_v1(freezer, false).or_else(|error| {
-                if error.kind == ErrorKind::NotFound {
-                    Ok(())
-                } else {
-                    Err(error)
-                }
-            })?;
+            freeze_v1(freezer, false).or_else(
+                |error| {
+                    if error.kind == ErrorKind::NotFound { Ok(()) } else { Err(error) }
+                },
+            )?;
         }
         if pids.is_empty() {
             return Ok(());
@@ -260,10 +236,7 @@ fn occupied(dir: &Path, error: Error) -> Error {
         return error;
     }
     let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();
-    Error::new(
-        ErrorKind::Busy,
-        format!("{}: processes {} are in it", error.message, pids.join(", ")),
-    )
+    Error::new(ErrorKind::Busy, format!("{}: processes {} are in it", error.message, pids.join(", ")))
 }
 
 /// Waits until some process of a cgroup has ended: version 2 reports emptiness, version 1 leaves asking the processes.
@@ -275,10 +248,7 @@ fn wait_for_exit(dir: &Path, left: Duration, attempt: u64) -> Result<()> {
     let open = |pid: &i32| pidfd_open(Pid::from_raw(*pid)?, PidfdFlags::empty()).ok();
     match processes(dir)?.iter().find_map(open) {
         Some(descriptor) => {
-            wait(
-                &mut [PollFd::from_borrowed_fd(descriptor.as_fd(), PollFlags::IN)],
-                left,
-            )?;
+            wait(&mut [PollFd::from_borrowed_fd(descriptor.as_fd(), PollFlags::IN)], left)?;
         }
         // Nobody is listed, yet the kernel still holds it for a task on its last instructions. Nothing reports the end.
         None => std::thread::sleep(Duration::from_micros(100 << attempt.min(6)).min(left)),

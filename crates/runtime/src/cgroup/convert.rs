@@ -27,23 +27,17 @@ pub(super) fn swap_alone(total: Option<i64>, memory: Option<i64>) -> Result<Opti
         // Memory made unlimited and nothing said about swap: both were meant.
         (0, -1) | (-1, _) => Ok(Some(-1)),
         (0, _) => Ok(None),
-        (_, 0 | -1) => Err(Error::invalid(
-            "unable to set a swap limit without a memory limit",
-        )),
-        (total, memory) if total < memory => Err(Error::invalid(format!(
-            "memory+swap limit {total} should be at least the memory limit {memory}"
-        ))),
+        (_, 0 | -1) => Err(Error::invalid("unable to set a swap limit without a memory limit")),
+        (total, memory) if total < memory => {
+            Err(Error::invalid(format!("memory+swap limit {total} should be at least the memory limit {memory}")))
+        }
         (total, memory) => Ok(Some(total - memory)),
     }
 }
 
 /// Negative means without limit.
 pub(super) fn or_max(value: i64) -> String {
-    if value < 0 {
-        "max".to_owned()
-    } else {
-        value.to_string()
-    }
+    if value < 0 { "max".to_owned() } else { value.to_string() }
 }
 
 /// `cpu.max`: `quota period`.
@@ -51,9 +45,7 @@ pub(super) fn cpu_max(quota: Option<i64>, period: Option<u64>) -> Option<String>
     if quota.unwrap_or(0) == 0 && period.unwrap_or(0) == 0 {
         return None;
     }
-    let quota = quota
-        .filter(|quota| *quota > 0)
-        .map_or_else(|| "max".to_owned(), |quota| quota.to_string());
+    let quota = quota.filter(|quota| *quota > 0).map_or_else(|| "max".to_owned(), |quota| quota.to_string());
     Some(match period.filter(|period| *period != 0) {
         Some(period) => format!("{quota} {period}"),
         None => quota,
@@ -66,15 +58,7 @@ mod tests {
 
     #[test]
     fn weights() {
-        let table = [
-            (2, 1),
-            (3, 2),
-            (512, 59),
-            (1024, 100),
-            (2048, 174),
-            (262_144, 10_000),
-            (u64::MAX, 10_000),
-        ];
+        let table = [(2, 1), (3, 2), (512, 59), (1024, 100), (2048, 174), (262_144, 10_000), (u64::MAX, 10_000)];
         for (shares, weight) in table {
             assert_eq!(cpu_weight(shares), weight, "{shares}");
         }
@@ -95,10 +79,7 @@ mod tests {
 
     #[test]
     fn quotas() {
-        assert_eq!(
-            cpu_max(Some(50_000), Some(100_000)).unwrap(),
-            "50000 100000"
-        );
+        assert_eq!(cpu_max(Some(50_000), Some(100_000)).unwrap(), "50000 100000");
         assert_eq!(cpu_max(Some(-1), None).unwrap(), "max");
         assert_eq!(cpu_max(None, Some(20_000)).unwrap(), "max 20000");
         assert_eq!(cpu_max(None, None), None);

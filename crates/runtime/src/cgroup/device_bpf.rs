@@ -39,16 +39,13 @@ pub(super) fn program(policy: &Policy) -> Vec<u64> {
     ];
     for (devices, bits) in &policy.exceptions {
         // Each test that fails jumps over what is left of this exception; distances are filled in once it is whole.
-        let mut tests = vec![(
-            JUMP_NE_CONST,
-            2,
-            0,
-            if devices.block { BLOCK } else { CHAR },
-        )];
+        let mut tests = vec![(JUMP_NE_CONST, 2, 0, if devices.block { BLOCK } else { CHAR })];
         let numbers = [(4, devices.major), (5, devices.minor)];
-        tests.extend(numbers.into_iter().filter_map(|(register, number)| {
-            Some((JUMP_NE_CONST, register, 0, number?.cast_signed()))
-        }));
+        tests.extend(
+            numbers
+                .into_iter()
+                .filter_map(|(register, number)| Some((JUMP_NE_CONST, register, 0, number?.cast_signed()))),
+        );
         let mut body: Vec<u64> = Vec::new();
         let access = if *bits == ALL { 0 } else { 3 };
         let length = tests.len() + access + 2;
@@ -60,11 +57,7 @@ pub(super) fn program(policy: &Policy) -> Vec<u64> {
             body.push(instruction(MOVE, 1, 3, 0, 0));
             body.push(instruction(AND_CONST, 1, 0, 0, i32::from(*bits)));
             // An exception that allows must cover all that is asked; one that denies applies if it meets any of it.
-            let (code, source) = if policy.allow {
-                (JUMP_EQ_CONST, 0)
-            } else {
-                (JUMP_NE, 3)
-            };
+            let (code, source) = if policy.allow { (JUMP_EQ_CONST, 0) } else { (JUMP_NE, 3) };
             body.push(instruction(code, 1, source, jump(2), 0));
         }
         body.push(instruction(MOVE_CONST, 0, 0, 0, i32::from(!policy.allow)));
@@ -89,31 +82,18 @@ mod tests {
 
     /// The kernel's machine, as far as these programs use it.
     fn run(code: &[u64], block: bool, major: u32, minor: u32, access: u8) -> bool {
-        let context = [
-            u32::from(access) << 16 | if block { 1 } else { 2 },
-            major,
-            minor,
-        ];
+        let context = [u32::from(access) << 16 | if block { 1 } else { 2 }, major, minor];
         let mut registers = [0u64; 11];
         let mut at = 0usize;
         loop {
             let bytes = code[at].to_ne_bytes();
             let (destination, source) = ((bytes[1] & 15) as usize, (bytes[1] >> 4) as usize);
             let offset = i16::from_ne_bytes([bytes[2], bytes[3]]);
-            let constant = i64::from(i32::from_ne_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]))
-                .cast_unsigned();
+            let constant = i64::from(i32::from_ne_bytes([bytes[4], bytes[5], bytes[6], bytes[7]])).cast_unsigned();
             at += 1;
-            let mut skip = |hit: bool| {
-                at += if hit {
-                    offset.unsigned_abs() as usize
-                } else {
-                    0
-                }
-            };
+            let mut skip = |hit: bool| at += if hit { offset.unsigned_abs() as usize } else { 0 };
             match bytes[0] {
-                LOAD_WORD => {
-                    registers[destination] = u64::from(context[offset.unsigned_abs() as usize / 4])
-                }
+                LOAD_WORD => registers[destination] = u64::from(context[offset.unsigned_abs() as usize / 4]),
                 MOVE => registers[destination] = registers[source],
                 MOVE_CONST => registers[destination] = constant,
                 AND_CONST => registers[destination] &= constant,
@@ -128,13 +108,7 @@ mod tests {
     }
 
     fn rule(allow: bool, type_: &str, major: i64, minor: i64, access: &str) -> DeviceCgroup {
-        DeviceCgroup {
-            allow,
-            type_: type_.into(),
-            major: Some(major),
-            minor: Some(minor),
-            access: access.into(),
-        }
+        DeviceCgroup { allow, type_: type_.into(), major: Some(major), minor: Some(minor), access: access.into() }
     }
 
     #[test]
@@ -148,33 +122,17 @@ mod tests {
                 rule(true, "b", 8, -1, "m"),
             ],
             &[rule(true, "a", -1, -1, "rwm")],
-            &[
-                rule(true, "a", -1, -1, "rwm"),
-                rule(false, "c", 10, 229, "rwm"),
-                rule(false, "b", -1, 3, "w"),
-            ],
-            &[
-                rule(true, "c", 10, 229, "rwm"),
-                rule(false, "c", 10, 229, "w"),
-            ],
+            &[rule(true, "a", -1, -1, "rwm"), rule(false, "c", 10, 229, "rwm"), rule(false, "b", -1, 3, "w")],
+            &[rule(true, "c", 10, 229, "rwm"), rule(false, "c", 10, 229, "w")],
         ];
         for rules in sets {
             let policy = Policy::new(rules).unwrap();
             let code = program(&policy);
             println!("{} rules: {} instructions", rules.len(), code.len());
             for block in [false, true] {
-                for (major, minor) in [
-                    (1, 3),
-                    (1, 1),
-                    (5, 2),
-                    (136, 7),
-                    (10, 200),
-                    (10, 229),
-                    (8, 0),
-                    (8, 3),
-                    (7, 3),
-                    (0, 0),
-                ] {
+                for (major, minor) in
+                    [(1, 3), (1, 1), (5, 2), (136, 7), (10, 200), (10, 229), (8, 0), (8, 3), (7, 3), (0, 0)]
+                {
                     for access in 1..8u8 {
                         assert_eq!(
                             run(&code, block, major, minor, access),
@@ -200,26 +158,11 @@ mod tests {
         let privileged = policy(&[rule(true, "", -1, -1, "rwm")]);
         assert!(privileged.allows(true, 8, 0, READ | WRITE | MKNOD));
         assert!(
-            !policy(&[
-                rule(true, "c", 10, 229, "rwm"),
-                rule(false, "c", 10, 229, "rwm")
-            ])
-            .allows(false, 10, 229, READ)
+            !policy(&[rule(true, "c", 10, 229, "rwm"), rule(false, "c", 10, 229, "rwm")]).allows(false, 10, 229, READ)
         );
-        let hole = Policy::new(&[
-            rule(true, "c", 10, -1, "rwm"),
-            rule(false, "c", 10, 229, "rwm"),
-        ])
-        .unwrap_err();
-        assert!(
-            hole.message.contains("deny c 10:229 rwm makes a hole"),
-            "{hole}"
-        );
-        for bad in [
-            rule(true, "x", 1, 1, "r"),
-            rule(true, "c", 1, 1, "rx"),
-            rule(true, "c", -2, 1, "r"),
-        ] {
+        let hole = Policy::new(&[rule(true, "c", 10, -1, "rwm"), rule(false, "c", 10, 229, "rwm")]).unwrap_err();
+        assert!(hole.message.contains("deny c 10:229 rwm makes a hole"), "{hole}");
+        for bad in [rule(true, "x", 1, 1, "r"), rule(true, "c", 1, 1, "rx"), rule(true, "c", -2, 1, "r")] {
             assert!(Policy::new(&[bad]).is_err());
         }
     }

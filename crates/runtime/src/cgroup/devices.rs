@@ -47,27 +47,18 @@ impl Policy {
         let (major, minor) = (number(rule.major, rule)?, number(rule.minor, rule)?);
         let blocks: &[bool] = match rule.type_.as_str() {
             "a" | "" if major.is_none() && minor.is_none() && access == ALL => {
-                *self = Policy {
-                    allow: rule.allow,
-                    exceptions: BTreeMap::new(),
-                };
+                *self = Policy { allow: rule.allow, exceptions: BTreeMap::new() };
                 return Ok(());
             }
             "a" | "" => &[false, true],
             "c" | "u" => &[false],
             "b" => &[true],
             other => {
-                return Err(Error::invalid(format!(
-                    "device rule type {other:?}: expected a, c or b"
-                )));
+                return Err(Error::invalid(format!("device rule type {other:?}: expected a, c or b")));
             }
         };
         for block in blocks {
-            let devices = Devices {
-                block: *block,
-                major,
-                minor,
-            };
+            let devices = Devices { block: *block, major, minor };
             if rule.allow == self.allow {
                 self.withdraw(devices, access, rule)?;
             } else {
@@ -80,9 +71,8 @@ impl Policy {
     /// Takes back earlier exceptions, which must be covered whole: neither kernel interface knows holes in wildcards.
     fn withdraw(&mut self, devices: Devices, access: u8, rule: &DeviceCgroup) -> Result<()> {
         for (known, bits) in &mut self.exceptions {
-            let covers = known.block == devices.block
-                && wider(devices.major, known.major)
-                && wider(devices.minor, known.minor);
+            let covers =
+                known.block == devices.block && wider(devices.major, known.major) && wider(devices.minor, known.minor);
             let partly = known.block == devices.block
                 && overlap(devices.major, known.major)
                 && overlap(devices.minor, known.minor);
@@ -127,67 +117,42 @@ fn access(rule: &DeviceCgroup) -> Result<u8> {
     if rule.access.is_empty() {
         return Ok(ALL);
     }
-    rule.access
-        .chars()
-        .try_fold(0, |bits, letter| match letter {
-            'r' => Ok(bits | READ),
-            'w' => Ok(bits | WRITE),
-            'm' => Ok(bits | MKNOD),
-            other => Err(Error::invalid(format!(
-                "device access {:?}: {other:?} is none of r, w, m",
-                rule.access
-            ))),
-        })
+    rule.access.chars().try_fold(0, |bits, letter| match letter {
+        'r' => Ok(bits | READ),
+        'w' => Ok(bits | WRITE),
+        'm' => Ok(bits | MKNOD),
+        other => Err(Error::invalid(format!("device access {:?}: {other:?} is none of r, w, m", rule.access))),
+    })
 }
 
 fn number(value: Option<i64>, rule: &DeviceCgroup) -> Result<Option<u32>> {
     match value {
         None | Some(-1) => Ok(None),
-        Some(value) => u32::try_from(value).map(Some).map_err(|_| {
-            Error::invalid(format!(
-                "device number {value} of rule {} is out of range",
-                text(rule)
-            ))
-        }),
+        Some(value) => u32::try_from(value)
+            .map(Some)
+            .map_err(|_| Error::invalid(format!("device number {value} of rule {} is out of range", text(rule)))),
     }
 }
 
 fn text(rule: &DeviceCgroup) -> String {
     let number = |value: Option<i64>| {
-        value
-            .filter(|value| *value != -1)
-            .map_or_else(|| "*".to_owned(), |value| value.to_string())
+        value.filter(|value| *value != -1).map_or_else(|| "*".to_owned(), |value| value.to_string())
     };
     let verb = if rule.allow { "allow" } else { "deny" };
-    let type_ = if rule.type_.is_empty() {
-        "a"
-    } else {
-        &rule.type_
-    };
-    format!(
-        "{verb} {type_} {}:{} {}",
-        number(rule.major),
-        number(rule.minor),
-        rule.access
-    )
+    let type_ = if rule.type_.is_empty() { "a" } else { &rule.type_ };
+    format!("{verb} {type_} {}:{} {}", number(rule.major), number(rule.minor), rule.access)
 }
 
 /// The form that `devices.allow`, `devices.deny` and `devices.list` use.
 pub(super) fn v1_text(devices: Devices, bits: u8) -> String {
-    let number =
-        |value: Option<u32>| value.map_or_else(|| "*".to_owned(), |value| value.to_string());
+    let number = |value: Option<u32>| value.map_or_else(|| "*".to_owned(), |value| value.to_string());
     let mut access = String::new();
     for (bit, letter) in [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')] {
         if bits & bit != 0 {
             access.push(letter);
         }
     }
-    format!(
-        "{} {}:{} {access}",
-        if devices.block { 'b' } else { 'c' },
-        number(devices.major),
-        number(devices.minor)
-    )
+    format!("{} {}:{} {access}", if devices.block { 'b' } else { 'c' }, number(devices.major), number(devices.minor))
 }
 
 /// What every container needs for its `/dev`, whatever the specification says (the specification's default devices, the
@@ -203,16 +168,7 @@ pub fn runtime_rules() -> Vec<DeviceCgroup> {
     };
     let mut rules = vec![rule("c", None, None, "m"), rule("b", None, None, "m")];
     // null, zero, full, random, urandom; tty, console, ptmx
-    let nodes = [
-        (1, 3),
-        (1, 5),
-        (1, 7),
-        (1, 8),
-        (1, 9),
-        (5, 0),
-        (5, 1),
-        (5, 2),
-    ];
+    let nodes = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)];
     rules.extend(nodes.map(|(major, minor)| rule("c", Some(major), Some(minor), "rwm")));
     rules.push(rule("c", Some(136), None, "rwm"));
     rules

@@ -39,10 +39,7 @@ impl std::error::Error for Error {}
 
 impl Error {
     pub(super) fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
-        Error {
-            kind,
-            message: message.into(),
-        }
+        Error { kind, message: message.into() }
     }
 
     pub(super) fn invalid(message: impl Into<String>) -> Error {
@@ -58,10 +55,7 @@ impl Error {
             (_, Some(EBUSY)) => ErrorKind::Busy,
             _ => ErrorKind::System,
         };
-        Error::new(
-            kind,
-            format!("{verb} {}: {}", path.display(), reason(error)),
-        )
+        Error::new(kind, format!("{verb} {}: {}", path.display(), reason(error)))
     }
 }
 

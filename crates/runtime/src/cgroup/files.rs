@@ -12,10 +12,7 @@ const MAX_BYTES: u64 = 16 << 20;
 /// Writes `value` in one write(2), as these files want it.
 pub(super) fn write(dir: &Path, file: &str, value: &str) -> Result<()> {
     let path = dir.join(file);
-    let result = OpenOptions::new()
-        .write(true)
-        .open(&path)
-        .and_then(|mut opened| opened.write_all(value.as_bytes()));
+    let result = OpenOptions::new().write(true).open(&path).and_then(|mut opened| opened.write_all(value.as_bytes()));
     result.map_err(|error| Error::io(&format!("write {value:?} to"), &path, &error))
 }
 
@@ -30,8 +27,7 @@ pub(super) fn write_if_present(dir: &Path, file: &str, value: &str) -> Result<bo
 pub(super) fn read(dir: &Path, file: &str) -> Result<String> {
     let path = dir.join(file);
     let mut text = String::new();
-    let result = std::fs::File::open(&path)
-        .and_then(|opened| opened.take(MAX_BYTES).read_to_string(&mut text));
+    let result = std::fs::File::open(&path).and_then(|opened| opened.take(MAX_BYTES).read_to_string(&mut text));
     match result {
         Ok(_) => Ok(text),
         Err(error) => Err(Error::io("read", &path, &error)),
@@ -62,7 +58,5 @@ pub(super) fn pairs(text: &str) -> impl Iterator<Item = (&str, u64)> {
 
 /// The value of `name` in such lines.
 pub(super) fn pair(text: &str, name: &str) -> Option<u64> {
-    pairs(text)
-        .find(|(known, _)| *known == name)
-        .map(|(_, value)| value)
+    pairs(text).find(|(known, _)| *known == name).map(|(_, value)| value)
 }

@@ -92,18 +92,9 @@ impl Layout {
     }
 
     fn add_v1(&mut self, mount: PathBuf, options: &str) {
-        let is_controller =
-            |option: &&str| CONTROLLERS.contains(option) || option.starts_with("name=");
-        let controllers: Vec<String> = options
-            .split(',')
-            .filter(is_controller)
-            .map(str::to_owned)
-            .collect();
-        if !controllers.is_empty()
-            && controllers
-                .iter()
-                .all(|name| self.hierarchy(name).is_none())
-        {
+        let is_controller = |option: &&str| CONTROLLERS.contains(option) || option.starts_with("name=");
+        let controllers: Vec<String> = options.split(',').filter(is_controller).map(str::to_owned).collect();
+        if !controllers.is_empty() && controllers.iter().all(|name| self.hierarchy(name).is_none()) {
             self.v1.push(Hierarchy { controllers, mount });
         }
     }
@@ -112,12 +103,8 @@ impl Layout {
     #[must_use]
     pub fn mode(&self) -> Mode {
         // A lone named hierarchy (name=systemd) carries no controllers: the machine is version 2 in all that matters.
-        let controllers_on_v1 = self.v1.iter().any(|hierarchy| {
-            hierarchy
-                .controllers
-                .iter()
-                .any(|name| !name.starts_with("name="))
-        });
+        let controllers_on_v1 =
+            self.v1.iter().any(|hierarchy| hierarchy.controllers.iter().any(|name| !name.starts_with("name=")));
         match (&self.v2, controllers_on_v1) {
             (Some(_), false) => Mode::V2,
             (Some(_), true) => Mode::Hybrid,
@@ -128,9 +115,7 @@ impl Layout {
     /// The version 1 hierarchy of a controller.
     #[must_use]
     pub fn hierarchy(&self, controller: &str) -> Option<&Hierarchy> {
-        self.v1
-            .iter()
-            .find(|hierarchy| hierarchy.controllers.iter().any(|name| name == controller))
+        self.v1.iter().find(|hierarchy| hierarchy.controllers.iter().any(|name| name == controller))
     }
 }
 
@@ -140,13 +125,11 @@ fn unescape(field: &str) -> PathBuf {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let octal = bytes.get(at + 1..at + 4).filter(|digits| {
-            bytes[at] == b'\\' && digits.iter().all(|digit| (b'0'..=b'7').contains(digit))
-        });
+        let octal = bytes
+            .get(at + 1..at + 4)
+            .filter(|digits| bytes[at] == b'\\' && digits.iter().all(|digit| (b'0'..=b'7').contains(digit)));
         if let Some(digits) = octal {
-            out.push(digits.iter().fold(0u8, |value, digit| {
-                value.wrapping_mul(8).wrapping_add(digit - b'0')
-            }));
+            out.push(digits.iter().fold(0u8, |value, digit| value.wrapping_mul(8).wrapping_add(digit - b'0')));
             at += 4;
         } else {
             out.push(bytes[at]);
@@ -170,35 +153,14 @@ mod tests {
                       41 31 0:38 / /sys/fs/cgroup/with\\040space rw - cgroup2 cgroup2 rw\n";
         let layout = Layout::parse(hybrid);
         assert_eq!(layout.mode(), Mode::Hybrid);
-        assert_eq!(
-            layout.v2.as_deref(),
-            Some(Path::new("/sys/fs/cgroup/with space"))
-        );
-        assert_eq!(
-            layout.hierarchy("memory").unwrap().mount,
-            Path::new("/sys/fs/cgroup/memory")
-        );
-        assert_eq!(
-            layout.hierarchy("cpuacct").unwrap().controllers,
-            ["cpu", "cpuacct"]
-        );
-        assert_eq!(
-            layout.hierarchy("name=systemd").unwrap().controllers,
-            ["name=systemd"]
-        );
+        assert_eq!(layout.v2.as_deref(), Some(Path::new("/sys/fs/cgroup/with space")));
+        assert_eq!(layout.hierarchy("memory").unwrap().mount, Path::new("/sys/fs/cgroup/memory"));
+        assert_eq!(layout.hierarchy("cpuacct").unwrap().controllers, ["cpu", "cpuacct"]);
+        assert_eq!(layout.hierarchy("name=systemd").unwrap().controllers, ["name=systemd"]);
         assert!(layout.hierarchy("pids").is_none());
-        assert_eq!(
-            Layout::parse("30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate").mode(),
-            Mode::V2
-        );
-        assert_eq!(
-            Layout::parse("30 23 0:26 / /c rw - cgroup cgroup rw,pids").mode(),
-            Mode::V1
-        );
-        assert_eq!(
-            Layout::parse("garbage\n - \n1 2 - cgroup2"),
-            Layout::default()
-        );
+        assert_eq!(Layout::parse("30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate").mode(), Mode::V2);
+        assert_eq!(Layout::parse("30 23 0:26 / /c rw - cgroup cgroup rw,pids").mode(), Mode::V1);
+        assert_eq!(Layout::parse("garbage\n - \n1 2 - cgroup2"), Layout::default());
     }
 
     #[test]

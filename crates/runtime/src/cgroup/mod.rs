@@ -58,12 +58,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// Names that would leave the hierarchy, a cgroup of that name with processes, limits that the kernel refuses.
-    pub fn create(
-        layout: &Layout,
-        parent: &str,
-        id: &str,
-        resources: &Resources,
-    ) -> Result<Cgroup> {
+    pub fn create(layout: &Layout, parent: &str, id: &str, resources: &Resources) -> Result<Cgroup> {
         let mut cgroup = Cgroup::open(layout, parent, id)?;
         if cgroup.exists() {
             // Processes here are someone's container: never joined, never killed on the way.
@@ -105,11 +100,7 @@ impl Cgroup {
             }
         }
         path.push(check_name(id)?);
-        Ok(Cgroup {
-            layout: layout.clone(),
-            path,
-            warnings: Vec::new(),
-        })
+        Ok(Cgroup { layout: layout.clone(), path, warnings: Vec::new() })
     }
 
     fn fill(&mut self, resources: &Resources) -> Result<()> {
@@ -136,9 +127,7 @@ impl Cgroup {
                 if let Some(name) = resources.unified.keys().next() {
                     return Err(Error::new(
                         ErrorKind::Unsupported,
-                        format!(
-                            "unified resource {name:?} needs cgroup v2; this machine has its controllers on v1"
-                        ),
+                        format!("unified resource {name:?} needs cgroup v2; this machine has its controllers on v1"),
                     ));
                 }
                 v1::apply(self, resources, &mut warnings)?;
@@ -190,11 +179,7 @@ impl Cgroup {
     /// Every directory of this cgroup, version 2 first.
     #[must_use]
     pub fn directories(&self) -> Vec<PathBuf> {
-        let v1 = self
-            .layout
-            .v1
-            .iter()
-            .map(|hierarchy| hierarchy.mount.join(&self.path));
+        let v1 = self.layout.v1.iter().map(|hierarchy| hierarchy.mount.join(&self.path));
         self.v2_directory().into_iter().chain(v1).collect()
     }
 
@@ -209,9 +194,7 @@ impl Cgroup {
     /// # Errors
     /// The process has ended, or the kernel refuses (cpuset without processors, processes limit).
     pub fn add(&self, pid: i32) -> Result<()> {
-        self.directories()
-            .iter()
-            .try_for_each(|dir| files::write(dir, "cgroup.procs", &pid.to_string()))
+        self.directories().iter().try_for_each(|dir| files::write(dir, "cgroup.procs", &pid.to_string()))
     }
 
     /// A directory for `CLONE_INTO_CGROUP`. On version 2 the child is then in for good; on hybrid it still needs
@@ -230,8 +213,7 @@ impl Cgroup {
         let open = |hierarchy: &Hierarchy| {
             let path = hierarchy.mount.join(&self.path).join("tasks");
             let file = std::fs::OpenOptions::new().write(true).open(&path);
-            file.map(OwnedFd::from)
-                .map_err(|error| Error::io("open", &path, &error))
+            file.map(OwnedFd::from).map_err(|error| Error::io("open", &path, &error))
         };
         self.layout.v1.iter().map(open).collect()
     }
@@ -242,11 +224,7 @@ impl Cgroup {
     /// # Errors
     /// Limits that the kernel refuses, for example memory below what is in use. What came before stays applied.
     pub fn update(&self, resources: &Resources) -> Result<Vec<String>> {
-        let policy = if resources.devices.is_empty() {
-            None
-        } else {
-            Some(devices::Policy::new(&resources.devices)?)
-        };
+        let policy = if resources.devices.is_empty() { None } else { Some(devices::Policy::new(&resources.devices)?) };
         let warnings = self.apply(resources)?;
         policy.map_or(Ok(()), |policy| self.apply_devices(&policy))?;
         Ok(warnings)
@@ -296,8 +274,9 @@ impl Cgroup {
     /// The state cannot be read.
     pub fn frozen(&self) -> Result<bool> {
         match (self.directory("freezer"), self.v2_directory()) {
-            (Some(dir), _) => Ok(files::read_if_present(&dir, "freezer.state")?
-                .is_some_and(|text| text.trim() == "FROZEN")),
+            (Some(dir), _) => {
+                Ok(files::read_if_present(&dir, "freezer.state")?.is_some_and(|text| text.trim() == "FROZEN"))
+            }
             (None, Some(dir)) => Ok(files::read_if_present(&dir, "cgroup.events")?
                 .is_some_and(|text| files::pair(&text, "frozen") == Some(1))),
             (None, None) => Ok(false),
@@ -309,15 +288,12 @@ impl Cgroup {
     /// # Errors
     /// The directories cannot be listed; gone is empty.
     pub fn processes(&self) -> Result<Vec<i32>> {
-        self.process_directory()
-            .map_or(Ok(Vec::new()), |dir| control::processes(&dir))
+        self.process_directory().map_or(Ok(Vec::new()), |dir| control::processes(&dir))
     }
 
     /// One hierarchy to look for processes in. They are in all; a container cannot leave one on which it sees no parent.
     fn process_directory(&self) -> Option<PathBuf> {
-        let by_controller = ["pids", "freezer", "devices", "memory"]
-            .into_iter()
-            .find_map(|name| self.directory(name));
+        let by_controller = ["pids", "freezer", "devices", "memory"].into_iter().find_map(|name| self.directory(name));
         if self.layout.mode() == Mode::V2 {
             self.v2_directory()
         } else {
@@ -335,9 +311,7 @@ impl Cgroup {
             (None, Some(dir)) => files::read_if_present(&dir, "memory.events")?,
             (None, None) => None,
         };
-        Ok(text
-            .and_then(|text| files::pair(&text, "oom_kill"))
-            .unwrap_or(0))
+        Ok(text.and_then(|text| files::pair(&text, "oom_kill")).unwrap_or(0))
     }
 
     /// A descriptor that becomes readable on such kills.
@@ -367,15 +341,11 @@ impl Cgroup {
                 control::freeze_v1(freezer, false)?;
             }
             // On hybrid it may have been left by processes that were only moved on version 1, so the lists decide.
-            if control::kill_v2(&dir)?
-                && (self.layout.mode() == Mode::V2 || self.processes()?.is_empty())
-            {
+            if control::kill_v2(&dir)? && (self.layout.mode() == Mode::V2 || self.processes()?.is_empty()) {
                 return Ok(());
             }
         }
-        self.process_directory().map_or(Ok(()), |dir| {
-            control::kill_by_signal(&dir, freezer.as_deref())
-        })
+        self.process_directory().map_or(Ok(()), |dir| control::kill_by_signal(&dir, freezer.as_deref()))
     }
 
     /// Removes it from every hierarchy, with what was made below it. May be called again; waits a few seconds at most
@@ -386,11 +356,7 @@ impl Cgroup {
     pub fn remove(&self) -> Result<()> {
         let mut first = Ok(());
         for dir in self.directories() {
-            let limit = if first.is_ok() {
-                REMOVE_LIMIT
-            } else {
-                Duration::ZERO
-            };
+            let limit = if first.is_ok() { REMOVE_LIMIT } else { Duration::ZERO };
             first = first.and(control::remove(&dir, limit));
         }
         first
@@ -399,21 +365,11 @@ impl Cgroup {
 
 /// One name of a path; nothing that is special to the file system or to cgroups.
 fn check_name(name: &str) -> Result<&str> {
-    const RESERVED: [&str; 4] = [
-        "tasks",
-        "release_agent",
-        "notify_on_release",
-        "memory.events",
-    ];
-    let special = name.is_empty()
-        || name == "."
-        || name == ".."
-        || name.starts_with("cgroup.")
-        || RESERVED.contains(&name);
+    const RESERVED: [&str; 4] = ["tasks", "release_agent", "notify_on_release", "memory.events"];
+    let special =
+        name.is_empty() || name == "." || name == ".." || name.starts_with("cgroup.") || RESERVED.contains(&name);
     if special || name.len() > 255 || name.chars().any(|c| c == '/' || c.is_control()) {
-        return Err(Error::invalid(format!(
-            "{name:?} cannot be the name of a cgroup"
-        )));
+        return Err(Error::invalid(format!("{name:?} cannot be the name of a cgroup")));
     }
     Ok(name)
 }
@@ -426,8 +382,7 @@ fn make(mount: &Path, path: &Path, cpuset: bool) -> Result<()> {
         dir.push(name);
         match std::fs::create_dir(&dir) {
             Ok(()) => {}
-            Err(error)
-                if error.kind() == std::io::ErrorKind::AlreadyExists && names.peek().is_some() => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && names.peek().is_some() => {}
             Err(error) => return Err(Error::io("create cgroup", &dir, &error)),
         }
         if cpuset {

@@ -27,40 +27,21 @@ impl AsFd for OomWatch {
 impl OomWatch {
     /// An eventfd registered with `memory.oom_control`.
     pub(super) fn v1(dir: &Path) -> Result<OomWatch> {
-        let failed = |error: Errno| {
-            Error::new(
-                ErrorKind::System,
-                format!("eventfd for {}: {error}", dir.display()),
-            )
-        };
-        let descriptor =
-            eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed)?;
+        let failed = |error: Errno| Error::new(ErrorKind::System, format!("eventfd for {}: {error}", dir.display()));
+        let descriptor = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed)?;
         let path = dir.join("memory.oom_control");
-        let control =
-            std::fs::File::open(&path).map_err(|error| Error::io("open", &path, &error))?;
-        write(
-            dir,
-            "cgroup.event_control",
-            &format!("{} {}", descriptor.as_raw_fd(), control.as_raw_fd()),
-        )?;
+        let control = std::fs::File::open(&path).map_err(|error| Error::io("open", &path, &error))?;
+        write(dir, "cgroup.event_control", &format!("{} {}", descriptor.as_raw_fd(), control.as_raw_fd()))?;
         Ok(OomWatch { descriptor })
     }
 
     /// An inotify watch on `memory.events`.
     pub(super) fn v2(dir: &Path) -> Result<OomWatch> {
         let path = dir.join("memory.events");
-        let failed = |error: Errno| {
-            Error::io(
-                "watch",
-                &path,
-                &std::io::Error::from_raw_os_error(error.raw_os_error()),
-            )
-        };
+        let failed = |error: Errno| Error::io("watch", &path, &std::io::Error::from_raw_os_error(error.raw_os_error()));
         let descriptor =
-            inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
-                .map_err(failed)?;
-        let _watch: i32 =
-            inotify::add_watch(&descriptor, &path, inotify::WatchFlags::MODIFY).map_err(failed)?;
+            inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).map_err(failed)?;
+        let _watch: i32 = inotify::add_watch(&descriptor, &path, inotify::WatchFlags::MODIFY).map_err(failed)?;
         Ok(OomWatch { descriptor })
     }
 
@@ -68,8 +49,6 @@ impl OomWatch {
     pub fn clear(&self) {
         let mut buffer = [0u8; 4096];
         // Non-blocking; an error means that nothing (more) is there.
-        while rustix::io::read(&self.descriptor, &mut buffer)
-            .is_ok_and(|count| count == buffer.len())
-        {}
+        while rustix::io::read(&self.descriptor, &mut buffer).is_ok_and(|count| count == buffer.len()) {}
     }
 }

@@ -119,16 +119,9 @@ pub(super) fn v1(directories: &dyn Directories) -> Result<Stats> {
         stats.cpu.user_ns = pair(&ticks, "user").unwrap_or(0) * NS_PER_TICK;
         stats.cpu.kernel_ns = pair(&ticks, "system").unwrap_or(0) * NS_PER_TICK;
         let per_cpu = read_if_present(&dir, "cpuacct.usage_percpu")?.unwrap_or_default();
-        stats.cpu.per_cpu_ns = per_cpu
-            .split_whitespace()
-            .filter_map(|value| value.parse().ok())
-            .collect();
+        stats.cpu.per_cpu_ns = per_cpu.split_whitespace().filter_map(|value| value.parse().ok()).collect();
     }
-    if let Some(text) = directories
-        .directory("cpu")
-        .map(|dir| read_if_present(&dir, "cpu.stat"))
-        .transpose()?
-        .flatten()
+    if let Some(text) = directories.directory("cpu").map(|dir| read_if_present(&dir, "cpu.stat")).transpose()?.flatten()
     {
         stats.cpu.periods = pair(&text, "nr_periods").unwrap_or(0);
         stats.cpu.throttled_periods = pair(&text, "nr_throttled").unwrap_or(0);
@@ -139,20 +132,10 @@ pub(super) fn v1(directories: &dyn Directories) -> Result<Stats> {
     }
     if let Some(dir) = directories.directory("blkio") {
         // BFQ counts only what goes through it; the throttling layer counts everything.
-        stats.block_io.bytes = v1_block_io(
-            &dir,
-            [
-                "blkio.throttle.io_service_bytes_recursive",
-                "blkio.bfq.io_service_bytes_recursive",
-            ],
-        )?;
-        stats.block_io.operations = v1_block_io(
-            &dir,
-            [
-                "blkio.throttle.io_serviced_recursive",
-                "blkio.bfq.io_serviced_recursive",
-            ],
-        )?;
+        stats.block_io.bytes =
+            v1_block_io(&dir, ["blkio.throttle.io_service_bytes_recursive", "blkio.bfq.io_service_bytes_recursive"])?;
+        stats.block_io.operations =
+            v1_block_io(&dir, ["blkio.throttle.io_serviced_recursive", "blkio.bfq.io_serviced_recursive"])?;
     }
     Ok(stats)
 }
@@ -168,9 +151,7 @@ pub(super) fn v2(dir: &Path) -> Result<Stats> {
             usage: number(dir, "memory.current")?.unwrap_or(0),
             max_usage: number(dir, "memory.peak")?,
             limit: number(dir, "memory.max")?,
-            fail_count: read_if_present(dir, "memory.events")?
-                .and_then(|text| pair(&text, "max"))
-                .unwrap_or(0),
+            fail_count: read_if_present(dir, "memory.events")?.and_then(|text| pair(&text, "max")).unwrap_or(0),
             swap_usage: number(dir, "memory.swap.current")?,
             stat: map(dir, "memory.stat")?,
         },
@@ -190,16 +171,11 @@ pub(super) fn v2(dir: &Path) -> Result<Stats> {
 
 fn map(dir: &Path, file: &str) -> Result<BTreeMap<String, u64>> {
     let text = read_if_present(dir, file)?.unwrap_or_default();
-    Ok(pairs(&text)
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect())
+    Ok(pairs(&text).map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
 fn pids(dir: &Path) -> Result<PidsStats> {
-    Ok(PidsStats {
-        current: number(dir, "pids.current")?.unwrap_or(0),
-        limit: number(dir, "pids.max")?,
-    })
+    Ok(PidsStats { current: number(dir, "pids.current")?.unwrap_or(0), limit: number(dir, "pids.max")? })
 }
 
 fn device(text: &str) -> Option<(u64, u64)> {
@@ -214,12 +190,7 @@ fn v1_block_io(dir: &Path, files: [&str; 2]) -> Result<Vec<BlockIoEntry>> {
         let entry = |line: &str| {
             let mut words = line.split_whitespace();
             let (major, minor) = device(words.next()?)?;
-            Some(BlockIoEntry {
-                major,
-                minor,
-                op: words.next()?.to_owned(),
-                value: words.next()?.parse().ok()?,
-            })
+            Some(BlockIoEntry { major, minor, op: words.next()?.to_owned(), value: words.next()?.parse().ok()? })
         };
         let entries: Vec<BlockIoEntry> = text.lines().filter_map(entry).collect();
         if !entries.is_empty() {
@@ -245,12 +216,7 @@ fn v2_block_io(text: &str) -> BlockIoStats {
                 "wios" => (&mut stats.operations, "write"),
                 _ => continue,
             };
-            list.push(BlockIoEntry {
-                major,
-                minor,
-                op: op.to_owned(),
-                value: value.parse().unwrap_or(0),
-            });
+            list.push(BlockIoEntry { major, minor, op: op.to_owned(), value: value.parse().unwrap_or(0) });
         }
     }
     stats
@@ -268,55 +234,25 @@ mod tests {
             ("memory.max", "max\n"),
             ("memory.stat", "anon 100\nfile 200\n"),
             ("memory.events", "low 0\nhigh 0\nmax 3\noom 1\noom_kill 1\n"),
-            (
-                "cpu.stat",
-                "usage_usec 5\nuser_usec 3\nsystem_usec 2\nnr_periods 7\nnr_throttled 1\nthrottled_usec 9\n",
-            ),
+            ("cpu.stat", "usage_usec 5\nuser_usec 3\nsystem_usec 2\nnr_periods 7\nnr_throttled 1\nthrottled_usec 9\n"),
             ("pids.current", "2\n"),
             ("pids.max", "100\n"),
-            (
-                "io.stat",
-                "8:0 rbytes=90 wbytes=1 rios=2 wios=3 dbytes=0 dios=0\n254:0 \n",
-            ),
+            ("io.stat", "8:0 rbytes=90 wbytes=1 rios=2 wios=3 dbytes=0 dios=0\n254:0 \n"),
         ];
         for (name, text) in files {
             std::fs::write(dir.path().join(name), text).unwrap();
         }
         let stats = v2(dir.path()).unwrap();
         assert_eq!(
-            (
-                stats.memory.usage,
-                stats.memory.limit,
-                stats.memory.fail_count,
-                stats.memory.stat["file"]
-            ),
+            (stats.memory.usage, stats.memory.limit, stats.memory.fail_count, stats.memory.stat["file"]),
             (4096, None, 3, 200)
         );
         assert_eq!(
-            (
-                stats.cpu.total_ns,
-                stats.cpu.kernel_ns,
-                stats.cpu.throttled_ns,
-                stats.cpu.periods
-            ),
+            (stats.cpu.total_ns, stats.cpu.kernel_ns, stats.cpu.throttled_ns, stats.cpu.periods),
             (5000, 2000, 9000, 7)
         );
-        assert_eq!(
-            stats.pids,
-            PidsStats {
-                current: 2,
-                limit: Some(100)
-            }
-        );
-        assert_eq!(
-            stats.block_io.bytes[1],
-            BlockIoEntry {
-                major: 8,
-                minor: 0,
-                op: "write".into(),
-                value: 1
-            }
-        );
+        assert_eq!(stats.pids, PidsStats { current: 2, limit: Some(100) });
+        assert_eq!(stats.block_io.bytes[1], BlockIoEntry { major: 8, minor: 0, op: "write".into(), value: 1 });
         assert_eq!(stats.block_io.operations.len(), 2);
         let text = serde_json::to_string(&stats).unwrap();
         assert_eq!(serde_json::from_str::<Stats>(&text).unwrap(), stats);

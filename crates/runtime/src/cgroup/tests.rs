@@ -21,16 +21,8 @@ struct Scratch {
 
 impl Scratch {
     fn new(layout: Layout) -> Scratch {
-        let parent = format!(
-            "brig-test-{}-{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
-        Scratch {
-            layout,
-            parent,
-            children: Vec::new(),
-        }
+        let parent = format!("brig-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        Scratch { layout, parent, children: Vec::new() }
     }
 
     fn here() -> Scratch {
@@ -43,10 +35,7 @@ impl Scratch {
             println!("skipped: cgroup v2 is not mounted");
             return None;
         };
-        Some(Scratch::new(Layout {
-            v1: Vec::new(),
-            v2: Some(mount),
-        }))
+        Some(Scratch::new(Layout { v1: Vec::new(), v2: Some(mount) }))
     }
 
     fn create(&self, resources: &Resources) -> Result<Cgroup> {
@@ -103,14 +92,7 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 fn memory(limit: i64, swap: Option<i64>) -> Resources {
-    Resources {
-        memory: Some(Memory {
-            limit: Some(limit),
-            swap,
-            ..Memory::default()
-        }),
-        ..Resources::default()
-    }
+    Resources { memory: Some(Memory { limit: Some(limit), swap, ..Memory::default() }), ..Resources::default() }
 }
 
 fn v1_file(cgroup: &Cgroup, controller: &str, file: &str) -> Option<String> {
@@ -149,19 +131,10 @@ fn limits_arrive_and_everything_goes_away() {
     };
     let start = Instant::now();
     let cgroup = scratch.create(&resources).unwrap();
-    println!(
-        "created in {:?}, warnings {:?}",
-        start.elapsed(),
-        cgroup.warnings()
-    );
+    println!("created in {:?}, warnings {:?}", start.elapsed(), cgroup.warnings());
     if scratch.layout.mode() != Mode::V2 {
         expect(&cgroup, "memory", "memory.limit_in_bytes", "67108864");
-        expect(
-            &cgroup,
-            "memory",
-            "memory.memsw.limit_in_bytes",
-            "134217728",
-        );
+        expect(&cgroup, "memory", "memory.memsw.limit_in_bytes", "134217728");
         expect(&cgroup, "memory", "memory.soft_limit_in_bytes", "33554432");
         expect(&cgroup, "memory", "memory.swappiness", "10");
         expect(&cgroup, "cpu", "cpu.shares", "512");
@@ -171,10 +144,7 @@ fn limits_arrive_and_everything_goes_away() {
         expect(&cgroup, "pids", "pids.max", "20");
     }
     let stats = cgroup.stats().unwrap();
-    assert_eq!(
-        (stats.memory.limit, stats.pids.limit, stats.pids.current),
-        (Some(64 << 20), Some(20), 0)
-    );
+    assert_eq!((stats.memory.limit, stats.pids.limit, stats.pids.current), (Some(64 << 20), Some(20), 0));
     assert!(cgroup.directories().iter().all(|dir| dir.exists()));
     let start = Instant::now();
     cgroup.remove().unwrap();
@@ -194,25 +164,15 @@ fn memory_grows_and_shrinks_together_with_swap() {
         return;
     }
     let cgroup = scratch.create(&memory(64 << 20, Some(64 << 20))).unwrap();
-    for (limit, total) in [
-        (256 << 20, 512 << 20),
-        (16 << 20, 16 << 20),
-        (32 << 20, -1),
-        (-1, 0),
-    ] {
+    for (limit, total) in [(256 << 20, 512 << 20), (16 << 20, 16 << 20), (32 << 20, -1), (-1, 0)] {
         cgroup.update(&memory(limit, Some(total))).unwrap();
     }
     assert_eq!(cgroup.stats().unwrap().memory.limit, None);
-    let error = cgroup
-        .update(&memory(64 << 20, Some(32 << 20)))
-        .unwrap_err();
+    let error = cgroup.update(&memory(64 << 20, Some(32 << 20))).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Invalid);
     let error = cgroup
         .update(&Resources {
-            memory: Some(Memory {
-                swappiness: Some(101),
-                ..Memory::default()
-            }),
+            memory: Some(Memory { swappiness: Some(101), ..Memory::default() }),
             ..Resources::default()
         })
         .unwrap_err();
@@ -227,29 +187,15 @@ fn a_limit_below_use_is_refused_with_the_numbers() {
         return;
     }
     let cgroup = scratch.create(&Resources::default()).unwrap();
-    scratch.run(
-        &cgroup,
-        "x=$(head -c 20000000 /dev/zero | tr '\\0' a); sleep 1000",
-    );
-    until("memory in use", || {
-        cgroup
-            .stats()
-            .unwrap()
-            .memory
-            .stat
-            .get("rss")
-            .is_some_and(|rss| *rss > 18 << 20)
-    });
+    scratch.run(&cgroup, "x=$(head -c 20000000 /dev/zero | tr '\\0' a); sleep 1000");
+    until("memory in use", || cgroup.stats().unwrap().memory.stat.get("rss").is_some_and(|rss| *rss > 18 << 20));
     let error = cgroup.update(&memory(1 << 20, None)).unwrap_err();
     println!("{error}");
     let start = format!(
         "write \"1048576\" to {}/memory.limit_in_bytes: Device or resource busy (in use: ",
         cgroup.directory("memory").unwrap().display()
     );
-    assert!(
-        error.message.starts_with(&start) && error.kind == ErrorKind::Busy,
-        "{error}"
-    );
+    assert!(error.message.starts_with(&start) && error.kind == ErrorKind::Busy, "{error}");
 }
 
 #[test]
@@ -271,11 +217,7 @@ fn forking_processes_are_frozen_thawed_and_killed() {
         cgroup.freeze().unwrap();
         let start = Instant::now();
         cgroup.kill().unwrap();
-        println!(
-            "{:?}: killed in {:?}",
-            scratch.layout.mode(),
-            start.elapsed()
-        );
+        println!("{:?}: killed in {:?}", scratch.layout.mode(), start.elapsed());
         assert!(cgroup.processes().unwrap().is_empty());
         cgroup.remove().unwrap();
     }
@@ -292,10 +234,7 @@ fn version_1_alone_kills_by_signal() {
     }
     let mut scratch = Scratch::new(layout);
     let cgroup = scratch.create(&Resources::default()).unwrap();
-    scratch.run(
-        &cgroup,
-        "trap '' TERM HUP INT; while :; do sleep 0.01 & sleep 0.01 & wait; done",
-    );
+    scratch.run(&cgroup, "trap '' TERM HUP INT; while :; do sleep 0.01 & sleep 0.01 & wait; done");
     until("running", || cgroup.processes().unwrap().len() > 1);
     cgroup.kill().unwrap();
     assert!(cgroup.processes().unwrap().is_empty());
@@ -323,10 +262,7 @@ fn an_occupied_name_is_refused_and_left_alone() {
     let cgroup = scratch.create(&Resources::default()).unwrap();
     let pid = scratch.run(&cgroup, "sleep 1000");
     let error = scratch.create(&Resources::default()).unwrap_err();
-    assert!(
-        error.kind == ErrorKind::Busy && error.message.contains("exists and has processes"),
-        "{error}"
-    );
+    assert!(error.kind == ErrorKind::Busy && error.message.contains("exists and has processes"), "{error}");
     assert!(cgroup.processes().unwrap().contains(&pid), "still alive");
     cgroup.kill().unwrap();
     scratch.create(&Resources::default()).unwrap();
@@ -335,31 +271,15 @@ fn an_occupied_name_is_refused_and_left_alone() {
 #[test]
 fn a_failed_creation_leaves_nothing() {
     let scratch = Scratch::here();
-    let bad = Resources {
-        cpu: Some(Cpu {
-            cpus: "9999".into(),
-            ..Cpu::default()
-        }),
-        ..Resources::default()
-    };
+    let bad = Resources { cpu: Some(Cpu { cpus: "9999".into(), ..Cpu::default() }), ..Resources::default() };
     if let Err(error) = scratch.create(&bad) {
         println!("{error}");
-        assert!(
-            error.message.contains("write \"9999\" to ") && error.message.contains("cpuset.cpus"),
-            "{error}"
-        );
+        assert!(error.message.contains("write \"9999\" to ") && error.message.contains("cpuset.cpus"), "{error}");
     } else {
-        assert_eq!(
-            scratch.layout.mode(),
-            Mode::V2,
-            "only a missing controller makes this a warning"
-        );
+        assert_eq!(scratch.layout.mode(), Mode::V2, "only a missing controller makes this a warning");
     }
     assert!(
-        !Cgroup::open(&scratch.layout, &scratch.parent, "c1")
-            .unwrap()
-            .exists()
-            || scratch.layout.mode() == Mode::V2
+        !Cgroup::open(&scratch.layout, &scratch.parent, "c1").unwrap().exists() || scratch.layout.mode() == Mode::V2
     );
 }
 
@@ -381,14 +301,8 @@ fn names_cannot_leave_the_hierarchy() {
         let error = Cgroup::open(&layout, parent, id).unwrap_err();
         assert_eq!(error.kind, ErrorKind::Invalid, "{parent} {id}");
     }
-    assert_eq!(
-        Cgroup::open(&layout, "/brig/sub", "x").unwrap().path(),
-        Path::new("brig/sub/x")
-    );
-    assert_eq!(
-        Cgroup::open(&layout, "", "x").unwrap().path(),
-        Path::new("x")
-    );
+    assert_eq!(Cgroup::open(&layout, "/brig/sub", "x").unwrap().path(), Path::new("brig/sub/x"));
+    assert_eq!(Cgroup::open(&layout, "", "x").unwrap().path(), Path::new("x"));
 }
 
 #[test]
@@ -401,18 +315,9 @@ fn the_kernels_kill_is_counted_and_reported() {
     }
     let watch = cgroup.watch_oom().unwrap();
     let readable = |milliseconds: u32| {
-        let timeout = rustix::event::Timespec {
-            tv_sec: 0,
-            tv_nsec: i64::from(milliseconds) * 1_000_000,
-        };
-        rustix::event::poll(
-            &mut [rustix::event::PollFd::new(
-                &watch,
-                rustix::event::PollFlags::IN,
-            )],
-            Some(&timeout),
-        )
-        .unwrap()
+        let timeout = rustix::event::Timespec { tv_sec: 0, tv_nsec: i64::from(milliseconds) * 1_000_000 };
+        rustix::event::poll(&mut [rustix::event::PollFd::new(&watch, rustix::event::PollFlags::IN)], Some(&timeout))
+            .unwrap()
             > 0
     };
     assert!(!readable(0));
@@ -435,26 +340,14 @@ fn a_process_can_join_version_1_by_itself() {
         return;
     };
     let dir = scratch.layout.v1[0].mount.join(cgroup.path());
-    let child = Command::new("sh")
-        .args(["-c", "echo 0 >&0; exec sleep 1000"])
-        .stdin(file)
-        .spawn()
-        .unwrap();
+    let child = Command::new("sh").args(["-c", "echo 0 >&0; exec sleep 1000"]).stdin(file).spawn().unwrap();
     let pid = child.id().to_string();
     scratch.children.push(child);
-    until("joined", || {
-        files::read(&dir, "cgroup.procs").unwrap().trim() == pid
-    });
+    until("joined", || files::read(&dir, "cgroup.procs").unwrap().trim() == pid);
 }
 
 fn device(allow: bool, type_: &str, major: i64, minor: i64, access: &str) -> DeviceCgroup {
-    DeviceCgroup {
-        allow,
-        type_: type_.into(),
-        major: Some(major),
-        minor: Some(minor),
-        access: access.into(),
-    }
+    DeviceCgroup { allow, type_: type_.into(), major: Some(major), minor: Some(minor), access: access.into() }
 }
 
 /// The same rules with the same effect through `devices.*` (version 1) and through a program (version 2).
@@ -463,12 +356,7 @@ fn device_rules_hold() {
     let layouts = [Some(Scratch::here()), Scratch::version_2()];
     for mut scratch in layouts.into_iter().flatten() {
         let deny = device(false, "a", -1, -1, "rwm");
-        let mut cgroup = scratch
-            .create(&Resources {
-                devices: vec![deny.clone()],
-                ..Resources::default()
-            })
-            .unwrap();
+        let mut cgroup = scratch.create(&Resources { devices: vec![deny.clone()], ..Resources::default() }).unwrap();
         let mode = scratch.layout.mode();
         // kmsg (1:11) is readable for root anywhere; opening it does not consume anything.
         let kmsg = "exec 3</dev/kmsg";
@@ -478,20 +366,11 @@ fn device_rules_hold() {
                 "{mode:?}: the runtime's own"
             );
             assert_eq!(scratch.succeeds(cgroup, kmsg), read, "{mode:?}: read");
-            assert_eq!(
-                scratch.succeeds(cgroup, "exec 3>/dev/kmsg"),
-                write,
-                "{mode:?}: write"
-            );
+            assert_eq!(scratch.succeeds(cgroup, "exec 3>/dev/kmsg"), write, "{mode:?}: write");
         };
         check(&cgroup, false, false);
         let update = |cgroup: &Cgroup, rules: &[DeviceCgroup]| {
-            cgroup
-                .update(&Resources {
-                    devices: rules.to_vec(),
-                    ..Resources::default()
-                })
-                .unwrap();
+            cgroup.update(&Resources { devices: rules.to_vec(), ..Resources::default() }).unwrap();
         };
         update(&cgroup, &[deny.clone(), device(true, "c", 1, 11, "rw")]);
         check(&cgroup, true, true);
@@ -505,9 +384,7 @@ fn device_rules_hold() {
         if mode == Mode::V2 {
             let fd = cgroup.fd_for_clone().unwrap();
             assert_eq!(
-                brig_sys::bpf::device_programs(std::os::fd::AsFd::as_fd(&fd))
-                    .unwrap()
-                    .len(),
+                brig_sys::bpf::device_programs(std::os::fd::AsFd::as_fd(&fd)).unwrap().len(),
                 1,
                 "programs are replaced, not piled up"
             );
@@ -515,14 +392,10 @@ fn device_rules_hold() {
         // Privileged, from the start and back again.
         cgroup.remove().unwrap();
         cgroup = scratch
-            .create(&Resources {
-                devices: vec![device(true, "a", -1, -1, "rwm")],
-                ..Resources::default()
-            })
+            .create(&Resources { devices: vec![device(true, "a", -1, -1, "rwm")], ..Resources::default() })
             .unwrap();
-        let mut check = |cgroup: &Cgroup, expected: bool| {
-            assert_eq!(scratch.succeeds(cgroup, kmsg), expected, "{mode:?}")
-        };
+        let mut check =
+            |cgroup: &Cgroup, expected: bool| assert_eq!(scratch.succeeds(cgroup, kmsg), expected, "{mode:?}");
         check(&cgroup, true);
         update(&cgroup, &[deny]);
         check(&cgroup, false);
@@ -536,31 +409,19 @@ fn what_version_1_cannot_do() {
         println!("skipped: this machine is on version 2");
         return;
     }
-    let unified = Resources {
-        unified: [("memory.high".to_owned(), "1".to_owned())].into(),
-        ..Resources::default()
-    };
+    let unified = Resources { unified: [("memory.high".to_owned(), "1".to_owned())].into(), ..Resources::default() };
     let error = scratch.create(&unified).unwrap_err();
-    assert!(
-        error.kind == ErrorKind::Unsupported && error.message.contains("needs cgroup v2"),
-        "{error}"
-    );
-    let weight = Resources {
-        block_io: Some(BlockIo {
-            weight: Some(300),
-            ..BlockIo::default()
-        }),
-        ..Resources::default()
-    };
+    assert!(error.kind == ErrorKind::Unsupported && error.message.contains("needs cgroup v2"), "{error}");
+    let weight =
+        Resources { block_io: Some(BlockIo { weight: Some(300), ..BlockIo::default() }), ..Resources::default() };
     let cgroup = scratch.create(&weight).unwrap();
-    if !cgroup.directory("blkio").is_some_and(|dir| {
-        dir.join("blkio.weight").exists() || dir.join("blkio.bfq.weight").exists()
-    }) {
+    if !cgroup
+        .directory("blkio")
+        .is_some_and(|dir| dir.join("blkio.weight").exists() || dir.join("blkio.bfq.weight").exists())
+    {
         assert_eq!(
             cgroup.warnings(),
-            [
-                "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded."
-            ]
+            ["Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded."]
         );
     }
 }
@@ -610,17 +471,10 @@ fn version_2_files() {
         pids: Some(Pids { limit: 0 }),
         block_io: Some(BlockIo {
             weight: Some(500),
-            throttle_read_bps_device: vec![ThrottleDevice {
-                major: 8,
-                minor: 0,
-                rate: 1024,
-            }],
+            throttle_read_bps_device: vec![ThrottleDevice { major: 8, minor: 0, rate: 1024 }],
             ..BlockIo::default()
         }),
-        hugepage_limits: vec![HugepageLimit {
-            page_size: "2MB".into(),
-            limit: 4 << 20,
-        }],
+        hugepage_limits: vec![HugepageLimit { page_size: "2MB".into(), limit: 4 << 20 }],
         unified: [("memory.high".to_owned(), "900000".to_owned())].into(),
         ..Resources::default()
     };
@@ -646,33 +500,14 @@ fn version_2_files() {
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     assert!(warnings[0].contains("swappiness") && warnings[1].contains("OomKillDisable"));
     let checked = Resources {
-        memory: Some(Memory {
-            limit: Some(4096),
-            check_before_update: Some(true),
-            ..Memory::default()
-        }),
+        memory: Some(Memory { limit: Some(4096), check_before_update: Some(true), ..Memory::default() }),
         ..Resources::default()
     };
     assert!(
-        v2::apply(dir.path(), &checked, &mut warnings)
-            .unwrap_err()
-            .message
-            .contains("below what is in use (5000000)")
+        v2::apply(dir.path(), &checked, &mut warnings).unwrap_err().message.contains("below what is in use (5000000)")
     );
-    for key in [
-        "../x",
-        "cgroup.procs",
-        "memory/max",
-        "memory",
-        ".x",
-        "memory.max\n",
-        "",
-    ] {
-        assert_eq!(
-            v2::check_unified(key).unwrap_err().kind,
-            ErrorKind::Invalid,
-            "{key}"
-        );
+    for key in ["../x", "cgroup.procs", "memory/max", "memory", ".x", "memory.max\n", ""] {
+        assert_eq!(v2::check_unified(key).unwrap_err().kind, ErrorKind::Invalid, "{key}");
     }
 }
 
@@ -682,24 +517,13 @@ fn controllers_are_handed_down_to_the_parent_only() {
     let leaf = mount.path().join("brig/c1");
     std::fs::create_dir_all(&leaf).unwrap();
     for dir in [mount.path(), &mount.path().join("brig"), &leaf] {
-        std::fs::write(
-            dir.join("cgroup.controllers"),
-            "cpuset cpu io memory pids misc\n",
-        )
-        .unwrap();
+        std::fs::write(dir.join("cgroup.controllers"), "cpuset cpu io memory pids misc\n").unwrap();
         std::fs::write(dir.join("cgroup.subtree_control"), "").unwrap();
     }
     std::fs::write(mount.path().join("cgroup.subtree_control"), "memory pids\n").unwrap();
     v2::delegate(mount.path(), &leaf).unwrap();
     let given = |dir: &Path| std::fs::read_to_string(dir.join("cgroup.subtree_control")).unwrap();
-    assert!(
-        given(mount.path()).starts_with("+cpuset +cpu +io"),
-        "{}",
-        given(mount.path())
-    );
-    assert_eq!(
-        given(&mount.path().join("brig")),
-        "+cpuset +cpu +io +memory +pids"
-    );
+    assert!(given(mount.path()).starts_with("+cpuset +cpu +io"), "{}", given(mount.path()));
+    assert_eq!(given(&mount.path().join("brig")), "+cpuset +cpu +io +memory +pids");
     assert_eq!(given(&leaf), "");
 }

@@ -15,15 +15,8 @@ pub(super) trait Directories {
 }
 
 /// Applies everything that `resources` names, except devices.
-pub(super) fn apply(
-    directories: &dyn Directories,
-    resources: &Resources,
-    warnings: &mut Vec<String>,
-) -> Result<()> {
-    let mut set = Setter {
-        directories,
-        warnings,
-    };
+pub(super) fn apply(directories: &dyn Directories, resources: &Resources, warnings: &mut Vec<String>) -> Result<()> {
+    let mut set = Setter { directories, warnings };
     if let Some(memory) = &resources.memory {
         set.memory(memory)?;
     }
@@ -42,16 +35,11 @@ pub(super) fn apply(
     }
     for (device, limit) in &resources.rdma {
         let dir = set.required("rdma", "an RDMA limit")?;
-        let number =
-            |value: Option<u32>| value.map_or_else(|| "max".to_owned(), |value| value.to_string());
+        let number = |value: Option<u32>| value.map_or_else(|| "max".to_owned(), |value| value.to_string());
         write(
             &dir,
             "rdma.max",
-            &format!(
-                "{device} hca_handle={} hca_object={}",
-                number(limit.hca_handles),
-                number(limit.hca_objects)
-            ),
+            &format!("{device} hca_handle={} hca_object={}", number(limit.hca_handles), number(limit.hca_objects)),
         )?;
     }
     Ok(())
@@ -67,7 +55,9 @@ impl Setter<'_> {
     fn optional(&mut self, controller: &str, what: &str, dropped: &str) -> Option<PathBuf> {
         let dir = self.directories.directory(controller);
         if dir.is_none() {
-            self.warnings.push(format!("Your kernel does not support {what} or the cgroup is not mounted. {dropped} discarded."));
+            self.warnings.push(format!(
+                "Your kernel does not support {what} or the cgroup is not mounted. {dropped} discarded."
+            ));
         }
         dir
     }
@@ -76,17 +66,14 @@ impl Setter<'_> {
         self.directories.directory(controller).ok_or_else(|| {
             Error::new(
                 ErrorKind::Unsupported,
-                format!(
-                    "{what} was asked for, but the {controller} cgroup controller is not mounted"
-                ),
+                format!("{what} was asked for, but the {controller} cgroup controller is not mounted"),
             )
         })
     }
 
     fn memory(&mut self, memory: &Memory) -> Result<()> {
         let limits = [memory.limit, memory.reservation, memory.swap];
-        let asked = limits.iter().flatten().any(|limit| *limit > 0)
-            || memory.disable_oom_killer == Some(true);
+        let asked = limits.iter().flatten().any(|limit| *limit > 0) || memory.disable_oom_killer == Some(true);
         let Some(dir) = self.directories.directory("memory") else {
             if asked {
                 self.warnings.push("Your kernel does not support memory limit capabilities or the cgroup is not mounted. Limitation discarded.".to_owned());
@@ -104,15 +91,10 @@ impl Setter<'_> {
             write(&dir, "memory.kmem.tcp.limit_in_bytes", &limit.to_string())?;
         }
         // Docker passes "not set" as the largest number.
-        match memory
-            .swappiness
-            .filter(|value| *value != u64::MAX && i64::try_from(*value).is_ok())
-        {
+        match memory.swappiness.filter(|value| *value != u64::MAX && i64::try_from(*value).is_ok()) {
             Some(value @ 0..=100) => write(&dir, "memory.swappiness", &value.to_string())?,
             Some(value) => {
-                return Err(Error::invalid(format!(
-                    "memory swappiness {value} is out of range: 0 to 100"
-                )));
+                return Err(Error::invalid(format!("memory swappiness {value} is out of range: 0 to 100")));
             }
             None => {}
         }
@@ -155,11 +137,7 @@ impl Setter<'_> {
             _ => false,
         };
         let writes = [(LIMIT, limit), (TOTAL, total)];
-        let order = if grows && total.is_some() {
-            [1, 0]
-        } else {
-            [0, 1]
-        };
+        let order = if grows && total.is_some() { [1, 0] } else { [0, 1] };
         for index in order {
             let (file, value) = writes[index];
             if let Some(value) = value {
@@ -174,9 +152,7 @@ impl Setter<'_> {
             && let Some(dir) = self.optional("cpu", "CPU shares", "Shares")
         {
             if !(2..=262_144).contains(&shares) {
-                return Err(Error::invalid(format!(
-                    "CPU shares {shares} are out of range: 2 to 262144"
-                )));
+                return Err(Error::invalid(format!("CPU shares {shares} are out of range: 2 to 262144")));
             }
             write(&dir, "cpu.shares", &shares.to_string())?;
         }
@@ -189,14 +165,10 @@ impl Setter<'_> {
             bandwidth(&dir, period, quota, burst)?;
         }
         let idle = cpu.idle.map(|value| ("cpu.idle", value.to_string()));
-        let realtime_period = cpu
-            .realtime_period
-            .filter(|value| *value != 0)
-            .map(|value| ("cpu.rt_period_us", value.to_string()));
-        let realtime = cpu
-            .realtime_runtime
-            .filter(|value| *value != 0)
-            .map(|value| ("cpu.rt_runtime_us", value.to_string()));
+        let realtime_period =
+            cpu.realtime_period.filter(|value| *value != 0).map(|value| ("cpu.rt_period_us", value.to_string()));
+        let realtime =
+            cpu.realtime_runtime.filter(|value| *value != 0).map(|value| ("cpu.rt_runtime_us", value.to_string()));
         for (file, value) in [idle, realtime_period, realtime].into_iter().flatten() {
             write(&self.required("cpu", file)?, file, &value)?;
         }
@@ -216,11 +188,7 @@ impl Setter<'_> {
     }
 
     fn pids(&mut self, pids: &Pids) -> Result<()> {
-        let limit = if pids.limit > 0 {
-            pids.limit.to_string()
-        } else {
-            "max".to_owned()
-        };
+        let limit = if pids.limit > 0 { pids.limit.to_string() } else { "max".to_owned() };
         if self.directories.directory("pids").is_none() && pids.limit <= 0 {
             return Ok(());
         }
@@ -246,15 +214,13 @@ impl Setter<'_> {
         if let Some(weight) = weight
             && !first_present(["blkio.weight", "blkio.bfq.weight"], &weight.to_string())?
         {
-            self.warnings.push("Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded.".to_owned());
+            self.warnings.push(
+                "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded."
+                    .to_owned(),
+            );
         }
         for device in &block_io.weight_device {
-            let value = format!(
-                "{}:{} {}",
-                device.major,
-                device.minor,
-                device.weight.unwrap_or(0)
-            );
+            let value = format!("{}:{} {}", device.major, device.minor, device.weight.unwrap_or(0));
             if !first_present(["blkio.weight_device", "blkio.bfq.weight_device"], &value)? {
                 self.warnings.push("Your kernel does not support Block I/O weight_device or the cgroup is not mounted. Weight-device discarded.".to_owned());
             }
@@ -265,24 +231,14 @@ impl Setter<'_> {
     fn throttle(&mut self, block_io: &BlockIo) -> Result<()> {
         let dir = self.directories.directory("blkio");
         let throttles = [
-            (
-                "read_bps",
-                "BPS Block I/O read limit",
-                "Block I/O BPS read limit",
-                &block_io.throttle_read_bps_device,
-            ),
+            ("read_bps", "BPS Block I/O read limit", "Block I/O BPS read limit", &block_io.throttle_read_bps_device),
             (
                 "write_bps",
                 "BPS Block I/O write limit",
                 "Block I/O BPS write limit",
                 &block_io.throttle_write_bps_device,
             ),
-            (
-                "read_iops",
-                "IOPS Block read limit",
-                "Block I/O IOPS read limit",
-                &block_io.throttle_read_iops_device,
-            ),
+            ("read_iops", "IOPS Block read limit", "Block I/O IOPS read limit", &block_io.throttle_read_iops_device),
             (
                 "write_iops",
                 "IOPS Block write limit",
@@ -295,14 +251,12 @@ impl Setter<'_> {
                 let file = format!("blkio.throttle.{name}_device");
                 let present = dir.as_ref().is_some_and(|dir| dir.join(&file).exists());
                 let Some(dir) = self.directories.directory("blkio").filter(|_| present) else {
-                    self.warnings.push(format!("Your kernel does not support {what} or the cgroup is not mounted. {dropped} discarded."));
+                    self.warnings.push(format!(
+                        "Your kernel does not support {what} or the cgroup is not mounted. {dropped} discarded."
+                    ));
                     break;
                 };
-                write(
-                    &dir,
-                    &file,
-                    &format!("{}:{} {}", device.major, device.minor, device.rate),
-                )?;
+                write(&dir, &file, &format!("{}:{} {}", device.major, device.minor, device.rate))?;
             }
         }
         Ok(())
@@ -310,11 +264,7 @@ impl Setter<'_> {
 
     fn network(&mut self, network: &NetworkLimits) -> Result<()> {
         if let Some(class) = network.class_id {
-            write(
-                &self.required("net_cls", "a network class")?,
-                "net_cls.classid",
-                &class.to_string(),
-            )?;
+            write(&self.required("net_cls", "a network class")?, "net_cls.classid", &class.to_string())?;
         }
         for priority in &network.priorities {
             write(
@@ -328,31 +278,16 @@ impl Setter<'_> {
 }
 
 /// The kernel checks quota against period at each write, so which goes first depends on what is there.
-fn bandwidth(
-    dir: &Path,
-    period: Option<u64>,
-    quota: Option<i64>,
-    burst: Option<u64>,
-) -> Result<()> {
-    let set_period = || {
-        period.map_or(Ok(()), |period| {
-            write(dir, "cpu.cfs_period_us", &period.to_string())
-        })
-    };
-    let set_quota = || {
-        quota.map_or(Ok(()), |quota| {
-            write(dir, "cpu.cfs_quota_us", &quota.max(-1).to_string())
-        })
-    };
+fn bandwidth(dir: &Path, period: Option<u64>, quota: Option<i64>, burst: Option<u64>) -> Result<()> {
+    let set_period = || period.map_or(Ok(()), |period| write(dir, "cpu.cfs_period_us", &period.to_string()));
+    let set_quota = || quota.map_or(Ok(()), |quota| write(dir, "cpu.cfs_quota_us", &quota.max(-1).to_string()));
     if set_period().is_err() {
         set_quota()?;
         set_period()?;
     } else {
         set_quota()?;
     }
-    burst.map_or(Ok(()), |burst| {
-        write(dir, "cpu.cfs_burst_us", &burst.to_string())
-    })
+    burst.map_or(Ok(()), |burst| write(dir, "cpu.cfs_burst_us", &burst.to_string()))
 }
 
 /// A limit below what is in use is refused with EBUSY; say how much that is.
@@ -360,21 +295,9 @@ fn with_usage(dir: &Path, error: Error) -> Error {
     if error.kind != ErrorKind::Busy {
         return error;
     }
-    let usage = number(dir, "memory.usage_in_bytes")
-        .ok()
-        .flatten()
-        .unwrap_or(0);
-    let peak = number(dir, "memory.max_usage_in_bytes")
-        .ok()
-        .flatten()
-        .unwrap_or(0);
-    Error::new(
-        ErrorKind::Busy,
-        format!(
-            "{} (in use: {usage}, at most so far: {peak})",
-            error.message
-        ),
-    )
+    let usage = number(dir, "memory.usage_in_bytes").ok().flatten().unwrap_or(0);
+    let peak = number(dir, "memory.max_usage_in_bytes").ok().flatten().unwrap_or(0);
+    Error::new(ErrorKind::Busy, format!("{} (in use: {usage}, at most so far: {peak})", error.message))
 }
 
 /// Gives a new cpuset the processors and memory nodes of its parent: without them nothing can be put in.
@@ -408,35 +331,20 @@ pub(super) fn devices(dir: &Path, policy: &Policy) -> Result<()> {
     if all {
         write(dir, "devices.deny", "a")?;
     }
-    let wanted: Vec<String> = policy
-        .exceptions
-        .iter()
-        .map(|(devices, bits)| v1_text(*devices, *bits))
-        .collect();
-    for line in wanted
-        .iter()
-        .filter(|line| all || !current.contains(&line.as_str()))
-    {
+    let wanted: Vec<String> = policy.exceptions.iter().map(|(devices, bits)| v1_text(*devices, *bits)).collect();
+    for line in wanted.iter().filter(|line| all || !current.contains(&line.as_str())) {
         write(dir, "devices.allow", line)?;
     }
-    for line in current
-        .iter()
-        .filter(|line| !all && !wanted.iter().any(|wanted| wanted == *line))
-    {
+    for line in current.iter().filter(|line| !all && !wanted.iter().any(|wanted| wanted == *line)) {
         // Same device, fewer letters: take away only the letters that are gone.
-        let kept = wanted.iter().find(|wanted| {
-            wanted.rsplit_once(' ').map(|pair| pair.0) == line.rsplit_once(' ').map(|pair| pair.0)
-        });
+        let kept = wanted
+            .iter()
+            .find(|wanted| wanted.rsplit_once(' ').map(|pair| pair.0) == line.rsplit_once(' ').map(|pair| pair.0));
         let Some((device, letters)) = line.rsplit_once(' ') else {
             continue;
         };
-        let kept = kept
-            .and_then(|wanted| wanted.rsplit_once(' '))
-            .map_or("", |pair| pair.1);
-        let gone: String = letters
-            .chars()
-            .filter(|letter| !kept.contains(*letter))
-            .collect();
+        let kept = kept.and_then(|wanted| wanted.rsplit_once(' ')).map_or("", |pair| pair.1);
+        let gone: String = letters.chars().filter(|letter| !kept.contains(*letter)).collect();
         if !gone.is_empty() {
             write(dir, "devices.deny", &format!("{device} {gone}"))?;
         }
@@ -449,21 +357,11 @@ pub(super) fn huge_pages(dir: &Path, resources: &Resources, suffix: &str) -> Res
     for limit in &resources.hugepage_limits {
         let size = &limit.page_size;
         if !size.ends_with('B') || !size.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-            return Err(Error::invalid(format!(
-                "huge page size {size:?}: expected a form such as 2MB"
-            )));
+            return Err(Error::invalid(format!("huge page size {size:?}: expected a form such as 2MB")));
         }
-        write(
-            dir,
-            &format!("hugetlb.{size}.{suffix}"),
-            &limit.limit.to_string(),
-        )?;
+        write(dir, &format!("hugetlb.{size}.{suffix}"), &limit.limit.to_string())?;
         // Reservations count only where the kernel tells them apart.
-        let _present = write_if_present(
-            dir,
-            &format!("hugetlb.{size}.rsvd.{suffix}"),
-            &limit.limit.to_string(),
-        )?;
+        let _present = write_if_present(dir, &format!("hugetlb.{size}.rsvd.{suffix}"), &limit.limit.to_string())?;
     }
     Ok(())
 }

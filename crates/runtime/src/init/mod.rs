@@ -126,7 +126,9 @@ impl Init<'_> {
         let root = Root::from_fd(root_mount);
         let places = mounts::attach(plan, &root, prepared, &mut fds)?;
         let terminal = match &self.stdio {
-            Stdio::Terminal { rows, columns } => Some(dev::terminal(&root, &places, self.channel, (*rows, *columns), plan)?),
+            Stdio::Terminal { rows, columns } => {
+                Some(dev::terminal(&root, &places, self.channel, (*rows, *columns), plan)?)
+            }
             Stdio::Pipes { .. } => None,
         };
         mounts::hide(plan, &root, &places)?;
@@ -150,11 +152,16 @@ impl Init<'_> {
         let set = if read_only { Attr::MOUNT_ATTR_RDONLY } else { Attr::empty() };
         let (propagation, recursive) = plan.root_propagation;
         if recursive && propagation != Propagation::Private {
-            brig_sys::mount::configure(root.as_fd(), true, Change { propagation: Some(propagation), ..Change::default() })?;
+            brig_sys::mount::configure(
+                root.as_fd(),
+                true,
+                Change { propagation: Some(propagation), ..Change::default() },
+            )?;
         }
         let top = Change { set, propagation: Some(propagation).filter(|_| !recursive), ..Change::default() };
         if !set.is_empty() || top.propagation.is_some() {
-            brig_sys::mount::configure(root.as_fd(), false, top).step(|| "root.readonly, linux.rootfsPropagation".to_owned())?;
+            brig_sys::mount::configure(root.as_fd(), false, top)
+                .step(|| "root.readonly, linux.rootfsPropagation".to_owned())?;
         }
         Ok(())
     }
@@ -167,26 +174,39 @@ pub(crate) fn set_labels(launch: &Launch) -> Result<()> {
         let absent = || Error::unsupported(format!("{field}: {label:?}: {module} is not in force on this machine"));
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|_| absent())?;
-        let magic = rustix::fs::fstatfs(&file).map_err(|errno| brig_sys::Error::new(format!("fstatfs({path:?})"), errno))?.f_type;
+        let magic = rustix::fs::fstatfs(&file)
+            .map_err(|errno| brig_sys::Error::new(format!("fstatfs({path:?})"), errno))?
+            .f_type;
         if magic as i64 != PROC_MAGIC {
             return Err(Error::system(format!("{field}: {path} is not on a procfs")));
         }
         let call = |errno| Error::from(brig_sys::Error::new(format!("write({path:?}, {label:?})"), errno));
-        rustix::io::write(&file, label.as_bytes()).map(drop).map_err(|errno| match errno {
-            rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP => absent(),
-            errno => call(errno),
-        }).step(|| field.to_owned())
+        rustix::io::write(&file, label.as_bytes())
+            .map(drop)
+            .map_err(|errno| match errno {
+                rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP => absent(),
+                errno => call(errno),
+            })
+            .step(|| field.to_owned())
     };
     if let Some(profile) = launch.apparmor.as_deref().filter(|profile| *profile != "unconfined") {
         if !Path::new("/sys/module/apparmor/parameters/enabled").exists() {
-            return Err(Error::unsupported(format!("process.apparmorProfile: {profile:?}: AppArmor is not in force on this machine")));
+            return Err(Error::unsupported(format!(
+                "process.apparmorProfile: {profile:?}: AppArmor is not in force on this machine"
+            )));
         }
-        let path = if Path::new("/proc/self/attr/apparmor").exists() { "/proc/self/attr/apparmor/exec" } else { "/proc/self/attr/exec" };
+        let path = if Path::new("/proc/self/attr/apparmor").exists() {
+            "/proc/self/attr/apparmor/exec"
+        } else {
+            "/proc/self/attr/exec"
+        };
         write(path, &format!("exec {profile}"), "process.apparmorProfile", "AppArmor")?;
     }
     if let Some(label) = launch.selinux.as_deref() {
         if !Path::new("/sys/fs/selinux/enforce").exists() {
-            return Err(Error::unsupported(format!("process.selinuxLabel: {label:?}: SELinux is not in force on this machine")));
+            return Err(Error::unsupported(format!(
+                "process.selinuxLabel: {label:?}: SELinux is not in force on this machine"
+            )));
         }
         write("/proc/self/attr/exec", label, "process.selinuxLabel", "SELinux")?;
     }

@@ -56,11 +56,8 @@ impl Backwards {
     pub(super) fn ret(&mut self, value: u32) -> Label {
         let here = self.reversed.len();
         // Half the reach, so that the jump that is about to be written rarely needs a stepping stone.
-        if let Some((_, label)) = self
-            .returns
-            .iter()
-            .rev()
-            .find(|(known, label)| *known == value && here - label.0 < REACH / 2)
+        if let Some((_, label)) =
+            self.returns.iter().rev().find(|(known, label)| *known == value && here - label.0 < REACH / 2)
         {
             return *label;
         }
@@ -99,11 +96,7 @@ impl Backwards {
     }
 
     fn near(&mut self, target: Label, reach: usize) -> Label {
-        if self.reversed.len() - target.0 <= reach {
-            target
-        } else {
-            self.stone(target)
-        }
+        if self.reversed.len() - target.0 <= reach { target } else { self.stone(target) }
     }
 
     /// A stepping stone: a copy if the target only returns, else a jump.

@@ -31,15 +31,11 @@ pub struct Error {
 
 impl Error {
     fn new(message: impl Into<String>) -> Error {
-        Error {
-            message: message.into(),
-        }
+        Error { message: message.into() }
     }
 
     fn within(self, place: &str) -> Error {
-        Error {
-            message: format!("{place}: {}", self.message),
-        }
+        Error { message: format!("{place}: {}", self.message) }
     }
 }
 
@@ -100,11 +96,7 @@ pub fn compile_for(profile: &Seccomp, native: Arch) -> Result<Program, Error> {
     let entry = program.then(LOAD, ARCH_OFFSET, entry);
     let instructions = program.finish(entry);
     check_size(instructions.len())?;
-    Ok(Program {
-        instructions,
-        flags,
-        notifies,
-    })
+    Ok(Program { instructions, flags, notifies })
 }
 
 fn check_size(instructions: usize) -> Result<(), Error> {
@@ -173,9 +165,7 @@ fn flags(profile: &Seccomp, notifies: bool) -> Result<u32, Error> {
         // The kernel refuses both together, and the process that loads the filter has one thread.
         bits = (bits & !FLAG_TSYNC) | FLAG_NEW_LISTENER;
     } else if bits & FLAG_WAIT_KILLABLE_RECV != 0 {
-        return Err(Error::new(
-            "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV needs a rule with SCMP_ACT_NOTIFY",
-        ));
+        return Err(Error::new("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV needs a rule with SCMP_ACT_NOTIFY"));
     }
     Ok(bits)
 }
@@ -233,24 +223,10 @@ fn equal(program: &mut Backwards, condition: Condition, mask: u64, yes: Label, n
     let offset = ARGS_OFFSET + 8 * condition.index;
     // Little endian on every architecture that has a table: the low half comes first.
     let matched = half(program, offset, low(mask), low(condition.value), yes, no);
-    half(
-        program,
-        offset + 4,
-        high(mask),
-        high(condition.value),
-        matched,
-        no,
-    )
+    half(program, offset + 4, high(mask), high(condition.value), matched, no)
 }
 
-fn half(
-    program: &mut Backwards,
-    offset: u32,
-    mask: u32,
-    value: u32,
-    yes: Label,
-    no: Label,
-) -> Label {
+fn half(program: &mut Backwards, offset: u32, mask: u32, value: u32, yes: Label, no: Label) -> Label {
     if mask == 0 {
         return yes;
     }
@@ -262,13 +238,7 @@ fn half(
 }
 
 /// `argument > value` or, with [`JUMP_GE`], `≥`.
-fn greater(
-    program: &mut Backwards,
-    condition: Condition,
-    last: u16,
-    yes: Label,
-    no: Label,
-) -> Label {
+fn greater(program: &mut Backwards, condition: Condition, last: u16, yes: Label, no: Label) -> Label {
     let offset = ARGS_OFFSET + 8 * condition.index;
     let lower = program.branch(last, low(condition.value), yes, no);
     let lower = program.then(LOAD, offset, lower);

@@ -53,8 +53,7 @@ impl Arch {
 
     /// Every call of this architecture, in no order: for tests and listings.
     pub fn calls(self) -> impl Iterator<Item = (&'static str, u32)> {
-        (0..COUNT)
-            .filter_map(move |index| Some((name_at(index), decode(NUMBERS[index][self as usize])?)))
+        (0..COUNT).filter_map(move |index| Some((name_at(index), decode(NUMBERS[index][self as usize])?)))
     }
 }
 
@@ -162,10 +161,7 @@ mod tests {
 
     #[test]
     fn the_table_is_sorted_and_found_whole() {
-        assert!(
-            ROWS.windows(2).all(|pair| pair[0].0 < pair[1].0),
-            "sorted, no doubles"
-        );
+        assert!(ROWS.windows(2).all(|pair| pair[0].0 < pair[1].0), "sorted, no doubles");
         for (name, numbers) in ROWS {
             for arch in Arch::ALL {
                 let expected = u32::try_from(numbers[arch as usize]).ok();
@@ -187,11 +183,7 @@ mod tests {
             ("statx", [332, 383, 291, 397]),
             ("file_setattr", [469, 469, 469, 469]),
         ] {
-            assert_eq!(
-                Arch::ALL.map(|arch| arch.number(name)),
-                numbers.map(Some),
-                "{name}"
-            );
+            assert_eq!(Arch::ALL.map(|arch| arch.number(name)), numbers.map(Some), "{name}");
         }
         assert_eq!(Arch::Arm.number("set_tls"), Some(0x000f_0005));
         assert_eq!(Arch::Aarch64.number("open"), None);
@@ -205,10 +197,7 @@ mod tests {
             numbers.sort_unstable();
             for pair in numbers.windows(2) {
                 // Arm's sync_file_range2 has two names for one number.
-                assert!(
-                    pair[0].0 != pair[1].0 || pair[0].1 == "arm_sync_file_range",
-                    "{arch:?} {pair:?}"
-                );
+                assert!(pair[0].0 != pair[1].0 || pair[0].1 == "arm_sync_file_range", "{arch:?} {pair:?}");
             }
         }
     }

@@ -60,10 +60,7 @@ pub(super) struct Decision {
 
 impl Decision {
     fn always(verdict: Verdict) -> Decision {
-        Decision {
-            checks: Vec::new(),
-            otherwise: verdict,
-        }
+        Decision { checks: Vec::new(), otherwise: verdict }
     }
 }
 
@@ -84,23 +81,14 @@ pub(super) struct Policy<'a> {
 impl<'a> Policy<'a> {
     /// Checks every word of the profile.
     pub(super) fn new(profile: &'a Seccomp) -> Result<Policy<'a>, Error> {
-        let default = verdict(
-            &profile.default_action,
-            profile.default_errno_ret,
-            "defaultAction",
-        )?;
+        let default = verdict(&profile.default_action, profile.default_errno_ret, "defaultAction")?;
         if default == NOTIFY {
-            return Err(Error::new(
-                "SCMP_ACT_NOTIFY cannot be the default action: the listener itself could not run",
-            ));
+            return Err(Error::new("SCMP_ACT_NOTIFY cannot be the default action: the listener itself could not run"));
         }
         let mut rules = Vec::with_capacity(profile.syscalls.len());
         for (number, rule) in profile.syscalls.iter().enumerate() {
             rules.push(check_rule(rule).map_err(|error| {
-                error.within(&format!(
-                    "rule {number} ({})",
-                    rule.names.first().map_or("", String::as_str)
-                ))
+                error.within(&format!("rule {number} ({})", rule.names.first().map_or("", String::as_str)))
             })?);
         }
         let policy = Policy { default, rules };
@@ -119,11 +107,7 @@ impl<'a> Policy<'a> {
     /// neighbours differ.
     pub(super) fn ranges(&self, arch: Arch) -> Result<Vec<(u32, Decision)>, Error> {
         let calls = self.calls(arch)?;
-        let newest = calls
-            .keys()
-            .copied()
-            .filter(|number| *number < PRIVATE_BASE)
-            .max();
+        let newest = calls.keys().copied().filter(|number| *number < PRIVATE_BASE).max();
         let beyond = self.beyond_known(newest);
         let mut ranges = Ranges::default();
         ranges.add(0, Decision::always(self.default));
@@ -135,11 +119,7 @@ impl<'a> Policy<'a> {
             }
             ranges.add(number, decision);
             next = number + 1;
-            after = if newest.is_some_and(|newest| next > newest) {
-                beyond
-            } else {
-                self.default
-            };
+            after = if newest.is_some_and(|newest| next > newest) { beyond } else { self.default };
         }
         ranges.add(next, Decision::always(after));
         if arch == Arch::X86_64 {
@@ -153,11 +133,7 @@ impl<'a> Policy<'a> {
     /// programs try them and fall back on ENOSYS only, not on EPERM (glibc: clone3, statx, faccessat2).
     fn beyond_known(&self, newest: Option<u32>) -> Verdict {
         let permissive = matches!(self.default & 0xffff_0000, ALLOW | LOG | TRACE);
-        if permissive || newest.is_none() {
-            self.default
-        } else {
-            ERRNO | ENOSYS
-        }
+        if permissive || newest.is_none() { self.default } else { ERRNO | ENOSYS }
     }
 
     fn calls(&self, arch: Arch) -> Result<BTreeMap<u32, Decision>, Error> {
@@ -171,11 +147,7 @@ impl<'a> Policy<'a> {
                     entries.push((&[], rule.verdict));
                 }
                 conditional += rule.alternatives.len();
-                entries.extend(
-                    rule.alternatives
-                        .iter()
-                        .map(|conditions| (conditions.as_slice(), rule.verdict)),
-                );
+                entries.extend(rule.alternatives.iter().map(|conditions| (conditions.as_slice(), rule.verdict)));
             }
         }
         if conditional > MAX_CONDITIONAL {
@@ -183,10 +155,7 @@ impl<'a> Policy<'a> {
                 "{conditional} rules with arguments are more than a filter can hold ({MAX_CONDITIONAL})"
             )));
         }
-        Ok(bound
-            .into_iter()
-            .map(|(number, entries)| (number, self.decide(arch, &entries)))
-            .collect())
+        Ok(bound.into_iter().map(|(number, entries)| (number, self.decide(arch, &entries))).collect())
     }
 
     /// Entries for one call are alternatives. Where they contradict each other, one with conditions beats one without (it
@@ -202,13 +171,7 @@ impl<'a> Policy<'a> {
         let mut sorted: Vec<_> = entries.iter().filter(|entry| !entry.0.is_empty()).collect();
         sorted.sort_by_key(|entry| strictness(entry.1));
         for (conditions, verdict) in sorted {
-            let check = (
-                conditions
-                    .iter()
-                    .map(|condition| condition.on(arch))
-                    .collect(),
-                *verdict,
-            );
+            let check = (conditions.iter().map(|condition| condition.on(arch)).collect(), *verdict);
             if !checks.contains(&check) {
                 checks.push(check);
             }
@@ -251,15 +214,10 @@ impl Condition {
             return self;
         }
         match self.compare {
-            Compare::Eq | Compare::Ne => Condition {
-                value: self.value & LOW,
-                ..self
-            },
-            Compare::Masked(mask) => Condition {
-                compare: Compare::Masked(mask & LOW),
-                value: self.value & LOW,
-                ..self
-            },
+            Compare::Eq | Compare::Ne => Condition { value: self.value & LOW, ..self },
+            Compare::Masked(mask) => {
+                Condition { compare: Compare::Masked(mask & LOW), value: self.value & LOW, ..self }
+            }
             Compare::Lt | Compare::Le | Compare::Ge | Compare::Gt => self,
         }
     }
@@ -271,41 +229,23 @@ fn check_rule(rule: &SeccompRule) -> Result<Rule<'_>, Error> {
     }
     let verdict = verdict(&rule.action, rule.errno_ret, "action")?;
     if verdict == NOTIFY && rule.names.iter().any(|name| name == "write") {
-        return Err(Error::new(
-            "SCMP_ACT_NOTIFY cannot be used for write: it is needed to hand the listener over",
-        ));
+        return Err(Error::new("SCMP_ACT_NOTIFY cannot be used for write: it is needed to hand the listener over"));
     }
-    let conditions = rule
-        .args
-        .iter()
-        .map(condition)
-        .collect::<Result<Vec<_>, _>>()?;
-    let repeated = conditions
-        .iter()
-        .enumerate()
-        .any(|(i, one)| conditions[..i].iter().any(|other| other.index == one.index));
+    let conditions = rule.args.iter().map(condition).collect::<Result<Vec<_>, _>>()?;
+    let repeated =
+        conditions.iter().enumerate().any(|(i, one)| conditions[..i].iter().any(|other| other.index == one.index));
     let alternatives = match (conditions.is_empty(), repeated) {
         (true, _) => Vec::new(),
         (false, false) => vec![conditions],
         // Two on one argument are alternatives, each condition by itself: what runc makes of such rules.
-        (false, true) => conditions
-            .into_iter()
-            .map(|condition| vec![condition])
-            .collect(),
+        (false, true) => conditions.into_iter().map(|condition| vec![condition]).collect(),
     };
-    Ok(Rule {
-        names: &rule.names,
-        verdict,
-        alternatives,
-    })
+    Ok(Rule { names: &rule.names, verdict, alternatives })
 }
 
 fn condition(arg: &SeccompArg) -> Result<Condition, Error> {
     if arg.index > 5 {
-        return Err(Error::new(format!(
-            "argument index {} is out of range: a call has arguments 0 to 5",
-            arg.index
-        )));
+        return Err(Error::new(format!("argument index {} is out of range: a call has arguments 0 to 5", arg.index)));
     }
     let compare = match arg.op.as_str() {
         "SCMP_CMP_NE" => Compare::Ne,
@@ -321,24 +261,14 @@ fn condition(arg: &SeccompArg) -> Result<Condition, Error> {
             )));
         }
     };
-    let value = if matches!(compare, Compare::Masked(_)) {
-        arg.value_two
-    } else {
-        arg.value
-    };
-    Ok(Condition {
-        index: arg.index,
-        compare,
-        value,
-    })
+    let value = if matches!(compare, Compare::Masked(_)) { arg.value_two } else { arg.value };
+    Ok(Condition { index: arg.index, compare, value })
 }
 
 fn verdict(action: &str, errno: Option<u32>, field: &str) -> Result<Verdict, Error> {
     let data = |limit: u32| match errno.unwrap_or(EPERM) {
         value if value <= limit => Ok(value),
-        value => Err(Error::new(format!(
-            "errnoRet {value} of {action} is larger than {limit}"
-        ))),
+        value => Err(Error::new(format!("errnoRet {value} of {action} is larger than {limit}"))),
     };
     match action {
         "SCMP_ACT_ALLOW" => Ok(ALLOW),

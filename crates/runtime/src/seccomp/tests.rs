@@ -29,11 +29,7 @@ impl Call {
             _ => {
                 let at = offset - 16;
                 let arg = self.args[(at / 8) as usize];
-                if at.is_multiple_of(8) {
-                    arg as u32
-                } else {
-                    (arg >> 32) as u32
-                }
+                if at.is_multiple_of(8) { arg as u32 } else { (arg >> 32) as u32 }
             }
         }
     }
@@ -104,77 +100,39 @@ impl<'a> Reference<'a> {
             profile
                 .syscalls
                 .iter()
-                .map(|rule| {
-                    rule.names
-                        .iter()
-                        .filter_map(|name| arch.number(name))
-                        .collect()
-                })
+                .map(|rule| rule.names.iter().filter_map(|name| arch.number(name)).collect())
                 .collect()
         };
         let numbers: [Vec<Vec<u32>>; 4] = Arch::ALL.map(of);
-        let newest = Arch::ALL.map(|arch| {
-            numbers[arch as usize]
-                .iter()
-                .flatten()
-                .copied()
-                .filter(|number| *number < 2000)
-                .max()
-        });
-        Reference {
-            profile,
-            listed,
-            numbers,
-            newest,
-        }
+        let newest = Arch::ALL
+            .map(|arch| numbers[arch as usize].iter().flatten().copied().filter(|number| *number < 2000).max());
+        Reference { profile, listed, numbers, newest }
     }
 
     fn verdict(&self, call: Call) -> u32 {
-        let Some(arch) = self
-            .listed
-            .iter()
-            .copied()
-            .find(|arch| arch.audit() == call.arch)
-        else {
+        let Some(arch) = self.listed.iter().copied().find(|arch| arch.audit() == call.arch) else {
             return 0x8000_0000;
         };
         if arch == Arch::X86_64 && call.number >= 0x4000_0000 {
             return ENOSYS;
         }
-        let rules = self
-            .profile
-            .syscalls
-            .iter()
-            .zip(&self.numbers[arch as usize]);
-        let named: Vec<&SeccompRule> = rules
-            .filter(|(_, numbers)| numbers.contains(&call.number))
-            .map(|(rule, _)| rule)
-            .collect();
+        let rules = self.profile.syscalls.iter().zip(&self.numbers[arch as usize]);
+        let named: Vec<&SeccompRule> =
+            rules.filter(|(_, numbers)| numbers.contains(&call.number)).map(|(rule, _)| rule).collect();
         let all = |rule: &SeccompRule| {
             let indexes: BTreeSet<u32> = rule.args.iter().map(|arg| arg.index).collect();
-            let mut each = rule
-                .args
-                .iter()
-                .map(|arg| holds(arg, &call, arch.is_32_bit()));
-            if indexes.len() == rule.args.len() {
-                each.all(|hit| hit)
-            } else {
-                each.any(|hit| hit)
-            }
+            let mut each = rule.args.iter().map(|arg| holds(arg, &call, arch.is_32_bit()));
+            if indexes.len() == rule.args.len() { each.all(|hit| hit) } else { each.any(|hit| hit) }
         };
         let matching = |conditional: bool| {
-            let rules = named
-                .iter()
-                .filter(|rule| rule.args.is_empty() != conditional && all(rule));
-            rules
-                .map(|rule| word(&rule.action, rule.errno_ret))
-                .min_by_key(|word| (word & 0xffff_0000) as i32)
+            let rules = named.iter().filter(|rule| rule.args.is_empty() != conditional && all(rule));
+            rules.map(|rule| word(&rule.action, rule.errno_ret)).min_by_key(|word| (word & 0xffff_0000) as i32)
         };
         if let Some(verdict) = matching(true).or_else(|| matching(false)) {
             return verdict;
         }
-        let permissive = ["SCMP_ACT_ALLOW", "SCMP_ACT_LOG", "SCMP_ACT_TRACE"]
-            .contains(&self.profile.default_action.as_str());
+        let permissive =
+            ["SCMP_ACT_ALLOW", "SCMP_ACT_LOG", "SCMP_ACT_TRACE"].contains(&self.profile.default_action.as_str());
         let newer = self.newest[arch as usize].is_some_and(|newest| call.number > newest);
         if newer && !permissive && named.is_empty() {
             ENOSYS
@@ -188,12 +146,7 @@ impl<'a> Reference<'a> {
 fn interesting(profile: &Seccomp) -> Vec<u64> {
     let mut values = BTreeSet::from([0, 1, u64::MAX, 0xffff_ffff, 1 << 32]);
     for arg in profile.syscalls.iter().flat_map(|rule| &rule.args) {
-        for value in [
-            arg.value,
-            arg.value_two,
-            arg.value | 1 << 32,
-            arg.value ^ (1 << 40),
-        ] {
+        for value in [arg.value, arg.value_two, arg.value | 1 << 32, arg.value ^ (1 << 40)] {
             values.extend([value.wrapping_sub(1), value, value.wrapping_add(1), !value]);
         }
     }
@@ -207,10 +160,11 @@ fn compare(profile: &Seccomp, native: Arch, listed: &[Arch]) -> usize {
     let values = interesting(profile);
     let mut deepest = 0;
     for arch in Arch::ALL {
-        let numbers = (0..600)
-            .chain(0x4000_0000..0x4000_0258)
-            .chain(0x000f_0000..0x000f_0008)
-            .chain([u32::MAX, 0x7fff_ffff, 0x8000_0000]);
+        let numbers = (0..600).chain(0x4000_0000..0x4000_0258).chain(0x000f_0000..0x000f_0008).chain([
+            u32::MAX,
+            0x7fff_ffff,
+            0x8000_0000,
+        ]);
         let compared: BTreeSet<u32> = profile
             .syscalls
             .iter()
@@ -220,16 +174,8 @@ fn compare(profile: &Seccomp, native: Arch, listed: &[Arch]) -> usize {
             .collect();
         for number in numbers {
             let mut check = |args: [u64; 6]| {
-                let args = if arch.is_32_bit() {
-                    args.map(|arg| arg & 0xffff_ffff)
-                } else {
-                    args
-                };
-                let call = Call {
-                    arch: arch.audit(),
-                    number,
-                    args,
-                };
+                let args = if arch.is_32_bit() { args.map(|arg| arg & 0xffff_ffff) } else { args };
+                let call = Call { arch: arch.audit(), number, args };
                 let (verdict, steps) = run(&program, call);
                 assert_eq!(verdict, reference.verdict(call), "{arch:?} {call:x?}");
                 deepest = deepest.max(steps);
@@ -270,9 +216,7 @@ fn profile(default: &str, rules: &[Short]) -> Seccomp {
     });
     Seccomp {
         default_action: format!("SCMP_ACT_{default}"),
-        architectures: ["X86_64", "X86", "X32", "AARCH64", "ARM"]
-            .map(|arch| format!("SCMP_ARCH_{arch}"))
-            .to_vec(),
+        architectures: ["X86_64", "X86", "X32", "AARCH64", "ARM"].map(|arch| format!("SCMP_ARCH_{arch}")).to_vec(),
         syscalls: syscalls.collect(),
         ..Seccomp::default()
     }
@@ -280,17 +224,10 @@ fn profile(default: &str, rules: &[Short]) -> Seccomp {
 
 #[test]
 fn dockers_default_is_compiled_faithfully() {
-    for (arch, native, second) in [
-        ("amd64", Arch::X86_64, Arch::X86),
-        ("arm64", Arch::Aarch64, Arch::Arm),
-    ] {
-        for caps in [
-            &capabilities::DEFAULT[..],
-            &["CAP_SYS_ADMIN"],
-            &["CAP_SYS_PTRACE", "CAP_SYSLOG"],
-            &[],
-            &capabilities::ALL,
-        ] {
+    for (arch, native, second) in [("amd64", Arch::X86_64, Arch::X86), ("arm64", Arch::Aarch64, Arch::Arm)] {
+        for caps in
+            [&capabilities::DEFAULT[..], &["CAP_SYS_ADMIN"], &["CAP_SYS_PTRACE", "CAP_SYSLOG"], &[], &capabilities::ALL]
+        {
             for kernel in [KernelVersion(4, 7), KernelVersion(6, 18)] {
                 let profile = docker_default(caps, arch, kernel);
                 let deepest = compare(&profile, native, &[native, second]);
@@ -334,11 +271,7 @@ fn several_conditions_and_several_entries() {
     let profile = profile(
         "KILL_PROCESS",
         &[
-            (
-                "socket",
-                "ALLOW",
-                &[(0, "LT", 38, 0), (1, "EQ", 1, 0), (2, "NE", 7, 0)],
-            ),
+            ("socket", "ALLOW", &[(0, "LT", 38, 0), (1, "EQ", 1, 0), (2, "NE", 7, 0)]),
             ("socket", "ERRNO", &[(0, "EQ", 16, 0)]),
             ("socket", "ALLOW", &[(0, "EQ", 50, 0)]),
             ("socket", "LOG", &[(0, "GE", 10, 0), (0, "EQ", 3, 0)]),
@@ -362,17 +295,7 @@ fn an_exception_beats_the_rule() {
     for rules in [[exception, rule], [rule, exception]] {
         let program = compile(&profile("ERRNO", &rules)).unwrap();
         let number = Arch::NATIVE.number("socket").unwrap();
-        let call = |family| {
-            run(
-                &program,
-                Call {
-                    arch: Arch::NATIVE.audit(),
-                    number,
-                    args: [family, 0, 0, 0, 0, 0],
-                },
-            )
-            .0
-        };
+        let call = |family| run(&program, Call { arch: Arch::NATIVE.audit(), number, args: [family, 0, 0, 0, 0, 0] }).0;
         assert_eq!((call(38), call(2)), (EPERM, ALLOW));
     }
 }
@@ -384,29 +307,11 @@ fn default_allow_profiles_cannot_be_bypassed_by_another_abi() {
     profile.architectures = vec!["SCMP_ARCH_X86_64".into()];
     compare(&profile, Arch::X86_64, &[Arch::X86_64]);
     let program = compile_for(&profile, Arch::X86_64).unwrap();
-    let call = |arch: u32, number| {
-        run(
-            &program,
-            Call {
-                arch,
-                number,
-                args: [0; 6],
-            },
-        )
-        .0
-    };
+    let call = |arch: u32, number| run(&program, Call { arch, number, args: [0; 6] }).0;
     assert_eq!(call(Arch::X86_64.audit(), 165), EPERM);
     assert_eq!(call(Arch::X86_64.audit(), 0x4000_0000 + 165), ENOSYS, "x32");
-    assert_eq!(
-        call(Arch::X86.audit(), 21),
-        0x8000_0000,
-        "i386 is not listed"
-    );
-    assert_eq!(
-        call(Arch::X86_64.audit(), 5000),
-        ALLOW,
-        "unknown calls of a permissive profile"
-    );
+    assert_eq!(call(Arch::X86.audit(), 21), 0x8000_0000, "i386 is not listed");
+    assert_eq!(call(Arch::X86_64.audit(), 5000), ALLOW, "unknown calls of a permissive profile");
 }
 
 #[test]
@@ -414,15 +319,7 @@ fn new_calls_do_not_exist() {
     let profile = docker_default(&capabilities::DEFAULT, "amd64", KernelVersion(6, 18));
     let program = compile_for(&profile, Arch::X86_64).unwrap();
     let call = |name: &str| {
-        run(
-            &program,
-            Call {
-                arch: Arch::X86_64.audit(),
-                number: Arch::X86_64.number(name).unwrap(),
-                args: [0; 6],
-            },
-        )
-        .0
+        run(&program, Call { arch: Arch::X86_64.audit(), number: Arch::X86_64.number(name).unwrap(), args: [0; 6] }).0
     };
     assert_eq!(call("file_getattr"), ENOSYS, "newer than the profile");
     assert_eq!(call("clone3"), ENOSYS, "so that glibc falls back to clone");
@@ -438,12 +335,7 @@ fn large_profiles_jump_far() {
     let mut profile = profile("ERRNO", &[]);
     profile.architectures.truncate(1);
     for (i, name) in names.iter().enumerate() {
-        let arg = SeccompArg {
-            index: (i % 6) as u32,
-            value: i as u64,
-            value_two: 0,
-            op: "SCMP_CMP_GT".into(),
-        };
+        let arg = SeccompArg { index: (i % 6) as u32, value: i as u64, value_two: 0, op: "SCMP_CMP_GT".into() };
         profile.syscalls.push(SeccompRule {
             names: vec![(*name).into()],
             action: "SCMP_ACT_ERRNO".into(),
@@ -452,19 +344,11 @@ fn large_profiles_jump_far() {
         });
     }
     let program = compile_for(&profile, Arch::X86_64).unwrap();
-    println!(
-        "{} conditional calls: {} instructions",
-        names.len(),
-        program.instructions.len()
-    );
+    println!("{} conditional calls: {} instructions", names.len(), program.instructions.len());
     let reference = Reference::new(&profile, &[Arch::X86_64]);
     for (_, number) in Arch::X86_64.calls() {
         for value in [0, 100, 377, 1 << 33] {
-            let call = Call {
-                arch: Arch::X86_64.audit(),
-                number,
-                args: [value; 6],
-            };
+            let call = Call { arch: Arch::X86_64.audit(), number, args: [value; 6] };
             assert_eq!(run(&program, call).0, reference.verdict(call), "{call:?}");
         }
     }
@@ -477,39 +361,26 @@ fn refusals() {
         change(&mut profile);
         compile(&profile).unwrap_err().to_string()
     };
-    assert_eq!(
-        refused(&|p| p.syscalls[0].action = "SCMP_ACT_FOO".into())
-            .split(':')
-            .nth(1),
-        Some(" rule 0 (read)")
-    );
+    assert_eq!(refused(&|p| p.syscalls[0].action = "SCMP_ACT_FOO".into()).split(':').nth(1), Some(" rule 0 (read)"));
     assert!(refused(&|p| p.default_action = String::new()).contains("unknown defaultAction \"\""));
-    assert!(
-        refused(&|p| p.syscalls[0].args[0].op = "EQ".into()).contains("unknown operator \"EQ\"")
-    );
+    assert!(refused(&|p| p.syscalls[0].args[0].op = "EQ".into()).contains("unknown operator \"EQ\""));
     assert!(refused(&|p| p.syscalls[0].args[0].index = 6).contains("index 6 is out of range"));
     assert!(refused(&|p| p.syscalls[0].names.clear()).contains("names is empty"));
     assert!(
-        refused(&|p| p.architectures.push("SCMP_ARCH_VAX".into()))
-            .contains("unknown architecture \"SCMP_ARCH_VAX\"")
+        refused(&|p| p.architectures.push("SCMP_ARCH_VAX".into())).contains("unknown architecture \"SCMP_ARCH_VAX\"")
     );
     assert!(refused(&|p| p.flags.push("SECCOMP_FILTER_FLAG_NEW".into())).contains("unknown flag"));
     assert!(
-        refused(&|p| p
-            .flags
-            .push("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV".into()))
-        .contains("needs a rule with SCMP_ACT_NOTIFY")
+        refused(&|p| p.flags.push("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV".into()))
+            .contains("needs a rule with SCMP_ACT_NOTIFY")
     );
     assert!(refused(&|p| p.default_errno_ret = Some(5000)).contains("5000"));
     assert!(refused(&|p| p.default_action = "SCMP_ACT_NOTIFY".into()).contains("default action"));
     assert!(refused(&|p| p.syscalls[0].action = "SCMP_ACT_NOTIFY".into()).contains("listenerPath"));
     let write = refused(&|p| {
         p.listener_path = Some("/s".into());
-        p.syscalls[0] = SeccompRule {
-            names: vec!["write".into()],
-            action: "SCMP_ACT_NOTIFY".into(),
-            ..SeccompRule::default()
-        };
+        p.syscalls[0] =
+            SeccompRule { names: vec!["write".into()], action: "SCMP_ACT_NOTIFY".into(), ..SeccompRule::default() };
     });
     assert!(write.contains("cannot be used for write"));
 }
@@ -522,28 +393,13 @@ fn too_much_is_refused_quickly() {
             names: vec!["read".into()],
             action: "SCMP_ACT_ALLOW".into(),
             errno_ret: None,
-            args: vec![SeccompArg {
-                index: 0,
-                value: i as u64,
-                value_two: 0,
-                op: "SCMP_CMP_EQ".into(),
-            }],
+            args: vec![SeccompArg { index: 0, value: i as u64, value_two: 0, op: "SCMP_CMP_EQ".into() }],
         };
         profile.syscalls = (0..count).map(rule).collect();
         compile(&profile)
     };
-    assert!(
-        rules(1500)
-            .unwrap_err()
-            .to_string()
-            .contains("4096 instructions")
-    );
-    assert!(
-        rules(1_000_000)
-            .unwrap_err()
-            .to_string()
-            .contains("1000000 rules")
-    );
+    assert!(rules(1500).unwrap_err().to_string().contains("4096 instructions"));
+    assert!(rules(1_000_000).unwrap_err().to_string().contains("1000000 rules"));
     assert!(rules(100).is_ok());
 }
 
@@ -551,9 +407,7 @@ fn too_much_is_refused_quickly() {
 fn listeners_and_flags() {
     let mut profile = profile("ALLOW", &[("mkdir mkdirat", "NOTIFY", &[])]);
     profile.listener_path = Some("/run/agent.sock".into());
-    profile.flags = ["TSYNC", "LOG", "WAIT_KILLABLE_RECV"]
-        .map(|flag| format!("SECCOMP_FILTER_FLAG_{flag}"))
-        .to_vec();
+    profile.flags = ["TSYNC", "LOG", "WAIT_KILLABLE_RECV"].map(|flag| format!("SECCOMP_FILTER_FLAG_{flag}")).to_vec();
     let program = compile(&profile).unwrap();
     assert!(program.notifies);
     assert_eq!(program.flags, 1 << 1 | 1 << 3 | 1 << 5);
@@ -564,30 +418,17 @@ fn listeners_and_flags() {
 fn the_kernel_agrees() {
     use rustix::io::Errno;
     use rustix::net::{AddressFamily, SocketType, socket};
-    let (arch, caps) = (
-        brig_oci::seccomp_profile::NATIVE_ARCH,
-        &capabilities::DEFAULT,
-    );
+    let (arch, caps) = (brig_oci::seccomp_profile::NATIVE_ARCH, &capabilities::DEFAULT);
     let program = compile(&docker_default(caps, arch, KernelVersion(6, 18))).unwrap();
     let live = std::thread::spawn(move || {
         brig_sys::process::set_no_new_privileges().unwrap();
         let start = std::time::Instant::now();
         brig_sys::seccomp::load(&program.instructions, program.flags).unwrap();
         println!("loaded in {:?}", start.elapsed());
-        let family =
-            |number| socket(AddressFamily::from_raw(number), SocketType::DGRAM, None).map(drop);
+        let family = |number| socket(AddressFamily::from_raw(number), SocketType::DGRAM, None).map(drop);
         let host = rustix::system::uname().nodename().to_owned();
         let rename = rustix::system::sethostname(host.to_bytes());
         [rename, family(38), family(40), family(2), family(1)]
     });
-    assert_eq!(
-        live.join().unwrap(),
-        [
-            Err(Errno::PERM),
-            Err(Errno::PERM),
-            Err(Errno::PERM),
-            Ok(()),
-            Ok(())
-        ]
-    );
+    assert_eq!(live.join().unwrap(), [Err(Errno::PERM), Err(Errno::PERM), Err(Errno::PERM), Ok(()), Ok(())]);
 }
