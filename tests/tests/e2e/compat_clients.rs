@@ -170,3 +170,9 @@ fn top_events_and_what_is_built_in() {
     let refused = host.brig(&["create", "--cpuset-cpus", "4000", "busybox"]).fails(1);
     assert!(refused.contains("Requested CPUs are not available"), "{refused}");
 }
+
+#[test]
+fn a_container_knows_that_it_is_one() {
+    let host = busybox();
+    assert_eq!(host.brig(&["run", "--rm", "busybox", "ls", "-d", "/.dockerenv"]).ok(), "/.dockerenv");
+}

@@ -109,7 +109,10 @@ fn prepare(shared: &Shared, record: &mut Record, paths: &super::Paths) -> Result
     crate::volumes::make_directory(&paths.state, 0o700)?;
     if record.host_config.brig_rootfs.is_empty() {
         let chain = record.chain.as_deref().map(Digest::parse).transpose().map_err(|e| Error::system(e.to_string()))?;
-        shared.store.prepare(&record.id, chain.as_ref()).map_err(from_store)?;
+        let layers = shared.store.prepare(&record.id, chain.as_ref()).map_err(from_store)?;
+        // Empty, and in Docker too: by it scripts know that they are in a container.
+        let marker = layers.upper.join(".dockerenv");
+        std::fs::write(&marker, "").map_err(|e| Error::system(format!("write {}: {e}", marker.display())))?;
     }
     for index in 0..record.mounts.len() {
         prepare_mount(shared, record, index)?;
