@@ -53,6 +53,20 @@ fn the_verbs_of_every_day() {
     host.docker(&["system", "df"]).ok();
 }
 
+/// The client asks for the exit code as soon as the stream has ended.
+#[test]
+fn exit_codes_of_many_execs() {
+    needs!("stock_client::exit_codes_of_many_execs", "docker");
+    let host = TestHost::new();
+    host.load_busybox();
+    host.docker(&["run", "-d", "--name", "box", "busybox", "sleep", "1000"]).ok();
+    for round in 0..40 {
+        let code = round % 9 + 1;
+        assert_eq!(host.docker(&["exec", "box", "sh", "-c", &format!("exit {code}")]).code, code, "round {round}");
+        assert_eq!(host.brig(&["exec", "box", "sh", "-c", &format!("exit {code}")]).code, code, "round {round}");
+    }
+}
+
 #[test]
 fn a_terminal() {
     needs!("stock_client::a_terminal", "docker");

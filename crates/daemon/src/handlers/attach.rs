@@ -48,7 +48,7 @@ pub async fn exec_start(mut call: Call) -> Outcome {
     let detached = request.detach;
     let upgrade = if detached { None } else { Some(upgrade?) };
     let id = params.get("name");
-    let asked = engine.containers.exec_inspect(id)?;
+    let asked = engine.containers.exec_inspect(id).await?;
     let keys = detach::parse(asked.detach_keys.as_deref().unwrap_or_default()).map_err(Fault::bad_request)?;
     let tty = asked.process_config.is_some_and(|process| process.tty);
     let Some(upgrade) = upgrade else {

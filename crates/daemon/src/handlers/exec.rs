@@ -22,5 +22,5 @@ pub async fn resize(call: Call) -> Outcome {
 
 /// `GET /exec/{name}/json`
 pub async fn inspect(call: Call) -> Outcome {
-    ok(&call.engine.containers.exec_inspect(call.param("name"))?)
+    ok(&call.engine.containers.exec_inspect(call.param("name")).await?)
 }

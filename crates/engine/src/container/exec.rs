@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use brig_api::exec::{CreateRequest, InspectResponse, ProcessConfig, StartRequest};
 use brig_oci::runtime::Process;
-use brig_shim::protocol::{Exec as ShimExec, ExecStarted, Request as ShimRequest, Streams};
+use brig_shim::protocol::{Exec as ShimExec, ExecStarted, ExecState, Request as ShimRequest, Streams};
 use tokio::net::UnixStream;
 
 use super::security::{self, SecurityOptions};
@@ -238,8 +238,15 @@ fn process(shared: &Shared, handle: &Handle, asked: &CreateRequest) -> Result<Pr
 }
 
 /// What became of it.
-pub fn inspect(handle: &Handle, id: &str) -> Result<InspectResponse> {
-    let exec = handle.execs.with(|execs| execs.get(id).cloned()).ok_or_else(|| no_such(id))?;
+pub async fn inspect(handle: &Handle, id: &str) -> Result<InspectResponse> {
+    let mut exec = handle.execs.with(|execs| execs.get(id).cloned()).ok_or_else(|| no_such(id))?;
+    if let State::Running(pid) = exec.state {
+        // A client whose stream has just ended asks at once, perhaps before the shim's event was read: the shim knows.
+        let request = ShimRequest::ExecState { exec_id: id.into() };
+        if let Ok(ExecState { exit_code: Some(code), .. }) = shim_link::ask_for(&handle.paths.run, &request).await {
+            exec.state = State::Ended(pid, code.into());
+        }
+    }
     let mut command = exec.asked.cmd.clone().unwrap_or_default().into_iter();
     let (pid, exit_code) = match exec.state {
         State::Created | State::Starting => (0, None),

@@ -460,8 +460,9 @@ impl Containers {
     }
 
     /// What became of it.
-    pub fn exec_inspect(&self, exec_id: &str) -> Result<brig_api::exec::InspectResponse> {
-        exec::inspect(&*self.find_exec(exec_id)?, exec_id)
+    pub async fn exec_inspect(&self, exec_id: &str) -> Result<brig_api::exec::InspectResponse> {
+        let handle = self.find_exec(exec_id)?;
+        exec::inspect(&handle, exec_id).await
     }
 
     /// How many containers have a live process or will have one by their restart policy.
