@@ -37,6 +37,8 @@ pub struct TestHost {
     neighbours: AtomicU32,
     /// Do not look for leaks when dropped: the test broke something on purpose.
     pub forgive: bool,
+    /// Some things are taken down off the critical path; they have so long.
+    pub grace: Duration,
 }
 
 /// Another machine on the host's network.
@@ -80,6 +82,7 @@ impl TestHost {
             extra: arguments.iter().map(|&a| a.to_owned()).collect(),
             neighbours: AtomicU32::new(0),
             forgive: false,
+            grace: Duration::from_secs(10),
         };
         host.program("ip", &["link", "set", "lo", "up"]).output().ok();
         host

@@ -8,15 +8,12 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Some things are taken down off the critical path; they have so long.
-const GRACE: Duration = Duration::from_secs(10);
-
 /// Looks until nothing is left over, or tells what still is.
 pub fn wait_for_none(host: &TestHost) -> Vec<String> {
     let begun = Instant::now();
     loop {
         let found = look(host);
-        if found.is_empty() || begun.elapsed() > GRACE {
+        if found.is_empty() || begun.elapsed() > host.grace {
             return found;
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -160,7 +157,7 @@ pub fn wait_for_empty_trash(host: &TestHost) -> Option<String> {
     let begun = Instant::now();
     let full = || std::fs::read_dir(&trash).is_ok_and(|mut entries| entries.next().is_some());
     while full() {
-        if begun.elapsed() > 3 * GRACE {
+        if begun.elapsed() > 3 * host.grace {
             return Some(format!("{} is not emptied", trash.display()));
         }
         std::thread::sleep(Duration::from_millis(10));

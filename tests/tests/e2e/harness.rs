@@ -5,7 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What the leak check says when a host is dropped after `leak` has been made.
 fn complaint(leak: impl FnOnce(&TestHost)) -> String {
-    let host = TestHost::without_daemon(&[]);
+    let mut host = TestHost::without_daemon(&[]);
+    host.grace = std::time::Duration::from_millis(300);
     leak(&host);
     let dropped = catch_unwind(AssertUnwindSafe(|| drop(host)));
     let panic = dropped.expect_err("the leak was not found");
