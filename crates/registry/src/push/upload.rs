@@ -154,7 +154,7 @@ impl Upload<'_> {
         let place_now = place.as_mut().expect("an upload was begun above");
         if self.size <= CHUNK {
             let body = self.content.read(0, CHUNK as usize).await?;
-            let finished = self.finish(place_now, body).await;
+            let finished = self.finish(place_now, body).await.map_err(|failure| lost(failure, place));
             if finished.is_err() {
                 // What of it arrived is not worth asking for.
                 *place = None;
@@ -213,11 +213,19 @@ impl Upload<'_> {
         }
         request.body = body;
         let response = self.session.send(request).await?;
-        if response.status != StatusCode::CREATED {
-            return Err(refusal(response, Asked::Push).await);
+        let refused = match response.status {
+            StatusCode::CREATED => {
+                response.discard().await;
+                return Ok(());
+            }
+            status => (status, refusal(response, Asked::Push).await),
+        };
+        // A connection that broke after the content had arrived made the request go out twice: the upload is closed, which
+        // the second one is told, and the blob is there.
+        if refused.0 == StatusCode::NOT_FOUND && exists(self.session, self.digest).await? {
+            return Ok(());
         }
-        response.discard().await;
-        Ok(())
+        Err(refused.1)
     }
 
     /// Asks a broken upload how far it came; `None` if it is to begin anew.

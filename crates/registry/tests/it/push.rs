@@ -155,7 +155,8 @@ async fn what_a_registry_refuses_is_said_in_its_words() {
         true => Reply::With(201, vec![("docker-content-digest", lie.clone())], vec![]),
         false => Reply::Serve,
     });
-    assert_eq!(host.push(&image_id, &name, None).await.unwrap_err().kind, ErrorKind::Mismatch);
+    let error = host.push(&image_id, &name, None).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Mismatch, "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
