@@ -11,7 +11,8 @@ const PROFILE: &str = "ci";
 pub fn run(root: &Path, arguments: &[String]) -> ExitCode {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let packages = ["-p", "brig-brig", "-p", "brig-shim", "-p", "brig-bench", "-p", "brig-tests"];
-    let built = Command::new(&cargo).current_dir(root).args(["build", "--quiet", "--profile", PROFILE]).args(packages).status();
+    let built =
+        Command::new(&cargo).current_dir(root).args(["build", "--quiet", "--profile", PROFILE]).args(packages).status();
     match built {
         Ok(status) if status.success() => {}
         Ok(status) => return failed(&format!("cargo build: {status}")),
