@@ -72,12 +72,13 @@ if [ $# = 0 ]; then
     cargo xtask licences
 fi
 step "building"
-cargo build --quiet --locked --workspace --bins
+# Examples are programs under test; `cargo test --examples` would make tests of them.
+cargo build --quiet --locked --workspace --bins --examples
 step "tests"
 status=0
 output=$(mktemp)
 # No documentation tests: there are none, and their "0 passed" would be the last word.
-timeout -k 20 2700 cargo test --quiet --locked --workspace --lib --bins --tests --examples --no-fail-fast -- "$@" 2>&1 | tee "$output" || status=$?
+timeout -k 20 2700 cargo test --quiet --locked --workspace --lib --bins --tests --no-fail-fast -- "$@" 2>&1 | tee "$output" || status=$?
 if [ $# = 0 ] && [ "$status" = 0 ]; then
     step "an older kernel with cgroup version 2, in a guest"
     tests/guest/run.sh || status=$?
