@@ -212,9 +212,8 @@ fn merge_image(config: &mut Config, image: &ImageConfig) {
 fn check(config: &Config, host: &mut HostConfig, shared: &Shared, warnings: &mut Vec<String>) -> Result<()> {
     resources::check(host)?;
     restart::check(host)?;
-    SecurityOptions::parse(host.security_opt.as_deref().unwrap_or_default())?;
-    security::bounding(host)?;
     let options = SecurityOptions::parse(host.security_opt.as_deref().unwrap_or_default())?;
+    security::bounding(host)?;
     security::seccomp(host, &options)?;
     host.log_config = logging::resolve(&host.log_config, &shared.config.log_driver, &shared.config.log_opts)?;
     if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {

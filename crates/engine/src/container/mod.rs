@@ -179,7 +179,7 @@ impl Containers {
             };
         let timeout = timeout_seconds.or(config.stop_timeout).unwrap_or(STOP_TIMEOUT);
         end(&handle, signal, timeout).await?;
-        self.shared.emit_container(&handle.view().record, "stop");
+        self.shared.emit_container(&handle.view().record, "stop", &[]);
         Ok(())
     }
 
@@ -193,7 +193,7 @@ impl Containers {
             Err(e) if e.kind != ErrorKind::NotModified => return Err(e),
             Ok(()) | Err(_) => {}
         }
-        self.shared.emit_container(&self.find(id)?.view().record, "restart");
+        self.shared.emit_container(&self.find(id)?.view().record, "restart", &[]);
         Ok(())
     }
 
@@ -394,7 +394,7 @@ impl Containers {
             let (sender, receiver) = oneshot::channel();
             let command = Command::Attach(ShimRequest::Attach(streams), sender);
             handle.commands.send(command).await.map_err(|_| Error::not_found(format!("No such container: {id}")))?;
-            self.shared.emit_container(&view.record, "attach");
+            self.shared.emit_container(&view.record, "attach", &[]);
             Some(receiver)
         } else {
             None

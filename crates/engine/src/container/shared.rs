@@ -214,20 +214,18 @@ impl Shared {
         Restored { task, commands }
     }
 
-    /// Tells about a container.
-    pub fn emit_container(&self, record: &Record, action: &str) {
-        self.emit_exec(record, action, "");
+    /// Tells what happened to a container, with its labels and whatever belongs to the event.
+    pub fn emit_container(&self, record: &Record, action: &str, extra: &[(&str, String)]) {
+        let mut attributes = record.config.labels.clone().unwrap_or_default();
+        attributes.insert("image".into(), record.image.clone());
+        attributes.insert("name".into(), record.name.clone());
+        attributes.extend(extra.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+        self.events.emit("container", action, &record.id, attributes);
     }
 
     /// Tells about an exec in a container.
     pub fn emit_exec(&self, record: &Record, action: &str, exec_id: &str) {
-        let mut attributes = record.config.labels.clone().unwrap_or_default();
-        attributes.insert("image".into(), record.image.clone());
-        attributes.insert("name".into(), record.name.clone());
-        if !exec_id.is_empty() {
-            attributes.insert("execID".into(), exec_id.into());
-        }
-        self.events.emit("container", action, &record.id, attributes);
+        self.emit_container(record, action, &[("execID", exec_id.to_owned())]);
     }
 
     /// The container's accounts as its files are now. Blocking.

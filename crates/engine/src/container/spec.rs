@@ -135,7 +135,7 @@ fn mounts(inputs: &Inputs<'_>) -> Vec<OciMount> {
             "devpts",
             &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
-        sysfs(inputs, access),
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &[access, "nosuid", "noexec", "nodev"]),
     ];
     match &modes.ipc {
@@ -162,16 +162,6 @@ fn mounts(inputs: &Inputs<'_>) -> Vec<OciMount> {
         list.push(user_mount(own, inputs));
     }
     list
-}
-
-/// The host's network means the host's `/sys/class/net`, which only the host's sysfs shows.
-fn sysfs(inputs: &Inputs<'_>, access: &str) -> OciMount {
-    let foreign_network =
-        matches!(inputs.modes.network, NetworkMode::Container(_)) && !inputs.join_user && inputs.id_base.is_some();
-    if foreign_network {
-        return mount("/sys", "bind", "/sys", &["rbind", "nosuid", "noexec", "nodev", "ro"]);
-    }
-    mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access])
 }
 
 fn user_mount(own: &Mount, inputs: &Inputs<'_>) -> OciMount {

@@ -137,11 +137,7 @@ impl Task {
     }
 
     pub(super) fn emit(&self, action: &str, extra: &[(&str, String)]) {
-        let mut attributes = self.record.config.labels.clone().unwrap_or_default();
-        attributes.insert("image".into(), self.record.image.clone());
-        attributes.insert("name".into(), self.record.name.clone());
-        attributes.extend(extra.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
-        self.shared.events.emit("container", action, &self.record.id, attributes);
+        self.shared.emit_container(&self.record, action, extra);
     }
 
     /// Tells that the container joined or left its network.
