@@ -1,6 +1,7 @@
 //! A container as its parent holds it: made, started, signalled, deleted.
 //! Owns the parent's half of the conversation with init and the clean-up of what failed. Must not be used by a process with threads.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use brig_oci::runtime::{Resources, Spec};
@@ -9,6 +10,7 @@ use brig_sys::fdpass::{self, Channel};
 use brig_sys::pidfd;
 use rustix::fs::FileType;
 
+use crate::about::About;
 use crate::binds;
 use crate::cgroup::{Cgroup, Layout};
 use crate::devices;
@@ -49,6 +51,8 @@ pub enum Stdio {
 pub struct CreateRequest<'a> {
     /// One path component; names the cgroup.
     pub id: &'a str,
+    /// What the caller calls it: for hooks, agents and keys.
+    pub about: About,
     /// The specification. `root.path` is not used, `root.readonly` is.
     pub spec: &'a Spec,
     /// What the root is made of.
@@ -61,6 +65,8 @@ pub struct CreateRequest<'a> {
     pub idmap_binds: bool,
     /// The first process is a small init of ours that runs the program as its child (`--init`).
     pub init: bool,
+    /// Give it a session keyring of its own instead of the caller's.
+    pub session_keyring: bool,
 }
 
 /// How far a container has come.
@@ -82,6 +88,7 @@ enum Phase {
 /// Dropping it changes nothing once it runs; one that was never started ends, as its gate closes.
 #[derive(Debug)]
 pub struct Container {
+    pub(crate) about: About,
     pid: i32,
     pub(crate) pidfd: OwnedFd,
     channel: Option<Channel>,
@@ -103,7 +110,7 @@ pub struct Container {
 /// # Errors
 /// The specification is refused, or a step failed; then nothing is left behind. Only for processes with one thread.
 pub fn create(request: CreateRequest<'_>) -> Result<Container> {
-    let CreateRequest { id, spec, rootfs, stdio, cgroup_parent, idmap_binds, init } = request;
+    let CreateRequest { id, about, spec, rootfs, stdio, cgroup_parent, idmap_binds, init, session_keyring } = request;
     let plan = Plan::new(spec, init)?;
     check_terminal(spec.process.as_ref().is_some_and(|process| process.terminal), &stdio)?;
     check_root(&rootfs)?;
@@ -112,12 +119,14 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
     let none = Resources::default();
     let resources = plan.linux.resources.as_ref().unwrap_or(&none);
     let cgroup = Cgroup::create(&plan.layout, parent, name, resources).step(|| "cgroup".to_owned())?;
-    match Creation::start(&plan, &stdio, &cgroup)
+    let keyring = session_keyring.then(|| about.keyring());
+    match Creation::start(&plan, &stdio, &cgroup, keyring.as_deref())
         .and_then(|creation| creation.finish(&plan, &rootfs, &stdio, idmap_binds))
     {
         Ok((spawned, channel, used)) => {
             let launch = plan.launch.as_ref();
             Ok(Container {
+                about,
                 pid: spawned.pid,
                 pidfd: spawned.pidfd,
                 channel: Some(channel),
@@ -240,14 +249,14 @@ pub(crate) fn end(child: BorrowedFd<'_>) {
 
 impl Creation {
     /// Clones init, through a stage if it has namespaces to join first.
-    fn start(plan: &Plan<'_>, stdio: &Stdio, cgroup: &Cgroup) -> Result<Creation> {
+    fn start(plan: &Plan<'_>, stdio: &Stdio, cgroup: &Cgroup, keyring: Option<&CStr>) -> Result<Creation> {
         let (ours, theirs) = fdpass::pair()?;
         let directory = cgroup.fd_for_clone();
         let files = cgroup.join_files().step(|| "cgroup".to_owned())?;
         // The cgroup namespace is made later, when the child is in its cgroup on every hierarchy.
         let new = plan.namespaces.new & !flags::NEWCGROUP;
         let streams = stdio.borrow();
-        let child = || init::run(Init { plan, channel: &theirs, stdio: streams, cgroups: &files });
+        let child = || init::run(Init { plan, channel: &theirs, stdio: streams, cgroups: &files, keyring });
         if plan.namespaces.join.is_empty() {
             let child = clone::spawn(new, directory.as_ref().map(AsFd::as_fd), child)?;
             return Ok(Creation { child: Some(child), channel: ours });
@@ -339,7 +348,7 @@ impl Container {
     ///
     /// # Errors
     /// `pid` does not exist, or the specification makes no sense.
-    pub fn adopt(pid: i32, spec: &Spec, cgroup_parent: &str, id: &str) -> Result<Container> {
+    pub fn adopt(pid: i32, spec: &Spec, cgroup_parent: &str, id: &str, about: About) -> Result<Container> {
         let linux = spec.linux.as_ref().ok_or_else(|| Error::invalid("linux: is missing"))?;
         let (parent, name) = cgroup_name(&linux.cgroups_path, cgroup_parent, id)?;
         let cgroup =
@@ -347,6 +356,7 @@ impl Container {
         let capabilities = spec.process.as_ref().and_then(|process| process.capabilities.as_ref());
         let bounding = capabilities.map(launch::capabilities).transpose()?.map_or(0, |sets| sets.bounding);
         Ok(Container {
+            about,
             pid,
             pidfd: pidfd::open(pid)?,
             channel: None,

@@ -1,6 +1,7 @@
 //! Another process in a running container.
 //! Owns joining of its namespaces and cgroup. Must not give more rights than the container has, unless told so.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -30,6 +31,8 @@ pub struct ExecRequest<'a> {
     pub stdio: Stdio,
     /// Let it have capabilities that the container's bounding set has not (`exec --privileged`).
     pub privileged: bool,
+    /// Give it the container's session keyring instead of the caller's.
+    pub session_keyring: bool,
 }
 
 /// A process that [`Container::exec`] started: a child of the caller, who reaps it.
@@ -52,7 +55,7 @@ impl Container {
     /// `NotFound` and `NotExecutable` are about the program; `Invalid` if the container is paused or has ended. Then
     /// nothing is left of the process. Only for processes with one thread.
     pub fn exec(&self, request: ExecRequest<'_>) -> Result<ExecProcess> {
-        let ExecRequest { process, linux, stdio, privileged } = request;
+        let ExecRequest { process, linux, stdio, privileged, session_keyring } = request;
         let launch = Launch::compile(process, linux)?;
         check_terminal(process.terminal, &stdio)?;
         let beyond = launch.caps.bounding | launch.caps.permitted | launch.caps.inheritable;
@@ -68,7 +71,8 @@ impl Container {
         stdio.give_to(&launch, &identity)?;
         let (ours, theirs) = fdpass::pair()?;
         let mut started = Started { child: None, channel: ours, master: None };
-        self.spawn(&launch, &stdio, theirs, &mut started)?;
+        let keyring = session_keyring.then(|| self.about.keyring());
+        self.spawn(&launch, &stdio, theirs, keyring.as_deref(), &mut started)?;
         let pid = started.child.as_ref().map_or(0, |(pid, _)| *pid);
         let warnings = launch::apply_limits(pid, &launch.limits)?;
         if let Some(value) = launch.oom_score_adj {
@@ -90,11 +94,19 @@ impl Container {
     }
 
     /// Makes the process: a stage joins, and its child, a sibling of the stage, is inside of the pid namespace.
-    fn spawn(&self, launch: &Launch, stdio: &Stdio, theirs: Channel, started: &mut Started) -> Result<()> {
+    fn spawn(
+        &self,
+        launch: &Launch,
+        stdio: &Stdio,
+        theirs: Channel,
+        keyring: Option<&CStr>,
+        started: &mut Started,
+    ) -> Result<()> {
         let directory = self.cgroup.fd_for_clone();
         let files = self.cgroup.join_files().step(|| "cgroup".to_owned())?;
         let stage = clone::spawn(0, directory.as_ref().map(AsFd::as_fd), || {
-            let stage = Stage { container: self, launch, stdio: stdio.borrow(), channel: &theirs, files: &files };
+            let stage =
+                Stage { container: self, launch, stdio: stdio.borrow(), channel: &theirs, files: &files, keyring };
             init::finish(&theirs, stage.run())
         })?;
         drop(theirs);
@@ -152,6 +164,7 @@ struct Stage<'a> {
     stdio: init::Stdio<'a>,
     channel: &'a Channel,
     files: &'a [OwnedFd],
+    keyring: Option<&'a CStr>,
 }
 
 impl Stage<'_> {
@@ -183,7 +196,9 @@ impl Stage<'_> {
         if self.container.namespaces & flags::NEWUSER != 0 {
             brig_sys::idmap::become_user(0, 0, Some(&[]))?;
         }
-        brig_sys::process::new_session_keyring()?;
+        if let Some(name) = self.keyring {
+            brig_sys::keyring::join_session(name, None)?;
+        }
         let terminal = match self.stdio {
             init::Stdio::Terminal { rows, columns } => {
                 Some(self.terminal((rows, columns)).step(|| "process.terminal".to_owned())?)

@@ -3,6 +3,7 @@
 //! Owns: what a container is to the kernel. Must not: know images, networks or Docker, nor use threads: everything here is
 //! for a process with one thread, as its children go on with its memory.
 
+mod about;
 mod binds;
 pub mod cgroup;
 mod container;
@@ -23,6 +24,7 @@ pub mod seccomp;
 mod sysctl;
 mod wire;
 
+pub use about::About;
 pub use container::{Container, CreateRequest, Stdio, create};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{ExecProcess, ExecRequest};

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use brig_oci::runtime::{Process, Spec};
-use brig_runtime::{Container, CreateRequest, ErrorKind, Stdio};
+use brig_runtime::{About, Container, CreateRequest, ErrorKind, Stdio};
 use serde::de::DeserializeOwned;
 
 use crate::client::{CONFIG, SPEC, read_file};
@@ -67,7 +67,7 @@ fn prepare(dir: &Path, first: &mut UnixStream) -> Result<Prepared, Failure> {
     let (socket, listener) = SocketFile::bind(dir).map_err(|error| {
         Failure::new(FailureKind::System, format!("binding a socket in {}: {error}", dir.display()))
     })?;
-    match create(&config, &spec, first) {
+    match create(dir, &config, &spec, first) {
         Ok((container, session)) => {
             let oom_score_adj = spec.process.and_then(|process| process.oom_score_adj);
             Ok(Prepared { container, session, log, spec: dir.join(SPEC), socket, listener, config, oom_score_adj })
@@ -106,7 +106,7 @@ impl Prepared {
 }
 
 /// Creates the container, telling `first` as it comes into being.
-fn create(config: &Config, spec: &Spec, first: &mut UnixStream) -> Result<(Container, Session), Failure> {
+fn create(dir: &Path, config: &Config, spec: &Spec, first: &mut UnixStream) -> Result<(Container, Session), Failure> {
     let [height, width] = config.console_size.unwrap_or_default();
     let wanted = Streams { stdin: config.stdin_open, stdout: true, stderr: true };
     let (stdio, session) = if config.terminal {
@@ -118,12 +118,14 @@ fn create(config: &Config, spec: &Spec, first: &mut UnixStream) -> Result<(Conta
     let rootfs = rootfs(config.rootfs.clone());
     let request = CreateRequest {
         id: &config.id,
+        about: About { id: config.id.clone(), bundle: dir.to_owned() },
         spec,
         rootfs,
         stdio,
         cgroup_parent: &config.cgroup_parent,
         idmap_binds: true,
         init: config.init,
+        session_keyring: true,
     };
     let mut container = brig_runtime::create(request).map_err(failure)?;
     tell(first, &Event::Created { pid: container.pid() });

@@ -219,7 +219,13 @@ impl Shim {
             (pipes.theirs, Some(pipes.ours))
         };
         let spec: Spec = load(&self.spec)?;
-        let request = ExecRequest { process: &process, linux: spec.linux.as_ref(), stdio, privileged: exec.privileged };
+        let request = ExecRequest {
+            process: &process,
+            linux: spec.linux.as_ref(),
+            stdio,
+            privileged: exec.privileged,
+            session_keyring: true,
+        };
         let started = self.container()?.exec(request).map_err(failure)?;
         let session = match (session, started.master) {
             (Some(session), _) => session,

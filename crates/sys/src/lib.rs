@@ -10,6 +10,7 @@ mod error;
 pub mod fdpass;
 pub mod idmap;
 pub mod inherited;
+pub mod keyring;
 pub mod memfd;
 pub mod mount;
 pub mod namespace;

@@ -1,4 +1,4 @@
-//! What a process does to itself on the way to execve: session, keyring, limits, priorities, flags, descriptors.
+//! What a process does to itself on the way to execve: session, limits, priorities, flags, descriptors.
 //! Owns the calls. Must not know the order in which a container needs them.
 
 use std::ffi::{CStr, CString};
@@ -37,17 +37,6 @@ pub fn set_parent_death_signal(signal: i32) -> Result<()> {
 /// A new session, whose leader this process is.
 pub fn new_session() -> Result<()> {
     rustix::process::setsid().map(drop).map_err(|errno| Error::new("setsid()", errno))
-}
-
-/// A new, empty session keyring, so that the caller's keys stay outside. A kernel without keyrings has none to protect.
-pub fn new_session_keyring() -> Result<()> {
-    const JOIN_SESSION_KEYRING: libc::c_long = 1;
-    // SAFETY: a null name asks for an anonymous keyring.
-    let done = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
-    match check(done, || "keyctl(KEYCTL_JOIN_SESSION_KEYRING)".to_owned()) {
-        Err(error) if error.errno == Errno::NOSYS => Ok(()),
-        done => done.map(drop),
-    }
 }
 
 /// A resource of setrlimit(2) by its name (`RLIMIT_NOFILE`).

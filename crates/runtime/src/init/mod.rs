@@ -8,12 +8,14 @@ mod lookup;
 mod mounts;
 mod reaper;
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use brig_sys::beneath::Root;
 use brig_sys::clone::flags;
 use brig_sys::fdpass::Channel;
+use brig_sys::keyring::Searchers;
 use brig_sys::mount::{Attr, Change, Propagation};
 use rustix::fs::{Mode, OFlags};
 
@@ -32,6 +34,8 @@ pub(crate) struct Init<'a> {
     pub stdio: Stdio<'a>,
     /// Files of cgroup v1 to write `0` to.
     pub cgroups: &'a [OwnedFd],
+    /// The session keyring to make; `None` keeps the caller's.
+    pub keyring: Option<&'a CStr>,
 }
 
 /// Runs in the child; returns its exit code if the program could not be run (or the parent is gone).
@@ -97,7 +101,10 @@ impl Init<'_> {
         if plan.namespaces.has(flags::NEWUSER) {
             brig_sys::idmap::become_user(0, 0, Some(&[]))?;
         }
-        brig_sys::process::new_session_keyring()?;
+        if let Some(name) = self.keyring {
+            let searchers = if plan.namespaces.has(flags::NEWUSER) { Searchers::Everyone } else { Searchers::Owner };
+            brig_sys::keyring::join_session(name, Some(searchers))?;
+        }
         if !plan.spec.hostname.is_empty() {
             brig_sys::process::set_host_name(&plan.spec.hostname)?;
         }

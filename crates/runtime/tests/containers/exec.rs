@@ -75,7 +75,9 @@ fn exec_rights() {
     let mut process = spec.process.clone().unwrap();
     more(&mut process);
     let (stdio, output) = pipes();
-    let done = container.exec(ExecRequest { process: &process, linux: None, stdio, privileged: true }).unwrap();
+    let done = container
+        .exec(ExecRequest { process: &process, linux: None, stdio, privileged: true, session_keyring: true })
+        .unwrap();
     assert_eq!(output.collect(done.pidfd.as_fd()).stdout, "CapBnd:\t00000000a80435fb\n");
     container.delete().unwrap();
 }
@@ -111,7 +113,13 @@ fn exec_terminal() {
     process.args = sh("tty; stty size; stat -c %u $(tty)");
     let stdio = Stdio::Terminal { width: 100, height: 50 };
     let done = container
-        .exec(ExecRequest { process: &process, linux: spec.linux.as_ref(), stdio, privileged: false })
+        .exec(ExecRequest {
+            process: &process,
+            linux: spec.linux.as_ref(),
+            stdio,
+            privileged: false,
+            session_keyring: true,
+        })
         .unwrap();
     assert_eq!(brig_sys::pidfd::reap(done.pidfd.as_fd()).unwrap(), Exit::Code(0));
     // EIO when the last slave is closed and everything was read.

@@ -8,7 +8,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 
 use brig_oci::runtime::{Capabilities, IdMapping, Linux, LinuxNamespace, Mount, Process, Root, Spec};
-use brig_runtime::{Container, CreateRequest, Error, ExecRequest, Rootfs, Stdio};
+use brig_runtime::{About, Container, CreateRequest, Error, ExecRequest, Rootfs, Stdio};
 use brig_sys::pidfd::{self, Exit};
 
 /// The first host id of the test containers.
@@ -172,6 +172,16 @@ pub struct Ran {
 }
 
 impl Output {
+    /// The first line, of a program that goes on.
+    pub fn line(&self) -> String {
+        let mut line = Vec::new();
+        let mut byte = [0u8];
+        while rustix::io::read(&self.stdout, &mut byte).unwrap() == 1 && byte[0] != b'\n' {
+            line.push(byte[0]);
+        }
+        String::from_utf8(line).unwrap()
+    }
+
     pub fn collect(self, pidfd: std::os::fd::BorrowedFd<'_>) -> Ran {
         let read = |fd: OwnedFd| {
             let mut bytes = Vec::new();
@@ -184,7 +194,17 @@ impl Output {
 }
 
 pub fn request<'a>(place: &'a Place, spec: &'a Spec, rootfs: Rootfs, stdio: Stdio) -> CreateRequest<'a> {
-    CreateRequest { id: &place.id, spec, rootfs, stdio, cgroup_parent: "/brig-test", idmap_binds: true, init: false }
+    CreateRequest {
+        id: &place.id,
+        about: About { id: place.id.clone(), bundle: place.dir.path().to_owned() },
+        spec,
+        rootfs,
+        stdio,
+        cgroup_parent: "/brig-test",
+        idmap_binds: true,
+        init: false,
+        session_keyring: true,
+    }
 }
 
 /// Creates, starts, waits, deletes.
@@ -223,8 +243,13 @@ pub fn exec(container: &Container, spec: &Spec, change: impl FnOnce(&mut Process
     let mut process = spec.process.clone().unwrap();
     change(&mut process);
     let (stdio, output) = pipes();
-    let done =
-        container.exec(ExecRequest { process: &process, linux: spec.linux.as_ref(), stdio, privileged: false })?;
+    let done = container.exec(ExecRequest {
+        process: &process,
+        linux: spec.linux.as_ref(),
+        stdio,
+        privileged: false,
+        session_keyring: true,
+    })?;
     Ok(output.collect(done.pidfd.as_fd()))
 }
 

@@ -6,6 +6,7 @@ mod files;
 mod harness;
 mod hostile;
 mod inside;
+mod keyring;
 mod program;
 
 use std::panic::catch_unwind;
@@ -15,7 +16,7 @@ fn main() {
     if wanted.first().is_some_and(|word| word == "measure") {
         return measure();
     }
-    let tests = [inside::TESTS, files::TESTS, program::TESTS, exec::TESTS, hostile::TESTS].concat();
+    let tests = [inside::TESTS, files::TESTS, program::TESTS, exec::TESTS, hostile::TESTS, keyring::TESTS].concat();
     let mut failed = 0;
     for (name, test) in tests {
         if !wanted.is_empty() && !wanted.iter().any(|word| name.contains(word.as_str())) {

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use brig_oci::runtime::Spec;
-use brig_runtime::{Container, CreateRequest, Rootfs, Stdio};
+use brig_runtime::{About, Container, CreateRequest, Rootfs, Stdio};
 use brig_sys::fdpass::Channel;
 use brig_sys::pidfd::Exit as Ended;
 
@@ -72,6 +72,7 @@ impl<'a> Order<'a> {
         }
         let request = CreateRequest {
             id: &name,
+            about: About { id: self.id.to_owned(), bundle: self.bundle.clone() },
             spec: &spec,
             rootfs: Rootfs::Directory(self.bundle.join(&root.path)),
             stdio: self.stdio()?,
@@ -79,6 +80,7 @@ impl<'a> Order<'a> {
             // As the specification has it: only what the bundle asks for is mapped.
             idmap_binds: false,
             init: false,
+            session_keyring: true,
         };
         let mut container = brig_runtime::create(request)?;
         let console = match self.console.as_deref().map(connect).transpose() {

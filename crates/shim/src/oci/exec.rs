@@ -5,7 +5,7 @@
 use std::os::fd::AsFd;
 
 use brig_oci::runtime::{Process, Spec};
-use brig_runtime::{Container, ExecRequest, Stdio};
+use brig_runtime::{About, Container, ExecRequest, Stdio};
 
 use crate::oci::Fault;
 use crate::oci::arguments::CommandLine;
@@ -34,13 +34,19 @@ pub(crate) fn exec(line: &CommandLine, records: &Records) -> Result<u8, Fault> {
         (true, Some(_)) => Stdio::Terminal { width: 0, height: 0 },
         (false, None) => inherited()?,
     };
+    let about = About { id: record.id.clone(), bundle: record.bundle.clone() };
     // The pid is proven to be the container's before and after it is taken over.
     let _proof = init(&record)?;
-    let container = Container::adopt(record.pid, &spec, &record.cgroup_parent, &record.cgroup_name)?;
+    let container = Container::adopt(record.pid, &spec, &record.cgroup_parent, &record.cgroup_name, about)?;
     let _proof = init(&record)?;
     let console = console.as_deref().map(connect).transpose()?;
-    let started =
-        container.exec(ExecRequest { process: &process, linux: spec.linux.as_ref(), stdio, privileged: false })?;
+    let started = container.exec(ExecRequest {
+        process: &process,
+        linux: spec.linux.as_ref(),
+        stdio,
+        privileged: false,
+        session_keyring: true,
+    })?;
     if let (Some(master), Some(console)) = (&started.master, &console) {
         console.send(b"/dev/ptmx", &[master.as_fd()])?;
     }
