@@ -15,6 +15,7 @@ use crate::binds;
 use crate::cgroup::{Cgroup, Layout};
 use crate::devices;
 use crate::error::{Error, Result, Step};
+use crate::hooks::{Hooks, Moment};
 use crate::identity::{self, Identity};
 use crate::init::{self, Init};
 use crate::launch::{self, Launch};
@@ -67,6 +68,30 @@ pub struct CreateRequest<'a> {
     pub init: bool,
     /// Give it a session keyring of its own instead of the caller's.
     pub session_keyring: bool,
+    /// Descriptors that the program gets besides its streams: those open at 3, 4 … without a gap. A small init keeps none.
+    pub preserved: Vec<OwnedFd>,
+    /// Leave the host's root by `MS_MOVE` and `chroot` instead of `pivot_root`, as a host that runs from its initial ramfs
+    /// needs it.
+    pub no_pivot: bool,
+}
+
+impl<'a> CreateRequest<'a> {
+    /// What every container needs: it is called as its cgroup, and gets a session keyring; the rest is off.
+    pub fn new(id: &'a str, spec: &'a Spec, rootfs: Rootfs, stdio: Stdio, cgroup_parent: &'a str) -> CreateRequest<'a> {
+        CreateRequest {
+            id,
+            about: About { id: id.to_owned(), bundle: "/".into() },
+            spec,
+            rootfs,
+            stdio,
+            cgroup_parent,
+            idmap_binds: false,
+            init: false,
+            session_keyring: true,
+            preserved: Vec::new(),
+            no_pivot: false,
+        }
+    }
 }
 
 /// How far a container has come.
@@ -102,6 +127,7 @@ pub struct Container {
     warnings: Vec<String>,
     /// Mounts that were handed over or used up. Closing them makes the kernel wait, so it is done when nobody else does.
     used: Vec<OwnedFd>,
+    hooks: Option<Hooks>,
     phase: Phase,
 }
 
@@ -110,18 +136,32 @@ pub struct Container {
 /// # Errors
 /// The specification is refused, or a step failed; then nothing is left behind. Only for processes with one thread.
 pub fn create(request: CreateRequest<'_>) -> Result<Container> {
-    let CreateRequest { id, about, spec, rootfs, stdio, cgroup_parent, idmap_binds, init, session_keyring } = request;
-    let plan = Plan::new(spec, init)?;
+    let CreateRequest {
+        id,
+        about,
+        spec,
+        rootfs,
+        stdio,
+        cgroup_parent,
+        idmap_binds,
+        init,
+        session_keyring,
+        preserved,
+        no_pivot,
+    } = request;
+    let mut plan = Plan::new(spec, &about, init)?;
+    plan.no_pivot = no_pivot;
     check_terminal(spec.process.as_ref().is_some_and(|process| process.terminal), &stdio)?;
     check_root(&rootfs)?;
-    let stdio = lift(stdio)?;
+    check_preserved(&preserved)?;
+    let given = Given { stdio: lift(stdio)?, preserved, rootfs };
     let (parent, name) = cgroup_name(&plan.linux.cgroups_path, cgroup_parent, id)?;
     let none = Resources::default();
     let resources = plan.linux.resources.as_ref().unwrap_or(&none);
     let cgroup = Cgroup::create(&plan.layout, parent, name, resources).step(|| "cgroup".to_owned())?;
     let keyring = session_keyring.then(|| about.keyring());
-    match Creation::start(&plan, &stdio, &cgroup, keyring.as_deref())
-        .and_then(|creation| creation.finish(&plan, &rootfs, &stdio, idmap_binds))
+    match Creation::start(&plan, &given, &cgroup, keyring.as_deref())
+        .and_then(|creation| creation.finish(&plan, &given, idmap_binds))
     {
         Ok((spawned, channel, used)) => {
             let launch = plan.launch.as_ref();
@@ -137,12 +177,14 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
                 limits: launch.map(|launch| launch.limits.clone()).unwrap_or_default(),
                 terminal: None,
                 used,
+                hooks: plan.hooks.take(),
                 phase: Phase::Preparing,
             })
         }
         Err(error) => {
             // The first error is what the caller must read.
             cgroup.remove().unwrap_or_default();
+            plan.hooks.iter().for_each(|hooks| drop(hooks.run_all(Moment::Poststop)));
             Err(error)
         }
     }
@@ -170,6 +212,23 @@ fn check_root(rootfs: &Rootfs) -> Result<()> {
         FileType::Symlink => Err(bad("is a symbolic link")),
         _ => Err(bad("is not a directory")),
     }
+}
+
+/// The program's further descriptors are where it expects them already, so nothing has to be moved out of their way.
+pub(crate) fn check_preserved(preserved: &[OwnedFd]) -> Result<()> {
+    match (3..).zip(preserved).find(|(number, fd)| fd.as_raw_fd() != *number) {
+        None => Ok(()),
+        Some((number, fd)) => {
+            Err(Error::invalid(format!("preserved descriptors: {} stands where {number} should", fd.as_raw_fd())))
+        }
+    }
+}
+
+/// What a container is given besides its plan.
+struct Given {
+    stdio: Stdio,
+    preserved: Vec<OwnedFd>,
+    rootfs: Rootfs,
 }
 
 /// Parent and name of the cgroup: those of `linux.cgroupsPath` if it is set.
@@ -249,14 +308,27 @@ pub(crate) fn end(child: BorrowedFd<'_>) {
 
 impl Creation {
     /// Clones init, through a stage if it has namespaces to join first.
-    fn start(plan: &Plan<'_>, stdio: &Stdio, cgroup: &Cgroup, keyring: Option<&CStr>) -> Result<Creation> {
+    fn start(plan: &Plan<'_>, given: &Given, cgroup: &Cgroup, keyring: Option<&CStr>) -> Result<Creation> {
         let (ours, theirs) = fdpass::pair()?;
         let directory = cgroup.fd_for_clone();
         let files = cgroup.join_files().step(|| "cgroup".to_owned())?;
         // The cgroup namespace is made later, when the child is in its cgroup on every hierarchy.
         let new = plan.namespaces.new & !flags::NEWCGROUP;
-        let streams = stdio.borrow();
-        let child = || init::run(Init { plan, channel: &theirs, stdio: streams, cgroups: &files, keyring });
+        let root = match &given.rootfs {
+            Rootfs::Directory(path) => Some(path.as_path()),
+            _ => None,
+        };
+        let child = || {
+            init::run(Init {
+                plan,
+                channel: &theirs,
+                stdio: given.stdio.borrow(),
+                preserved: &given.preserved,
+                cgroups: &files,
+                keyring,
+                root,
+            })
+        };
         if plan.namespaces.join.is_empty() {
             let child = clone::spawn(new, directory.as_ref().map(AsFd::as_fd), child)?;
             return Ok(Creation { child: Some(child), channel: ours });
@@ -277,13 +349,8 @@ impl Creation {
     }
 
     /// Maps ids, makes the mounts and hands them over.
-    fn finish(
-        mut self,
-        plan: &Plan<'_>,
-        rootfs: &Rootfs,
-        stdio: &Stdio,
-        idmap_binds: bool,
-    ) -> Result<(Spawned, Channel, Vec<OwnedFd>)> {
+    fn finish(mut self, plan: &Plan<'_>, given: &Given, idmap_binds: bool) -> Result<(Spawned, Channel, Vec<OwnedFd>)> {
+        let Given { stdio, rootfs, .. } = given;
         let pid = self.child.as_ref().map_or(0, |child| child.pid);
         if plan.namespaces.new & flags::NEWUSER != 0 {
             identity::write(
@@ -367,6 +434,7 @@ impl Container {
             terminal: None,
             warnings: Vec::new(),
             used: Vec::new(),
+            hooks: None,
             phase: Phase::Adopted,
         })
     }
@@ -431,16 +499,24 @@ impl Container {
                 Some((Report::Terminal, Some(master))) => self.terminal = Some(master),
                 Some((Report::Ready, _)) => return Ok(()),
                 Some((Report::Failed(error), _)) => return Err(error),
+                Some((Report::Mounted, _)) => {
+                    if let Some(hooks) = &self.hooks {
+                        hooks.run(Moment::Prestart, Some(self.pid))?;
+                        hooks.run(Moment::CreateRuntime, Some(self.pid))?;
+                    }
+                    wire::order(channel, Order::Hooked)?;
+                }
                 Some(_) => return Err(Error::system("init sent an unexpected report")),
                 None => return Err(Error::system("init died before it was ready (killed, or out of memory)")),
             }
         }
     }
 
-    /// Opens the gate; returns when the program has replaced init (or, with `init`, has been started by it).
+    /// Opens the gate; returns when the program has replaced init (or, with `init`, has been started by it) and the
+    /// poststart hooks have run.
     ///
     /// # Errors
-    /// What execve said; then nothing is left of the container.
+    /// What execve or a startContainer or poststart hook said; then nothing is left of the container.
     pub fn start(&mut self) -> Result<()> {
         if self.phase == Phase::Preparing {
             self.wait_ready()?;
@@ -449,7 +525,8 @@ impl Container {
             return Err(Error::invalid(format!("the container cannot be started: it is {:?}", self.phase)));
         }
         let Some(channel) = self.channel.take() else { return Err(Error::system("there is no channel to init")) };
-        match go(&channel) {
+        let poststart = || self.hooks.as_ref().map_or(Ok(()), |hooks| hooks.run(Moment::Poststart, Some(self.pid)));
+        match go(&channel).and_then(|()| poststart()) {
             Ok(()) => {
                 self.phase = Phase::Started;
                 self.used.clear();
@@ -500,7 +577,12 @@ impl Container {
         self.channel = None;
         self.terminal = None;
         self.remove_cgroup().unwrap_or_default();
+        let started = self.phase == Phase::Ready;
         self.phase = Phase::Failed;
+        // What could not even be created will never be deleted by a caller.
+        if !started {
+            self.hooks.iter().for_each(|hooks| drop(hooks.run_all(Moment::Poststop)));
+        }
         error
     }
 }

@@ -13,7 +13,7 @@ use brig_sys::fdpass::{self, Channel};
 use brig_sys::pidfd;
 use rustix::fs::{Mode, OFlags};
 
-use crate::container::{Container, Stdio, check_terminal, end, go, lift};
+use crate::container::{Container, Stdio, check_preserved, check_terminal, end, go, lift};
 use crate::error::{Error, Result, Step};
 use crate::identity::Identity;
 use crate::init;
@@ -33,6 +33,15 @@ pub struct ExecRequest<'a> {
     pub privileged: bool,
     /// Give it the container's session keyring instead of the caller's.
     pub session_keyring: bool,
+    /// Descriptors that the program gets besides its streams: those open at 3, 4 … without a gap.
+    pub preserved: Vec<OwnedFd>,
+}
+
+impl<'a> ExecRequest<'a> {
+    /// What every process needs: it gets the container's session keyring; the rest is off.
+    pub fn new(process: &'a Process, linux: Option<&'a Linux>, stdio: Stdio) -> ExecRequest<'a> {
+        ExecRequest { process, linux, stdio, privileged: false, session_keyring: true, preserved: Vec::new() }
+    }
 }
 
 /// A process that [`Container::exec`] started: a child of the caller, who reaps it.
@@ -55,9 +64,10 @@ impl Container {
     /// `NotFound` and `NotExecutable` are about the program; `Invalid` if the container is paused or has ended. Then
     /// nothing is left of the process. Only for processes with one thread.
     pub fn exec(&self, request: ExecRequest<'_>) -> Result<ExecProcess> {
-        let ExecRequest { process, linux, stdio, privileged, session_keyring } = request;
+        let ExecRequest { process, linux, stdio, privileged, session_keyring, preserved } = request;
         let launch = Launch::compile(process, linux)?;
         check_terminal(process.terminal, &stdio)?;
+        check_preserved(&preserved)?;
         let beyond = launch.caps.bounding | launch.caps.permitted | launch.caps.inheritable;
         if !privileged && beyond & !self.bounding != 0 {
             return Err(Error::invalid(
@@ -72,7 +82,7 @@ impl Container {
         let (ours, theirs) = fdpass::pair()?;
         let mut started = Started { child: None, channel: ours, master: None };
         let keyring = session_keyring.then(|| self.about.keyring());
-        self.spawn(&launch, &stdio, theirs, keyring.as_deref(), &mut started)?;
+        self.spawn(&launch, (&stdio, &preserved), theirs, keyring.as_deref(), &mut started)?;
         let pid = started.child.as_ref().map_or(0, |(pid, _)| *pid);
         let warnings = launch::apply_limits(pid, &launch.limits)?;
         if let Some(value) = launch.oom_score_adj {
@@ -97,7 +107,7 @@ impl Container {
     fn spawn(
         &self,
         launch: &Launch,
-        stdio: &Stdio,
+        (stdio, preserved): (&Stdio, &[OwnedFd]),
         theirs: Channel,
         keyring: Option<&CStr>,
         started: &mut Started,
@@ -105,8 +115,8 @@ impl Container {
         let directory = self.cgroup.fd_for_clone();
         let files = self.cgroup.join_files().step(|| "cgroup".to_owned())?;
         let stage = clone::spawn(0, directory.as_ref().map(AsFd::as_fd), || {
-            let stage =
-                Stage { container: self, launch, stdio: stdio.borrow(), channel: &theirs, files: &files, keyring };
+            let stdio = stdio.borrow();
+            let stage = Stage { container: self, launch, stdio, preserved, channel: &theirs, files: &files, keyring };
             init::finish(&theirs, stage.run())
         })?;
         drop(theirs);
@@ -162,6 +172,7 @@ struct Stage<'a> {
     container: &'a Container,
     launch: &'a Launch,
     stdio: init::Stdio<'a>,
+    preserved: &'a [OwnedFd],
     channel: &'a Channel,
     files: &'a [OwnedFd],
     keyring: Option<&'a CStr>,
@@ -174,7 +185,7 @@ impl Stage<'_> {
         brig_sys::signal::reset()?;
         let mut keep = vec![self.channel.as_fd(), self.container.pidfd.as_fd()];
         keep.extend(self.stdio.fds());
-        keep.extend(self.files.iter().map(AsFd::as_fd));
+        keep.extend(self.preserved.iter().chain(self.files).map(AsFd::as_fd));
         brig_sys::process::close_all_but(&keep)?;
         // While this still is the process that the host's procfs knows as its own.
         init::set_labels(self.launch)?;
@@ -185,6 +196,7 @@ impl Stage<'_> {
         // What the child must not hold: it is visible inside.
         let mut keep = vec![self.channel.as_fd()];
         keep.extend(self.stdio.fds());
+        keep.extend(self.preserved.iter().map(AsFd::as_fd));
         brig_sys::process::close_all_but(&keep)?;
         let child = clone::spawn(flags::PARENT, None, || init::finish(self.channel, self.inside()))?;
         wire::report_with(self.channel, &Report::Child { pid: child.pid }, child.pidfd.as_fd())?;
@@ -205,7 +217,16 @@ impl Stage<'_> {
             }
             init::Stdio::Pipes { .. } => None,
         };
-        init::Process { launch: self.launch, channel: self.channel, stdio: self.stdio, terminal, reaper: false }.run()
+        init::Process {
+            launch: self.launch,
+            channel: self.channel,
+            stdio: self.stdio,
+            preserved: self.preserved,
+            terminal,
+            reaper: false,
+            hooks: None,
+        }
+        .run()
     }
 
     fn terminal(&self, size: (u16, u16)) -> Result<OwnedFd> {

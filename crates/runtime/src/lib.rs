@@ -11,6 +11,7 @@ mod copy;
 mod devices;
 mod error;
 mod exec;
+pub mod hooks;
 mod identity;
 mod init;
 mod launch;

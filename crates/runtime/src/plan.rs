@@ -5,9 +5,11 @@ use brig_oci::runtime::{Linux, Spec};
 use brig_sys::clone::flags;
 use brig_sys::mount::Propagation;
 
+use crate::about::About;
 use crate::cgroup::Layout;
 use crate::devices::{self, Nodes};
 use crate::error::{Error, Result, Step};
+use crate::hooks::Hooks;
 use crate::launch::Launch;
 use crate::mounts::{self, Planned};
 use crate::namespaces::Namespaces;
@@ -27,11 +29,13 @@ pub(crate) struct Plan<'a> {
     pub layout: Layout,
     pub root_propagation: (Propagation, bool),
     pub reaper: bool,
+    pub hooks: Option<Hooks>,
+    pub no_pivot: bool,
 }
 
 impl<'a> Plan<'a> {
     /// Checks everything that can be checked without making anything.
-    pub fn new(spec: &'a Spec, reaper: bool) -> Result<Plan<'a>> {
+    pub fn new(spec: &'a Spec, about: &About, reaper: bool) -> Result<Plan<'a>> {
         check_version(&spec.oci_version)?;
         let linux = spec
             .linux
@@ -67,6 +71,8 @@ impl<'a> Plan<'a> {
             layout: Layout::detect().step(|| "cgroup".to_owned())?,
             root_propagation: root_propagation(&linux.rootfs_propagation)?,
             reaper,
+            hooks: Hooks::compile(spec, about)?,
+            no_pivot: false,
         })
     }
 }
@@ -82,11 +88,6 @@ fn check_version(version: &str) -> Result<()> {
 fn check_supported(spec: &Spec, linux: &Linux, namespaces: &Namespaces) -> Result<()> {
     if (!spec.hostname.is_empty() || !spec.domainname.is_empty()) && namespaces.new & flags::NEWUTS == 0 {
         return Err(Error::invalid("hostname, domainname: need a new uts namespace in linux.namespaces"));
-    }
-    if let Some(hooks) = &spec.hooks
-        && (!hooks.create_container.is_empty() || !hooks.start_container.is_empty())
-    {
-        return Err(Error::unsupported("hooks: createContainer and startContainer are not supported"));
     }
     if !linux.mount_label.is_empty() {
         return Err(Error::unsupported("linux.mountLabel: SELinux labels of mounts are not supported"));

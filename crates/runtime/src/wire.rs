@@ -17,6 +17,8 @@ pub(crate) enum Report {
     Child { pid: i32 },
     /// The terminal's master comes along.
     Terminal,
+    /// The mounts are there; the parent's hooks are due.
+    Mounted,
     /// Everything is done but the exec.
     Ready,
     /// It cannot be done; the child ends.
@@ -32,6 +34,8 @@ pub(crate) enum Order {
     Fds,
     /// Descriptors come along; these are the last.
     LastFds,
+    /// The parent's hooks have run.
+    Hooked,
     /// Run the program.
     Go,
 }
@@ -42,6 +46,7 @@ impl Order {
             Order::Mapped => b'm',
             Order::Fds => b'f',
             Order::LastFds => b'l',
+            Order::Hooked => b'h',
             Order::Go => b'g',
         }
     }

@@ -117,15 +117,10 @@ fn create(dir: &Path, config: &Config, spec: &Spec, first: &mut UnixStream) -> R
     };
     let rootfs = rootfs(config.rootfs.clone());
     let request = CreateRequest {
-        id: &config.id,
         about: About { id: config.id.clone(), bundle: dir.to_owned() },
-        spec,
-        rootfs,
-        stdio,
-        cgroup_parent: &config.cgroup_parent,
         idmap_binds: true,
         init: config.init,
-        session_keyring: true,
+        ..CreateRequest::new(&config.id, spec, rootfs, stdio, &config.cgroup_parent)
     };
     let mut container = brig_runtime::create(request).map_err(failure)?;
     tell(first, &Event::Created { pid: container.pid() });

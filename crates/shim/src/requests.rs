@@ -219,13 +219,8 @@ impl Shim {
             (pipes.theirs, Some(pipes.ours))
         };
         let spec: Spec = load(&self.spec)?;
-        let request = ExecRequest {
-            process: &process,
-            linux: spec.linux.as_ref(),
-            stdio,
-            privileged: exec.privileged,
-            session_keyring: true,
-        };
+        let request =
+            ExecRequest { privileged: exec.privileged, ..ExecRequest::new(&process, spec.linux.as_ref(), stdio) };
         let started = self.container()?.exec(request).map_err(failure)?;
         let session = match (session, started.master) {
             (Some(session), _) => session,

@@ -22,6 +22,15 @@ pub fn take(number: RawFd) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// [`take`] of `count` descriptors from `first` on.
+///
+/// # Errors
+/// EBADF if one of them is not open.
+pub fn take_all(first: RawFd, count: u32) -> Result<Vec<OwnedFd>> {
+    // The lowest that is not open ends it, so that a huge count costs nothing.
+    (first..).take(count as usize).map(take).collect()
+}
+
 /// A descriptor, not blocking, that is readable when a child has changed state. SIGCHLD must be blocked.
 pub fn child_notifications() -> Result<OwnedFd> {
     let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();

@@ -2,7 +2,7 @@
 //! Owns the copy and its seals. Must not run it.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek as _, Write as _};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
@@ -45,6 +45,27 @@ pub fn seal_copy(path: &Path) -> Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
     rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| Error::new(format!("open({path:?}, O_RDONLY)"), errno))
+}
+
+/// Bytes in memory that nobody can change, to be read from their begin. Close-on-exec.
+///
+/// # Errors
+/// The kernel's (EMFILE, ENOMEM).
+pub fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // MFD_NOEXEC_SEAL (6.3) is required where vm.memfd_noexec is strict; older kernels do not know it.
+    let memfd = match rustix::fs::memfd_create(name, flags | MemfdFlags::from_bits_retain(0x8)) {
+        Err(Errno::INVAL) => rustix::fs::memfd_create(name, flags),
+        done => done,
+    };
+    let mut file = File::from(memfd.map_err(|errno| Error::new(format!("memfd_create({name:?})"), errno))?);
+    let wrap = |error: io::Error| {
+        Error::new(format!("write(memfd {name:?})"), Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    };
+    file.write_all(bytes).and_then(|()| file.rewind()).map_err(wrap)?;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&file, seals).map_err(|errno| Error::new("fcntl(memfd, F_ADD_SEALS)", errno))?;
+    Ok(file.into())
 }
 
 #[cfg(test)]

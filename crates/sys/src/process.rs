@@ -128,6 +128,12 @@ pub fn duplicate_to(fd: BorrowedFd<'_>, number: i32) -> Result<()> {
     check(done.into(), || format!("dup2({}, {number})", fd.as_raw_fd())).map(drop)
 }
 
+/// Lets a descriptor live through execve.
+pub fn keep_over_exec(fd: BorrowedFd<'_>) -> Result<()> {
+    rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())
+        .map_err(|errno| Error::new(format!("fcntl({}, F_SETFD, 0)", fd.as_raw_fd()), errno))
+}
+
 /// A NULL terminated array of C strings, ready for execve.
 #[derive(Debug)]
 pub struct StringArray {

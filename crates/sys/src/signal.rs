@@ -68,7 +68,22 @@ pub fn reap_any() -> Result<Option<(i32, Exit)>> {
     }
 }
 
-/// `kill(2)` with a child that has not been reaped.
+/// Reaps the child `pid` if it has ended.
+///
+/// # Errors
+/// ECHILD when it is no child of the caller.
+pub fn reap_if_ended(pid: i32) -> Result<Option<Exit>> {
+    let mut status = 0;
+    // SAFETY: the pointer is to an int.
+    match unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) } {
+        -1 => Err(Error::new(format!("waitpid({pid}, WNOHANG)"), last_errno())),
+        0 => Ok(None),
+        _ if libc::WIFSIGNALED(status) => Ok(Some(Exit::Signal(libc::WTERMSIG(status)))),
+        _ => Ok(Some(Exit::Code(libc::WEXITSTATUS(status)))),
+    }
+}
+
+/// `kill(2)` with a child that has not been reaped, or (negative) its group.
 pub fn send(pid: i32, signal: i32) -> Result<()> {
     // SAFETY: integers only.
     if unsafe { libc::kill(pid, signal) } == 0 {

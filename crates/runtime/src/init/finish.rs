@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::{lookup, reaper};
 use crate::error::{Error, Result, Step};
+use crate::hooks::{Hooks, Inside};
 use crate::launch::Launch;
 use crate::seccomp::Program;
 use crate::wire::{self, Order, Report};
@@ -40,10 +41,14 @@ pub(crate) struct Process<'a> {
     pub launch: &'a Launch,
     pub channel: &'a Channel,
     pub stdio: Stdio<'a>,
+    /// What the program gets besides its streams, at the numbers that it has already.
+    pub preserved: &'a [OwnedFd],
     /// The terminal's slave.
     pub terminal: Option<OwnedFd>,
     /// Stay as a small init and run the program as a child.
     pub reaper: bool,
+    /// Whose `startContainer` are run before the program.
+    pub hooks: Option<&'a Hooks>,
 }
 
 impl Process<'_> {
@@ -52,7 +57,10 @@ impl Process<'_> {
         let launch = self.launch;
         self.streams()?;
         // From here on nothing but the streams and the channel is open, so no path can lead to anything of the host.
-        brig_sys::process::close_all_but(&[self.channel.as_fd()])?;
+        let keep: Vec<BorrowedFd<'_>> =
+            [self.channel.as_fd()].into_iter().chain(self.preserved.iter().map(AsFd::as_fd)).collect();
+        brig_sys::process::close_all_but(&keep)?;
+        let hooks = self.hooks.map(Inside::prepare).transpose()?.flatten();
         priorities(launch)?;
         if launch.no_new_privileges {
             brig_sys::process::set_no_new_privileges()?;
@@ -69,22 +77,27 @@ impl Process<'_> {
         let first = launch.args.first().ok_or_else(|| Error::invalid("process.args: there is no program to run"))?;
         let program = lookup::program(first, launch.variable("PATH"))?;
         let arguments = StringArray::new(launch.args.clone());
-        let environment = StringArray::new(environment(launch));
+        let variables = environment(launch);
         wire::report(self.channel, &Report::Ready)?;
         if wire::wait_order(self.channel, Order::Go)?.is_none() {
             return Ok(0);
         }
+        let late_filter = launch.filter.as_ref().filter(|_| launch.no_new_privileges);
+        hooks.map_or(Ok(()), |hooks| hooks.run(&variables, late_filter))?;
+        let environment = StringArray::new(variables);
         let finish = || -> Error {
-            if let Err(error) = brig_sys::process::close_all_but(&[self.channel.as_fd()]) {
+            let closed = brig_sys::process::close_all_but(&keep);
+            let kept = || self.preserved.iter().try_for_each(|fd| brig_sys::process::keep_over_exec(fd.as_fd()));
+            if let Err(error) = closed.and_then(|()| kept()) {
                 return error.into();
             }
-            if let Err(error) = launch.filter.as_ref().filter(|_| launch.no_new_privileges).map_or(Ok(()), load) {
+            if let Err(error) = late_filter.map_or(Ok(()), load) {
                 return error;
             }
             execute(&program, &arguments, &environment)
         };
         if self.reaper {
-            return reaper::run(self.channel, launch.filter.as_ref().filter(|_| launch.no_new_privileges), finish);
+            return reaper::run(self.channel, late_filter, finish);
         }
         Err(finish())
     }
@@ -113,7 +126,7 @@ fn execute(program: &CStr, arguments: &StringArray, environment: &StringArray) -
 }
 
 /// Loads a filter.
-pub(super) fn load(filter: &Program) -> Result<()> {
+pub(crate) fn load(filter: &Program) -> Result<()> {
     let instructions: Vec<Instruction> = filter
         .instructions
         .iter()

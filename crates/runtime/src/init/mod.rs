@@ -20,22 +20,27 @@ use brig_sys::mount::{Attr, Change, Propagation};
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::{Error, ErrorKind, Result, Step};
+use crate::hooks::Moment;
 use crate::launch::Launch;
 use crate::plan::Plan;
 use crate::wire::{self, Order, Report};
 
 pub(crate) use dev::open as open_terminal;
-pub(crate) use finish::{Process, Stdio};
+pub(crate) use finish::{Process, Stdio, load as load_filter};
 
 /// What the child needs besides the plan.
 pub(crate) struct Init<'a> {
     pub plan: &'a Plan<'a>,
     pub channel: &'a Channel,
     pub stdio: Stdio<'a>,
+    /// What the program gets besides its streams.
+    pub preserved: &'a [OwnedFd],
     /// Files of cgroup v1 to write `0` to.
     pub cgroups: &'a [OwnedFd],
     /// The session keyring to make; `None` keeps the caller's.
     pub keyring: Option<&'a CStr>,
+    /// Where the root is on the host, if it is a directory there.
+    pub root: Option<&'a Path>,
 }
 
 /// Runs in the child; returns its exit code if the program could not be run (or the parent is gone).
@@ -71,7 +76,7 @@ impl Init<'_> {
         brig_sys::process::new_session()?;
         let mut keep = vec![self.channel.as_fd()];
         keep.extend(self.stdio.fds());
-        keep.extend(self.cgroups.iter().map(AsFd::as_fd));
+        keep.extend(self.preserved.iter().chain(self.cgroups).map(AsFd::as_fd));
         // Copies of the parent's connections would keep them from ever ending.
         brig_sys::process::close_all_but(&keep)?;
         if let Some(launch) = &plan.launch {
@@ -88,7 +93,16 @@ impl Init<'_> {
         let Some(launch) = &plan.launch else {
             return Err(Error::invalid("process: there is nothing to start"));
         };
-        Process { launch, channel: self.channel, stdio: self.stdio, terminal, reaper: plan.reaper }.run()
+        Process {
+            launch,
+            channel: self.channel,
+            stdio: self.stdio,
+            preserved: self.preserved,
+            terminal,
+            reaper: plan.reaper,
+            hooks: plan.hooks.as_ref(),
+        }
+        .run()
     }
 
     /// Namespaces that only exist from here on, and who we are in them.
@@ -129,9 +143,13 @@ impl Init<'_> {
         let Some(fds) = wire::receive_fds(self.channel)? else { return Ok(None) };
         let mut fds = fds.into_iter();
         let root_mount = fds.next().ok_or_else(|| Error::system("the parent sent no root"))?;
-        brig_sys::mount::attach(root_mount.as_fd(), host_root.as_fd()).step(|| "rootfs".to_owned())?;
+        let place = self.place_of_root(host_root)?;
+        brig_sys::mount::attach(root_mount.as_fd(), place.as_fd()).step(|| "rootfs".to_owned())?;
         let root = Root::from_fd(root_mount);
         let places = mounts::attach(plan, &root, prepared, &mut fds)?;
+        if !self.run_hooks()? {
+            return Ok(None);
+        }
         let terminal = match &self.stdio {
             Stdio::Terminal { rows, columns } => {
                 Some(dev::terminal(&root, &places, self.channel, (*rows, *columns), plan)?)
@@ -144,6 +162,32 @@ impl Init<'_> {
         }
         self.pivot(&root)?;
         Ok(Some(terminal))
+    }
+
+    /// What the root is mounted on: nothing that anybody sees, except for hooks, which look for it where the bundle says.
+    fn place_of_root(&self, host_root: OwnedFd) -> Result<OwnedFd> {
+        let seen = self.plan.hooks.as_ref().is_some_and(|hooks| hooks.has(Moment::CreateContainer));
+        let Some(path) = self.root.filter(|_| seen) else { return Ok(host_root) };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|errno| brig_sys::Error::new(format!("open({path:?}, O_PATH)"), errno))
+            .step(|| "hooks.createContainer: root.path".to_owned())
+    }
+
+    /// The hooks that see the host's root and the container's mounts. False means that the parent is gone.
+    fn run_hooks(&self) -> Result<bool> {
+        let Some(hooks) = &self.plan.hooks else { return Ok(true) };
+        if hooks.has(Moment::Prestart) || hooks.has(Moment::CreateRuntime) {
+            wire::report(self.channel, &Report::Mounted)?;
+            if wire::wait_order(self.channel, Order::Hooked)?.is_none() {
+                return Ok(false);
+            }
+        }
+        if hooks.has(Moment::CreateContainer) {
+            let pid = rustix::process::getpid().as_raw_nonzero().get();
+            hooks.run(Moment::CreateContainer, Some(pid))?;
+        }
+        Ok(true)
     }
 
     fn pivot(&self, root: &Root) -> Result<()> {

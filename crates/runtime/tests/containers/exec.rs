@@ -75,9 +75,7 @@ fn exec_rights() {
     let mut process = spec.process.clone().unwrap();
     more(&mut process);
     let (stdio, output) = pipes();
-    let done = container
-        .exec(ExecRequest { process: &process, linux: None, stdio, privileged: true, session_keyring: true })
-        .unwrap();
+    let done = container.exec(ExecRequest { privileged: true, ..ExecRequest::new(&process, None, stdio) }).unwrap();
     assert_eq!(output.collect(done.pidfd.as_fd()).stdout, "CapBnd:\t00000000a80435fb\n");
     container.delete().unwrap();
 }
@@ -112,15 +110,7 @@ fn exec_terminal() {
     process.user.uid = 1000;
     process.args = sh("tty; stty size; stat -c %u $(tty)");
     let stdio = Stdio::Terminal { width: 100, height: 50 };
-    let done = container
-        .exec(ExecRequest {
-            process: &process,
-            linux: spec.linux.as_ref(),
-            stdio,
-            privileged: false,
-            session_keyring: true,
-        })
-        .unwrap();
+    let done = container.exec(ExecRequest::new(&process, spec.linux.as_ref(), stdio)).unwrap();
     assert_eq!(brig_sys::pidfd::reap(done.pidfd.as_fd()).unwrap(), Exit::Code(0));
     // EIO when the last slave is closed and everything was read.
     let mut text = Vec::new();

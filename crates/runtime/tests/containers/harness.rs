@@ -195,15 +195,9 @@ impl Output {
 
 pub fn request<'a>(place: &'a Place, spec: &'a Spec, rootfs: Rootfs, stdio: Stdio) -> CreateRequest<'a> {
     CreateRequest {
-        id: &place.id,
         about: About { id: place.id.clone(), bundle: place.dir.path().to_owned() },
-        spec,
-        rootfs,
-        stdio,
-        cgroup_parent: "/brig-test",
         idmap_binds: true,
-        init: false,
-        session_keyring: true,
+        ..CreateRequest::new(&place.id, spec, rootfs, stdio, "/brig-test")
     }
 }
 
@@ -243,13 +237,7 @@ pub fn exec(container: &Container, spec: &Spec, change: impl FnOnce(&mut Process
     let mut process = spec.process.clone().unwrap();
     change(&mut process);
     let (stdio, output) = pipes();
-    let done = container.exec(ExecRequest {
-        process: &process,
-        linux: spec.linux.as_ref(),
-        stdio,
-        privileged: false,
-        session_keyring: true,
-    })?;
+    let done = container.exec(ExecRequest::new(&process, spec.linux.as_ref(), stdio))?;
     Ok(output.collect(done.pidfd.as_fd()))
 }
 

@@ -53,8 +53,7 @@ fn no_new_keyring() {
     let mut process = spec.process.clone().unwrap();
     process.args = vec!["sh".into(), "-c".into(), show(&place)];
     let (stdio, output) = pipes();
-    let asked =
-        ExecRequest { process: &process, linux: spec.linux.as_ref(), stdio, privileged: false, session_keyring: false };
+    let asked = ExecRequest { session_keyring: false, ..ExecRequest::new(&process, spec.linux.as_ref(), stdio) };
     let done = container.exec(asked).unwrap();
     assert_eq!(output.collect(done.pidfd.as_fd()).stdout, "none\n");
     container.delete().unwrap();

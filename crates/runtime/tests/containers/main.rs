@@ -4,6 +4,7 @@
 mod exec;
 mod files;
 mod harness;
+mod hooks;
 mod hostile;
 mod inside;
 mod keyring;
@@ -16,7 +17,9 @@ fn main() {
     if wanted.first().is_some_and(|word| word == "measure") {
         return measure();
     }
-    let tests = [inside::TESTS, files::TESTS, program::TESTS, exec::TESTS, hostile::TESTS, keyring::TESTS].concat();
+    let tests =
+        [inside::TESTS, files::TESTS, program::TESTS, exec::TESTS, hooks::TESTS, hostile::TESTS, keyring::TESTS]
+            .concat();
     let mut failed = 0;
     for (name, test) in tests {
         if !wanted.is_empty() && !wanted.iter().any(|word| name.contains(word.as_str())) {

@@ -5,10 +5,12 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use brig_runtime::About;
 use brig_runtime::cgroup::{Cgroup, Layout};
 
 use crate::oci::Fault;
 use crate::oci::arguments::CommandLine;
+use crate::oci::create::after_delete;
 use crate::oci::gate;
 use crate::oci::record::{Condition, GATE, Record, Records, start_time};
 
@@ -85,7 +87,12 @@ pub(crate) fn delete(line: &CommandLine, records: &Records) -> Result<u8, Fault>
     }
     cgroup.remove()?;
     std::fs::remove_file(records.directory(id).join(GATE)).ok();
-    records.forget(id).map(|()| 0)
+    let spec = records.spec(id);
+    records.forget(id)?;
+    if let Ok(spec) = spec {
+        after_delete(&spec, &About { id: id.to_owned(), bundle: record.bundle });
+    }
+    Ok(0)
 }
 
 /// `pause` and `resume`.

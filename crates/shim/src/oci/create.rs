@@ -54,6 +54,10 @@ impl<'a> Order<'a> {
         }
     }
 
+    fn about(&self) -> About {
+        About { id: self.id.to_owned(), bundle: self.bundle.clone() }
+    }
+
     fn stdio(&self) -> Result<Stdio, Fault> {
         let Some(process) = self.spec.process.as_ref().filter(|process| process.terminal) else { return inherited() };
         let size = process.console_size.unwrap_or_default();
@@ -70,18 +74,10 @@ impl<'a> Order<'a> {
         if let Some(linux) = &mut spec.linux {
             linux.cgroups_path = String::new();
         }
-        let request = CreateRequest {
-            id: &name,
-            about: About { id: self.id.to_owned(), bundle: self.bundle.clone() },
-            spec: &spec,
-            rootfs: Rootfs::Directory(self.bundle.join(&root.path)),
-            stdio: self.stdio()?,
-            cgroup_parent: &parent,
-            // As the specification has it: only what the bundle asks for is mapped.
-            idmap_binds: false,
-            init: false,
-            session_keyring: true,
-        };
+        let rootfs = Rootfs::Directory(self.bundle.join(&root.path));
+        // As the specification has it: of bind mounts only those are mapped that the bundle asks for.
+        let request =
+            CreateRequest { about: self.about(), ..CreateRequest::new(&name, &spec, rootfs, self.stdio()?, &parent) };
         let mut container = brig_runtime::create(request)?;
         let console = match self.console.as_deref().map(connect).transpose() {
             Ok(console) => console,
@@ -223,11 +219,23 @@ pub(crate) fn run(line: &CommandLine, records: &Records) -> Result<u8, Fault> {
         };
     }
     records.claim(order.id)?;
-    let ran = order.make(records).and_then(foreground);
+    let made = order.make(records);
+    // The hooks of one that could not be made have run.
+    let deleted = made.is_ok() && !line.has("keep");
+    let ran = made.and_then(foreground);
     if !line.has("keep") {
         records.forget(order.id)?;
     }
+    if deleted {
+        after_delete(&order.spec, &order.about());
+    }
     ran
+}
+
+/// Runs the hooks for a container that is gone; that one of them fails changes nothing about that.
+pub(crate) fn after_delete(spec: &Spec, about: &About) {
+    let warnings = brig_runtime::hooks::poststop(spec, about).unwrap_or_else(|error| vec![error.message]);
+    warnings.iter().for_each(|warning| eprintln!("brig-rt: warning: {warning}"));
 }
 
 fn foreground(mut container: Container) -> Result<u8, Fault> {

@@ -40,13 +40,7 @@ pub(crate) fn exec(line: &CommandLine, records: &Records) -> Result<u8, Fault> {
     let container = Container::adopt(record.pid, &spec, &record.cgroup_parent, &record.cgroup_name, about)?;
     let _proof = init(&record)?;
     let console = console.as_deref().map(connect).transpose()?;
-    let started = container.exec(ExecRequest {
-        process: &process,
-        linux: spec.linux.as_ref(),
-        stdio,
-        privileged: false,
-        session_keyring: true,
-    })?;
+    let started = container.exec(ExecRequest::new(&process, spec.linux.as_ref(), stdio))?;
     if let (Some(master), Some(console)) = (&started.master, &console) {
         console.send(b"/dev/ptmx", &[master.as_fd()])?;
     }
