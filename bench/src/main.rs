@@ -2,6 +2,7 @@
 //! Owns the order of the measurements and the table; the measuring is in `measure`, other engines are in `others`.
 
 mod measure;
+mod oci;
 mod others;
 
 use brig_tests::TestHost;
@@ -13,17 +14,28 @@ use std::process::ExitCode;
 const RUN_LIMIT: f64 = 8.0;
 /// `brig exec` may take this part of `docker exec`.
 const EXEC_LIMIT: f64 = 1.0 / 8.0;
+/// `brig-rt run` may take this many times the floor with the same namespaces and mounts,
+const OCI_FLOOR_LIMIT: f64 = 2.5;
+/// this part of crun's time, as may `exec`,
+const CRUN_LIMIT: f64 = 0.8;
+/// and this part of runc's.
+const RUNC_LIMIT: f64 = 0.25;
+/// The last of many containers in a row may take this many times the first.
+const ROW_LIMIT: f64 = 1.2;
 /// KiB of its own that a shim may have.
 const SHIM_LIMIT: f64 = 1024.0;
 /// KiB that an idle daemon may have resident.
 const DAEMON_LIMIT: f64 = 20.0 * 1024.0;
 
 const HELP: &str = "\
-Usage: cargo xtask bench [--json] [--runs N] [--only NAME]
+Usage: cargo xtask bench [--json] [--runs N] [--only NAME] [--runtime NAME=PROGRAM]...
 
   --json       print one JSON object instead of the table
   --runs N     how often each command is timed (30)
-  --only NAME  only run, exec, oci, memory or twenty
+  --row N      how many containers are made in a row (1000)
+  --only NAME  only run, exec, oci, row, memory or twenty
+  --runtime    another OCI runtime to measure beside; one whose name begins with
+               crun or runc replaces the installed one in the ratios
 ";
 
 /// One line of the table.
@@ -37,7 +49,9 @@ struct Line {
 struct Options {
     json: bool,
     runs: usize,
+    row: usize,
     only: Option<String>,
+    runtimes: Vec<(String, std::path::PathBuf)>,
 }
 
 fn main() -> ExitCode {
@@ -50,7 +64,8 @@ fn main() -> ExitCode {
     };
     let mut lines = Vec::new();
     let host = TestHost::new();
-    let wanted = |name: &str| options.only.as_deref().is_none_or(|only| only == name);
+    let only = options.only.clone();
+    let wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
     if wanted("memory") {
         lines.push(memory("idle daemon, resident", measure::memory(host.daemon_pid(), &["Rss:"]), DAEMON_LIMIT));
     }
@@ -61,8 +76,14 @@ fn main() -> ExitCode {
     if wanted("exec") {
         exec(&host, options.runs, &mut lines);
     }
-    if wanted("oci") {
-        oci(&host, options.runs, &mut lines);
+    if wanted("oci") || wanted("row") {
+        // A thread of its own, since it may leave the mount namespace.
+        let (host, options, wanted) = (&host, &options, &wanted);
+        let measured = std::thread::scope(|scope| {
+            let thread = scope.spawn(move || oci(host, options, wanted));
+            thread.join().expect("the runtimes can be measured")
+        });
+        lines.extend(measured);
     }
     if wanted("memory") {
         shims(&host, &mut lines);
@@ -81,13 +102,19 @@ fn main() -> ExitCode {
 }
 
 fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options, String> {
-    let mut options = Options { json: false, runs: 30, only: None };
+    let mut options = Options { json: false, runs: 30, row: 1000, only: None, runtimes: Vec::new() };
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--json" => options.json = true,
-            "--runs" => {
+            "--runs" | "--row" => {
                 let value = arguments.next().and_then(|text| text.parse().ok()).filter(|runs| *runs > 0);
-                options.runs = value.ok_or("--runs: a number above zero is needed\n")?;
+                let value = value.ok_or_else(|| format!("{argument}: a number above zero is needed\n"))?;
+                *(if argument == "--runs" { &mut options.runs } else { &mut options.row }) = value;
+            }
+            "--runtime" => {
+                let text = arguments.next().unwrap_or_default();
+                let (name, program) = text.split_once('=').ok_or("--runtime: NAME=PROGRAM is needed\n")?;
+                options.runtimes.push((name.to_owned(), program.into()));
             }
             "--only" => options.only = Some(arguments.next().ok_or("--only: a name is needed\n")?),
             "--help" | "-h" => return Err(HELP.to_owned()),
@@ -145,19 +172,45 @@ fn exec(host: &TestHost, runs: usize, lines: &mut Vec<Line>) {
 }
 
 /// The same bundle under every OCI runtime that is there, in turns.
-fn oci(host: &TestHost, runs: usize, lines: &mut Vec<Line>) {
-    let bundle = others::Bundle::new(host);
-    let mut series: Vec<Series> =
-        bundle.runtimes().iter().map(|(name, _)| Series::new(&format!("{name} run"))).collect();
-    for round in 0..runs + 3 {
-        for (series, (_, program)) in series.iter_mut().zip(bundle.runtimes()) {
-            let sample = bundle.once(program, round);
-            if round >= 3 {
-                series.push(sample);
-            }
+fn oci(host: &TestHost, options: &Options, wanted: &(dyn Fn(&str) -> bool + Sync)) -> Vec<Line> {
+    let bench = oci::Bench::new(host, &options.runtimes);
+    let mut lines = Vec::new();
+    if wanted("oci") {
+        let run = bench.run(options.runs);
+        let (exec, peaks) = bench.exec(options.runs);
+        run.iter().for_each(|series| lines.push(times(series)));
+        if let [floor, ours, ..] = &run[..] {
+            lines.push(ratio("brig-rt run / floor", ours.median() / floor.median(), OCI_FLOOR_LIMIT));
+        }
+        against(&run, "run", &mut lines);
+        exec.iter().for_each(|series| lines.push(times(series)));
+        against(&exec, "exec", &mut lines);
+        let limit = peaks.iter().rev().find(|(name, _)| name.starts_with("crun")).map_or(f64::MAX, |(_, kib)| *kib);
+        for (name, kib) in &peaks {
+            lines.push(memory(&format!("{name} run, peak"), *kib, if name == "brig-rt" { limit } else { f64::MAX }));
         }
     }
-    series.iter().for_each(|series| lines.push(times(series)));
+    if wanted("row")
+        && let Some((first, last)) = bench.row(options.row)
+    {
+        lines.extend([times(&first), times(&last)]);
+        lines.push(ratio("last / first", last.median() / first.median(), ROW_LIMIT));
+    }
+    lines
+}
+
+/// Our runtime's time as a part of the others'. The last one of a name counts: it was given by hand.
+fn against(series: &[Series], verb: &str, lines: &mut Vec<Line>) {
+    let find = |name: &str| series.iter().rev().find(|series| series.name.starts_with(name));
+    let Some(ours) = find("brig-rt") else { return };
+    for (name, limit) in [("crun", CRUN_LIMIT), ("runc", if verb == "run" { RUNC_LIMIT } else { f64::MAX })] {
+        if let Some(theirs) = find(name) {
+            let value = ours.median() / theirs.median();
+            let limit = Some(limit).filter(|limit| *limit < f64::MAX);
+            let name = format!("brig-rt {verb} / {}", theirs.name);
+            lines.push(Line { name, shown: format!("{value:.3}"), value, limit });
+        }
+    }
 }
 
 fn shims(host: &TestHost, lines: &mut Vec<Line>) {
