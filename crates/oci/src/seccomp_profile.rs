@@ -175,7 +175,7 @@ impl Profile {
             default_action: self.default_action.clone(),
             default_errno_ret: self.default_errno_ret,
             architectures: self.architectures(conditions.arch),
-            flags: self.flags.clone().unwrap_or_default(),
+            flags: self.flags.clone(),
             listener_path: Some(self.listener_path.clone()).filter(|path| !path.as_os_str().is_empty()),
             listener_metadata: self.listener_metadata.clone(),
             syscalls: self

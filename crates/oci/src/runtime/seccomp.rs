@@ -20,9 +20,9 @@ pub struct Seccomp {
     /// `SCMP_ARCH_…` beside the native one.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
     pub architectures: Vec<String>,
-    /// `SECCOMP_FILTER_FLAG_…`.
-    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
-    pub flags: Vec<String>,
+    /// `SECCOMP_FILTER_FLAG_…`; absent lets the runtime choose, an empty list means none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flags: Option<Vec<String>>,
     /// Socket that receives the notify descriptor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listener_path: Option<PathBuf>,

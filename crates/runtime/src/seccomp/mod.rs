@@ -58,7 +58,7 @@ pub struct Program {
     pub notifies: bool,
 }
 
-const FLAG_TSYNC: u32 = 1;
+const FLAG_SPEC_ALLOW: u32 = 1 << 2;
 const FLAG_NEW_LISTENER: u32 = 1 << 3;
 const FLAG_WAIT_KILLABLE_RECV: u32 = 1 << 5;
 
@@ -150,24 +150,25 @@ fn architecture(name: &str) -> Result<Option<Arch>, Error> {
     }
 }
 
+/// The bits of the flags that a profile lists. If it lists none at all, not even an empty list, it gets what runc gives it.
 fn flags(profile: &Seccomp, notifies: bool) -> Result<u32, Error> {
+    let Some(flags) = &profile.flags else {
+        return Ok(FLAG_SPEC_ALLOW | if notifies { FLAG_NEW_LISTENER } else { 0 });
+    };
     let mut bits = 0;
-    for flag in &profile.flags {
+    for flag in flags {
         bits |= match flag.as_str() {
-            "SECCOMP_FILTER_FLAG_TSYNC" => FLAG_TSYNC,
+            // The process that loads the filter has one thread: there is no other to bring in line.
+            "SECCOMP_FILTER_FLAG_TSYNC" => 0,
             "SECCOMP_FILTER_FLAG_LOG" => 1 << 1,
-            "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => 1 << 2,
+            "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => FLAG_SPEC_ALLOW,
+            // About waiting for the listener; without one the kernel refuses it.
+            "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" if !notifies => 0,
             "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" => FLAG_WAIT_KILLABLE_RECV,
             other => return Err(Error::new(format!("unknown flag {other:?}"))),
         };
     }
-    if notifies {
-        // The kernel refuses both together, and the process that loads the filter has one thread.
-        bits = (bits & !FLAG_TSYNC) | FLAG_NEW_LISTENER;
-    } else if bits & FLAG_WAIT_KILLABLE_RECV != 0 {
-        return Err(Error::new("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV needs a rule with SCMP_ACT_NOTIFY"));
-    }
-    Ok(bits)
+    Ok(bits | if notifies { FLAG_NEW_LISTENER } else { 0 })
 }
 
 /// Binary search over ranges; the accumulator holds the number.
@@ -223,6 +224,9 @@ fn equal(program: &mut Backwards, condition: Condition, mask: u64, yes: Label, n
     let offset = ARGS_OFFSET + 8 * condition.index;
     // Little endian on every architecture that has a table: the low half comes first.
     let matched = half(program, offset, low(mask), low(condition.value), yes, no);
+    if !condition.wide {
+        return matched;
+    }
     half(program, offset + 4, high(mask), high(condition.value), matched, no)
 }
 
@@ -239,9 +243,15 @@ fn half(program: &mut Backwards, offset: u32, mask: u32, value: u32, yes: Label,
 
 /// `argument > value` or, with [`JUMP_GE`], `≥`.
 fn greater(program: &mut Backwards, condition: Condition, last: u16, yes: Label, no: Label) -> Label {
+    if !condition.wide && high(condition.value) != 0 {
+        return no;
+    }
     let offset = ARGS_OFFSET + 8 * condition.index;
     let lower = program.branch(last, low(condition.value), yes, no);
     let lower = program.then(LOAD, offset, lower);
+    if !condition.wide {
+        return lower;
+    }
     let same = program.branch(JUMP_EQ, high(condition.value), lower, no);
     let upper = program.branch(JUMP_GT, high(condition.value), yes, same);
     program.then(LOAD, offset + 4, upper)

@@ -49,6 +49,8 @@ pub(super) struct Condition {
     pub(super) index: u32,
     pub(super) compare: Compare,
     pub(super) value: u64,
+    /// The argument has a high half that is not known to be zero.
+    pub(super) wide: bool,
 }
 
 /// What happens to a call: the first check whose conditions all hold decides, else `otherwise`.
@@ -83,7 +85,9 @@ impl<'a> Policy<'a> {
     pub(super) fn new(profile: &'a Seccomp) -> Result<Policy<'a>, Error> {
         let default = verdict(&profile.default_action, profile.default_errno_ret, "defaultAction")?;
         if default == NOTIFY {
-            return Err(Error::new("SCMP_ACT_NOTIFY cannot be the default action: the listener itself could not run"));
+            return Err(Error::new(
+                "SCMP_ACT_NOTIFY cannot be used as default action: the listener could not be handed over",
+            ));
         }
         let mut rules = Vec::with_capacity(profile.syscalls.len());
         for (number, rule) in profile.syscalls.iter().enumerate() {
@@ -213,12 +217,13 @@ impl Condition {
         if !arch.is_32_bit() {
             return self;
         }
+        let short = Condition { wide: false, ..self };
         match self.compare {
-            Compare::Eq | Compare::Ne => Condition { value: self.value & LOW, ..self },
+            Compare::Eq | Compare::Ne => Condition { value: self.value & LOW, ..short },
             Compare::Masked(mask) => {
-                Condition { compare: Compare::Masked(mask & LOW), value: self.value & LOW, ..self }
+                Condition { compare: Compare::Masked(mask & LOW), value: self.value & LOW, ..short }
             }
-            Compare::Lt | Compare::Le | Compare::Ge | Compare::Gt => self,
+            Compare::Lt | Compare::Le | Compare::Ge | Compare::Gt => short,
         }
     }
 }
@@ -229,7 +234,7 @@ fn check_rule(rule: &SeccompRule) -> Result<Rule<'_>, Error> {
     }
     let verdict = verdict(&rule.action, rule.errno_ret, "action")?;
     if verdict == NOTIFY && rule.names.iter().any(|name| name == "write") {
-        return Err(Error::new("SCMP_ACT_NOTIFY cannot be used for write: it is needed to hand the listener over"));
+        return Err(Error::new("SCMP_ACT_NOTIFY cannot be used for the write syscall, which hands the listener over"));
     }
     let conditions = rule.args.iter().map(condition).collect::<Result<Vec<_>, _>>()?;
     let repeated =
@@ -262,7 +267,7 @@ fn condition(arg: &SeccompArg) -> Result<Condition, Error> {
         }
     };
     let value = if matches!(compare, Compare::Masked(_)) { arg.value_two } else { arg.value };
-    Ok(Condition { index: arg.index, compare, value })
+    Ok(Condition { index: arg.index, compare, value, wide: true })
 }
 
 fn verdict(action: &str, errno: Option<u32>, field: &str) -> Result<Verdict, Error> {

@@ -9,12 +9,14 @@ use brig_oci::seccomp_profile::{KernelVersion, docker_default};
 
 use super::*;
 
+mod random;
+
 const ALLOW: u32 = 0x7fff_0000;
 const EPERM: u32 = 0x0005_0001;
 const ENOSYS: u32 = 0x0005_0026;
 
 /// One call as a filter sees it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Call {
     arch: u32,
     number: u32,
@@ -26,6 +28,8 @@ impl Call {
         match offset {
             0 => self.number,
             4 => self.arch,
+            // The instruction pointer, which no program of ours reads.
+            8 | 12 => 0,
             _ => {
                 let at = offset - 16;
                 let arg = self.args[(at / 8) as usize];
@@ -109,6 +113,24 @@ impl<'a> Reference<'a> {
         Reference { profile, listed, numbers, newest }
     }
 
+    /// For each rule about this call, arguments to which all its conditions apply, as far as there are any.
+    fn hits(&self, arch: Arch, number: u32, values: &[u64]) -> Vec<[u64; 6]> {
+        let rules = self.profile.syscalls.iter().zip(&self.numbers[arch as usize]);
+        let named = rules.filter(|(_, numbers)| numbers.contains(&number)).map(|(rule, _)| rule);
+        let hit = |rule: &SeccompRule| {
+            std::array::from_fn(|index| {
+                let about: Vec<&SeccompArg> = rule.args.iter().filter(|arg| arg.index as usize == index).collect();
+                let fits = |value: u64| {
+                    let call = Call { arch: arch.audit(), number, args: [value; 6] };
+                    about.iter().all(|arg| holds(arg, &call, arch.is_32_bit()))
+                };
+                let cut = if arch.is_32_bit() { 0xffff_ffff } else { u64::MAX };
+                values.iter().map(|value| value & cut).find(|value| fits(*value)).unwrap_or(0)
+            })
+        };
+        named.filter(|rule| !rule.args.is_empty()).map(hit).collect()
+    }
+
     fn verdict(&self, call: Call) -> u32 {
         let Some(arch) = self.listed.iter().copied().find(|arch| arch.audit() == call.arch) else {
             return 0x8000_0000;
@@ -153,18 +175,22 @@ fn interesting(profile: &Seccomp) -> Vec<u64> {
     values.into_iter().collect()
 }
 
-/// Compares program and profile for every architecture, number and interesting argument; returns the deepest run.
-fn compare(profile: &Seccomp, native: Arch, listed: &[Arch]) -> usize {
-    let program = compile_for(profile, native).unwrap();
+/// Architectures that no filter of ours lists: MIPS, RISC-V, big-endian Arm64, none, all.
+const FOREIGN: [u32; 5] = [0x8, 0xc000_00f3, 0x8000_00b7, 0, u32::MAX];
+
+/// Every number that a call may have: far beyond each table, x32's and Arm's private ones, and the edges of the word.
+fn numbers() -> impl Iterator<Item = u32> {
+    let beyond = [0x3fff_ffff, 0x7fff_ffff, 0x8000_0000, 0xbfff_ffff, 0xc000_0000, u32::MAX - 1, u32::MAX];
+    (0..1100).chain(0x4000_0000..0x4000_0000 + 1100).chain(0x000f_0000..0x000f_0010).chain(beyond)
+}
+
+/// Every call to be compared, with what the profile says to it. Calls that some rule looks into come with every interesting
+/// value in every argument.
+fn expected(profile: &Seccomp, listed: &[Arch]) -> Vec<(Call, u32)> {
     let reference = Reference::new(profile, listed);
     let values = interesting(profile);
-    let mut deepest = 0;
+    let mut calls = Vec::new();
     for arch in Arch::ALL {
-        let numbers = (0..600).chain(0x4000_0000..0x4000_0258).chain(0x000f_0000..0x000f_0008).chain([
-            u32::MAX,
-            0x7fff_ffff,
-            0x8000_0000,
-        ]);
         let compared: BTreeSet<u32> = profile
             .syscalls
             .iter()
@@ -172,16 +198,22 @@ fn compare(profile: &Seccomp, native: Arch, listed: &[Arch]) -> usize {
             .flat_map(|rule| &rule.names)
             .filter_map(|name| arch.number(name))
             .collect();
-        for number in numbers {
+        for number in numbers() {
             let mut check = |args: [u64; 6]| {
                 let args = if arch.is_32_bit() { args.map(|arg| arg & 0xffff_ffff) } else { args };
                 let call = Call { arch: arch.audit(), number, args };
-                let (verdict, steps) = run(&program, call);
-                assert_eq!(verdict, reference.verdict(call), "{arch:?} {call:x?}");
-                deepest = deepest.max(steps);
+                calls.push((call, reference.verdict(call)));
             };
             check([0; 6]);
+            let mut random = random::Random(u64::from(number) + 1);
             if compared.contains(&number) {
+                for base in reference.hits(arch, number, &values) {
+                    for (index, value) in (0..6).flat_map(|index| values.iter().map(move |value| (index, *value))) {
+                        let mut args = base;
+                        args[index] = value;
+                        check(args);
+                    }
+                }
                 for (i, value) in values.iter().enumerate() {
                     check([*value; 6]);
                     for index in 0..6 {
@@ -190,8 +222,25 @@ fn compare(profile: &Seccomp, native: Arch, listed: &[Arch]) -> usize {
                         check(args);
                     }
                 }
+                (0..50).for_each(|_| check(random.arguments(&values, arch)));
             }
         }
+    }
+    for (arch, number) in FOREIGN.into_iter().flat_map(|arch| numbers().map(move |number| (arch, number))) {
+        let call = Call { arch, number, args: [0; 6] };
+        calls.push((call, reference.verdict(call)));
+    }
+    calls
+}
+
+/// Compares program and profile for all of [`expected`]; returns the deepest run.
+fn compare(profile: &Seccomp, native: Arch, listed: &[Arch]) -> usize {
+    let program = compile_for(profile, native).unwrap();
+    let mut deepest = 0;
+    for (call, wanted) in expected(profile, listed) {
+        let (verdict, steps) = run(&program, call);
+        assert_eq!(verdict, wanted, "{call:x?}");
+        deepest = deepest.max(steps);
     }
     deepest
 }
@@ -354,6 +403,33 @@ fn large_profiles_jump_far() {
     }
 }
 
+/// Both targets of one jump at every distance around what a jump reaches.
+#[test]
+fn jumps_at_the_edge_of_their_reach() {
+    for (between, before) in (240..262).flat_map(|between| (0..262).step_by(3).map(move |before| (between, before))) {
+        for swapped in [false, true] {
+            let mut program = Backwards::default();
+            let pad = |program: &mut Backwards, from: Label, count: usize| {
+                (0..count).fold(from, |next, _| program.then(LOAD, ARCH_OFFSET, next))
+            };
+            let end = program.ret(7);
+            let far = program.then(LOAD, ARCH_OFFSET, end);
+            pad(&mut program, far, between);
+            let end = program.ret(9);
+            let near = program.then(LOAD, ARCH_OFFSET, end);
+            pad(&mut program, near, before);
+            let (yes, no) = if swapped { (near, far) } else { (far, near) };
+            let entry = program.branch(JUMP_EQ, 1, yes, no);
+            let entry = program.then(LOAD, NUMBER_OFFSET, entry);
+            let program = Program { instructions: program.finish(entry), flags: 0, notifies: false };
+            for number in [0, 1] {
+                let wanted = if (number == 1) == swapped { 9 } else { 7 };
+                assert_eq!(run(&program, Call { arch: 0, number, args: [0; 6] }).0, wanted, "{between} {before}");
+            }
+        }
+    }
+}
+
 #[test]
 fn refusals() {
     let refused = |change: &dyn Fn(&mut Seccomp)| {
@@ -369,20 +445,19 @@ fn refusals() {
     assert!(
         refused(&|p| p.architectures.push("SCMP_ARCH_VAX".into())).contains("unknown architecture \"SCMP_ARCH_VAX\"")
     );
-    assert!(refused(&|p| p.flags.push("SECCOMP_FILTER_FLAG_NEW".into())).contains("unknown flag"));
-    assert!(
-        refused(&|p| p.flags.push("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV".into()))
-            .contains("needs a rule with SCMP_ACT_NOTIFY")
-    );
+    assert!(refused(&|p| p.flags = Some(vec!["SECCOMP_FILTER_FLAG_NEW".into()])).contains("unknown flag"));
     assert!(refused(&|p| p.default_errno_ret = Some(5000)).contains("5000"));
-    assert!(refused(&|p| p.default_action = "SCMP_ACT_NOTIFY".into()).contains("default action"));
+    assert!(
+        refused(&|p| p.default_action = "SCMP_ACT_NOTIFY".into())
+            .contains("SCMP_ACT_NOTIFY cannot be used as default action")
+    );
     assert!(refused(&|p| p.syscalls[0].action = "SCMP_ACT_NOTIFY".into()).contains("listenerPath"));
     let write = refused(&|p| {
         p.listener_path = Some("/s".into());
         p.syscalls[0] =
             SeccompRule { names: vec!["write".into()], action: "SCMP_ACT_NOTIFY".into(), ..SeccompRule::default() };
     });
-    assert!(write.contains("cannot be used for write"));
+    assert!(write.contains("SCMP_ACT_NOTIFY cannot be used for the write syscall"));
 }
 
 #[test]
@@ -405,12 +480,64 @@ fn too_much_is_refused_quickly() {
 
 #[test]
 fn listeners_and_flags() {
-    let mut profile = profile("ALLOW", &[("mkdir mkdirat", "NOTIFY", &[])]);
-    profile.listener_path = Some("/run/agent.sock".into());
-    profile.flags = ["TSYNC", "LOG", "WAIT_KILLABLE_RECV"].map(|flag| format!("SECCOMP_FILTER_FLAG_{flag}")).to_vec();
-    let program = compile(&profile).unwrap();
-    assert!(program.notifies);
-    assert_eq!(program.flags, 1 << 1 | 1 << 3 | 1 << 5);
+    let mut notify = profile("ALLOW", &[("mkdir mkdirat", "NOTIFY", &[])]);
+    notify.listener_path = Some("/run/agent.sock".into());
+    let plain = profile("ALLOW", &[("mkdir mkdirat", "ERRNO", &[])]);
+    let (log, allow, listener, killable) = (1 << 1, 1 << 2, 1 << 3, 1 << 5);
+    let cases: [(Option<&[&str]>, u32, u32); 6] = [
+        // Nothing said is what runc takes it for: mitigations as the kernel has them by itself since 5.16.
+        (None, allow, allow),
+        (Some(&[]), 0, 0),
+        // The process that loads it has one thread.
+        (Some(&["TSYNC"]), 0, 0),
+        (Some(&["LOG"]), log, log),
+        (Some(&["SPEC_ALLOW", "LOG"]), log | allow, log | allow),
+        // It says how long a listener is waited for; without one the kernel refuses it.
+        (Some(&["TSYNC", "WAIT_KILLABLE_RECV"]), 0, killable),
+    ];
+    for (flags, without, with) in cases {
+        let flags = flags.map(|flags| flags.iter().map(|flag| format!("SECCOMP_FILTER_FLAG_{flag}")).collect());
+        let of = |profile: &Seccomp| compile(&Seccomp { flags: flags.clone(), ..profile.clone() }).unwrap();
+        assert_eq!((of(&plain).flags, of(&plain).notifies), (without, false), "{flags:?}");
+        assert_eq!((of(&notify).flags, of(&notify).notifies), (with | listener, true), "{flags:?}");
+    }
+}
+
+/// Every name of the specification is known, and those that cannot run here change nothing.
+#[test]
+fn foreign_architectures_are_accepted() {
+    let plain = profile("ERRNO", &[("read", "ALLOW", &[])]);
+    let with = |arch: &str| {
+        compile_for(&Seccomp { architectures: vec![format!("SCMP_ARCH_{arch}")], ..plain.clone() }, Arch::X86_64)
+            .unwrap()
+    };
+    let native = with("X86_64");
+    for arch in [
+        "X32",
+        "MIPS",
+        "MIPS64",
+        "MIPS64N32",
+        "MIPSEL",
+        "MIPSEL64",
+        "MIPSEL64N32",
+        "PPC",
+        "PPC64",
+        "PPC64LE",
+        "S390",
+        "S390X",
+        "PARISC",
+        "PARISC64",
+        "RISCV64",
+        "LOONGARCH64",
+        "M68K",
+        "SH",
+        "SHEB",
+    ] {
+        assert_eq!(with(arch), native, "{arch}");
+    }
+    for arch in ["X86", "AARCH64", "ARM"] {
+        assert!(with(arch).instructions.len() > native.instructions.len(), "{arch}");
+    }
 }
 
 /// The kernel takes the program and acts on it. Filters belong to a thread, so the test ends with its own.
