@@ -12,7 +12,7 @@ use rustix::fs::FileType;
 
 use crate::about::About;
 use crate::binds;
-use crate::cgroup::{Cgroup, Layout};
+use crate::cgroup::{Cgroup, Driver, Layout, Place, Wish};
 use crate::devices;
 use crate::error::{Error, Result, Step};
 use crate::hooks::{Hooks, Moment};
@@ -60,8 +60,12 @@ pub struct CreateRequest<'a> {
     pub rootfs: Rootfs,
     /// The program's streams.
     pub stdio: Stdio,
-    /// Where the cgroup goes if `linux.cgroupsPath` is empty.
+    /// Where the cgroup goes if `linux.cgroupsPath` is empty, and what it is relative to.
     pub cgroup_parent: &'a str,
+    /// Who looks after the cgroup, and what form `linux.cgroupsPath` has.
+    pub cgroup_driver: Driver,
+    /// Do without a cgroup where the caller has no rights over them and nothing in the specification needs one.
+    pub rootless_cgroup: bool,
     /// Show every bind mount's files with the container's owners if it has a user namespace.
     pub idmap_binds: bool,
     /// The first process is a small init of ours that runs the program as its child (`--init`).
@@ -85,6 +89,8 @@ impl<'a> CreateRequest<'a> {
             rootfs,
             stdio,
             cgroup_parent,
+            cgroup_driver: Driver::Cgroupfs,
+            rootless_cgroup: false,
             idmap_binds: false,
             init: false,
             session_keyring: true,
@@ -143,6 +149,8 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
         rootfs,
         stdio,
         cgroup_parent,
+        cgroup_driver,
+        rootless_cgroup,
         idmap_binds,
         init,
         session_keyring,
@@ -155,10 +163,16 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
     check_root(&rootfs)?;
     check_preserved(&preserved)?;
     let given = Given { stdio: lift(stdio)?, preserved, rootfs };
-    let (parent, name) = cgroup_name(&plan.linux.cgroups_path, cgroup_parent, id)?;
+    let place = Place::of(&Wish {
+        path: &plan.linux.cgroups_path,
+        parent: cgroup_parent,
+        id,
+        driver: cgroup_driver,
+        rootless: rootless_cgroup,
+    })?;
     let none = Resources::default();
     let resources = plan.linux.resources.as_ref().unwrap_or(&none);
-    let cgroup = Cgroup::create(&plan.layout, parent, name, resources).step(|| "cgroup".to_owned())?;
+    let cgroup = Cgroup::create(&plan.layout, place, resources).step(|| "cgroup".to_owned())?;
     let keyring = session_keyring.then(|| about.keyring());
     match Creation::start(&plan, &given, &cgroup, keyring.as_deref())
         .and_then(|creation| creation.finish(&plan, &given, idmap_binds))
@@ -229,20 +243,6 @@ struct Given {
     stdio: Stdio,
     preserved: Vec<OwnedFd>,
     rootfs: Rootfs,
-}
-
-/// Parent and name of the cgroup: those of `linux.cgroupsPath` if it is set.
-fn cgroup_name<'a>(path: &'a str, parent: &'a str, id: &'a str) -> Result<(&'a str, &'a str)> {
-    if path.is_empty() {
-        return Ok((parent, id));
-    }
-    if path.contains(':') {
-        return Err(Error::unsupported(format!(
-            "linux.cgroupsPath: {path:?}: systemd's slices are not supported; give a path"
-        )));
-    }
-    let path = path.trim_end_matches('/');
-    Ok(path.rsplit_once('/').unwrap_or(("", path)))
 }
 
 /// Streams as descriptors above 2, so that none is overwritten while they are put into place.
@@ -415,11 +415,9 @@ impl Container {
     ///
     /// # Errors
     /// `pid` does not exist, or the specification makes no sense.
-    pub fn adopt(pid: i32, spec: &Spec, cgroup_parent: &str, id: &str, about: About) -> Result<Container> {
+    pub fn adopt(pid: i32, spec: &Spec, place: Place, about: About) -> Result<Container> {
         let linux = spec.linux.as_ref().ok_or_else(|| Error::invalid("linux: is missing"))?;
-        let (parent, name) = cgroup_name(&linux.cgroups_path, cgroup_parent, id)?;
-        let cgroup =
-            Cgroup::open(&Layout::detect().step(|| "cgroup".to_owned())?, parent, name).step(|| "cgroup".to_owned())?;
+        let cgroup = Cgroup::at(&Layout::detect().step(|| "cgroup".to_owned())?, place);
         let capabilities = spec.process.as_ref().and_then(|process| process.capabilities.as_ref());
         let bounding = capabilities.map(launch::capabilities).transpose()?.map_or(0, |sets| sets.bounding);
         Ok(Container {

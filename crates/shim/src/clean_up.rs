@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use brig_oci::runtime::Spec;
-use brig_runtime::cgroup::{Cgroup, Layout};
+use brig_runtime::cgroup::{Cgroup, Driver, Layout, Place, Wish};
 
 use crate::client::{CONFIG, SPEC};
 use crate::launch::load;
@@ -19,12 +19,15 @@ pub(crate) fn clean_up(dir: &Path) -> Result<(), Failure> {
     let spec: Spec = load(&dir.join(SPEC))?;
     let config: Config = load(&dir.join(CONFIG))?;
     let path = spec.linux.map(|linux| linux.cgroups_path).unwrap_or_default();
-    let (parent, name) = match path.rsplit_once('/') {
-        Some((parent, name)) => (parent, name),
-        None => (config.cgroup_parent.as_str(), config.id.as_str()),
-    };
     let failed = |error: brig_runtime::cgroup::Error| Failure::new(FailureKind::System, error.to_string());
-    let cgroup = Cgroup::open(&Layout::detect().map_err(failed)?, parent, name).map_err(failed)?;
+    let place = Place::of(&Wish {
+        path: &path,
+        parent: &config.cgroup_parent,
+        id: &config.id,
+        driver: Driver::Cgroupfs,
+        rootless: false,
+    });
+    let cgroup = Cgroup::at(&Layout::detect().map_err(failed)?, place.map_err(failed)?);
     if !cgroup.exists() {
         return Ok(());
     }

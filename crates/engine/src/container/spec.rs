@@ -212,7 +212,7 @@ fn linux(inputs: &Inputs<'_>, options: &SecurityOptions) -> Result<Linux> {
         gid_mappings: mappings,
         sysctl: sysctls(inputs),
         resources: Some(limits),
-        cgroups_path: format!("{}/{}", inputs.cgroup_parent.trim_end_matches('/'), record.id),
+        cgroups_path: format!("/{}/{}", inputs.cgroup_parent.trim_matches('/'), record.id),
         namespaces: namespaces(inputs),
         devices,
         seccomp: security::seccomp(host, options)?,

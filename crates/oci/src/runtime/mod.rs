@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 mod linux;
 mod resources;
 mod seccomp;
+pub mod usage;
 
 pub use linux::*;
 pub use resources::*;

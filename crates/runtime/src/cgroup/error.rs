@@ -50,7 +50,9 @@ impl Error {
     pub(super) fn io(verb: &str, path: &Path, error: &std::io::Error) -> Error {
         const EBUSY: i32 = 16;
         const ENODEV: i32 = 19;
+        const EOPNOTSUPP: i32 = 95;
         let kind = match (error.kind(), error.raw_os_error()) {
+            (_, Some(EOPNOTSUPP)) => ErrorKind::Unsupported,
             (std::io::ErrorKind::NotFound, _) | (_, Some(ENODEV)) => ErrorKind::NotFound,
             (_, Some(EBUSY)) => ErrorKind::Busy,
             _ => ErrorKind::System,

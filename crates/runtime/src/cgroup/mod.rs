@@ -14,22 +14,26 @@ mod error;
 mod files;
 mod layout;
 mod oom;
+mod place;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod v1;
 mod v2;
 
 use std::os::fd::OwnedFd;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use brig_oci::runtime::Resources;
+use brig_oci::runtime::usage::Usage;
 
 pub use devices::runtime_rules;
 pub use error::{Error, ErrorKind, Result};
 pub use layout::{Hierarchy, Layout, Mode};
 pub use oom::OomWatch;
+pub use place::{Driver, Place, Unit, Wish};
 pub use stats::{BlockIoEntry, BlockIoStats, CpuStats, MemoryStats, PidsStats, Stats};
 
 use v1::Directories;
@@ -41,25 +45,30 @@ const REMOVE_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct Cgroup {
     layout: Layout,
-    /// Below each mount: `brig/<id>`.
-    path: PathBuf,
+    place: Place,
     warnings: Vec<String>,
 }
 
 impl Directories for Cgroup {
     fn directory(&self, controller: &str) -> Option<PathBuf> {
-        Some(self.layout.hierarchy(controller)?.mount.join(&self.path))
+        Some(self.layout.hierarchy(controller)?.mount.join(&self.place.path))
     }
 }
 
 impl Cgroup {
-    /// Makes `<parent>/<id>` and applies `resources` and the device rules. A left-over of that name without processes is
+    /// Makes the cgroup and applies `resources` and the device rules. A left-over of that name without processes is
     /// replaced. On failure nothing stays.
     ///
     /// # Errors
-    /// Names that would leave the hierarchy, a cgroup of that name with processes, limits that the kernel refuses.
-    pub fn create(layout: &Layout, parent: &str, id: &str, resources: &Resources) -> Result<Cgroup> {
-        let mut cgroup = Cgroup::open(layout, parent, id)?;
+    /// A cgroup of that name with processes or frozen, limits that the kernel refuses.
+    pub fn create(layout: &Layout, place: Place, resources: &Resources) -> Result<Cgroup> {
+        if let Some(unit) = &place.unit {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("systemd not running on this host, cannot use systemd cgroups manager for {}", unit.name),
+            ));
+        }
+        let mut cgroup = Cgroup::at(layout, place);
         if cgroup.exists() {
             // Processes here are someone's container: never joined, never killed on the way.
             let pids = cgroup.processes()?;
@@ -67,9 +76,16 @@ impl Cgroup {
                 return Err(Error::new(
                     ErrorKind::Busy,
                     format!(
-                        "cgroup {} exists and has processes ({pids:?}): choose another name or end them",
-                        cgroup.path.display()
+                        "container's cgroup is not empty: {} process(es) found in {}; choose another name or end them",
+                        pids.len(),
+                        cgroup.path().display()
                     ),
+                ));
+            }
+            if cgroup.frozen()? {
+                return Err(Error::new(
+                    ErrorKind::Busy,
+                    format!("container's cgroup unexpectedly frozen: {}", cgroup.path().display()),
                 ));
             }
             cgroup.remove()?;
@@ -81,37 +97,23 @@ impl Cgroup {
         Ok(cgroup)
     }
 
-    /// The cgroup of a container that was created earlier; nothing is read or checked but the names.
-    ///
-    /// # Errors
-    /// Names that would leave the hierarchy.
-    pub fn open(layout: &Layout, parent: &str, id: &str) -> Result<Cgroup> {
-        let mut path = PathBuf::new();
-        let parent = Path::new(parent.trim_start_matches('/'));
-        for component in parent.components() {
-            match component {
-                Component::Normal(name) => path.push(check_name(&name.to_string_lossy())?),
-                _ => {
-                    return Err(Error::invalid(format!(
-                        "cgroup parent {:?} must be a plain path below the root of the hierarchy",
-                        parent.display().to_string()
-                    )));
-                }
-            }
-        }
-        path.push(check_name(id)?);
-        Ok(Cgroup { layout: layout.clone(), path, warnings: Vec::new() })
+    /// The cgroup of a container that was created earlier; nothing is read or checked.
+    #[must_use]
+    pub fn at(layout: &Layout, place: Place) -> Cgroup {
+        // Without a name it would be the root of every hierarchy.
+        let layout = if place.path.as_os_str().is_empty() { Layout::default() } else { layout.clone() };
+        Cgroup { layout, place, warnings: Vec::new() }
     }
 
     fn fill(&mut self, resources: &Resources) -> Result<()> {
         for hierarchy in &self.layout.v1 {
             let cpuset = hierarchy.controllers.iter().any(|name| name == "cpuset");
-            make(&hierarchy.mount, &self.path, cpuset)?;
+            make(&hierarchy.mount, &self.place.path, cpuset)?;
         }
         if let Some(mount) = &self.layout.v2 {
-            make(mount, &self.path, false)?;
+            make(mount, &self.place.path, false)?;
             if self.layout.mode() == Mode::V2 || !resources.hugepage_limits.is_empty() {
-                v2::delegate(mount, &mount.join(&self.path))?;
+                v2::delegate(mount, &mount.join(&self.place.path))?;
             }
         }
         let policy = devices::Policy::new(&resources.devices)?;
@@ -167,19 +169,25 @@ impl Cgroup {
     /// The name below each hierarchy's mount: `brig/<id>`.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.place.path
+    }
+
+    /// What a later [`Cgroup::at`] finds it by.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// The directory on version 2, where that is mounted.
     #[must_use]
     pub fn v2_directory(&self) -> Option<PathBuf> {
-        Some(self.layout.v2.as_ref()?.join(&self.path))
+        Some(self.layout.v2.as_ref()?.join(&self.place.path))
     }
 
     /// Every directory of this cgroup, version 2 first.
     #[must_use]
     pub fn directories(&self) -> Vec<PathBuf> {
-        let v1 = self.layout.v1.iter().map(|hierarchy| hierarchy.mount.join(&self.path));
+        let v1 = self.layout.v1.iter().map(|hierarchy| hierarchy.mount.join(&self.place.path));
         self.v2_directory().into_iter().chain(v1).collect()
     }
 
@@ -211,7 +219,7 @@ impl Cgroup {
     /// The cgroup is gone.
     pub fn join_files(&self) -> Result<Vec<OwnedFd>> {
         let open = |hierarchy: &Hierarchy| {
-            let path = hierarchy.mount.join(&self.path).join("tasks");
+            let path = hierarchy.mount.join(&self.place.path).join("tasks");
             let file = std::fs::OpenOptions::new().write(true).open(&path);
             file.map(OwnedFd::from).map_err(|error| Error::io("open", &path, &error))
         };
@@ -238,6 +246,17 @@ impl Cgroup {
         match (self.layout.mode(), self.v2_directory()) {
             (Mode::V2, Some(dir)) => stats::v2(&dir),
             _ => stats::v1(self),
+        }
+    }
+
+    /// The same at greater length, in the shape that `events --stats` of OCI runtimes has.
+    ///
+    /// # Errors
+    /// Files that are there but cannot be read.
+    pub fn usage(&self) -> Result<Usage> {
+        match (self.layout.mode(), self.v2_directory()) {
+            (Mode::V2, Some(dir)) => usage::v2(&dir),
+            (_, dir) => usage::v1(self, dir.as_deref()),
         }
     }
 
@@ -361,17 +380,6 @@ impl Cgroup {
         }
         first
     }
-}
-
-/// One name of a path; nothing that is special to the file system or to cgroups.
-fn check_name(name: &str) -> Result<&str> {
-    const RESERVED: [&str; 4] = ["tasks", "release_agent", "notify_on_release", "memory.events"];
-    let special =
-        name.is_empty() || name == "." || name == ".." || name.starts_with("cgroup.") || RESERVED.contains(&name);
-    if special || name.len() > 255 || name.chars().any(|c| c == '/' || c.is_control()) {
-        return Err(Error::invalid(format!("{name:?} cannot be the name of a cgroup")));
-    }
-    Ok(name)
 }
 
 /// Makes `path` below `mount` step by step. The last step must be new.

@@ -98,7 +98,7 @@ pub struct BlockIoEntry {
 /// Version 1 writes "no limit" as the largest multiple of the page size below 2⁶³.
 const V1_UNLIMITED: u64 = 1 << 62;
 /// Unit of `cpuacct.stat`: a tick of USER_HZ, 100 per second on every architecture that runs containers.
-const NS_PER_TICK: u64 = 10_000_000;
+pub(super) const NS_PER_TICK: u64 = 10_000_000;
 
 /// Reads version 1. Files that are missing count as zero: they were never mounted or the container has just ended.
 pub(super) fn v1(directories: &dyn Directories) -> Result<Stats> {
@@ -178,7 +178,7 @@ fn pids(dir: &Path) -> Result<PidsStats> {
     Ok(PidsStats { current: number(dir, "pids.current")?.unwrap_or(0), limit: number(dir, "pids.max")? })
 }
 
-fn device(text: &str) -> Option<(u64, u64)> {
+pub(super) fn device(text: &str) -> Option<(u64, u64)> {
     let (major, minor) = text.split_once(':')?;
     Some((major.parse().ok()?, minor.parse().ok()?))
 }

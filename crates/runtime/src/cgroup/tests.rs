@@ -39,7 +39,7 @@ impl Scratch {
     }
 
     fn create(&self, resources: &Resources) -> Result<Cgroup> {
-        Cgroup::create(&self.layout, &self.parent, "c1", resources)
+        Cgroup::create(&self.layout, Place::below(&self.parent, "c1")?, resources)
     }
 
     /// Starts a shell that waits for a line, puts it in, then lets it run.
@@ -68,7 +68,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let cgroup = Cgroup::open(&self.layout, "", &self.parent).unwrap();
+        let cgroup = Cgroup::at(&self.layout, Place::below("", &self.parent).unwrap());
         let killed = cgroup.kill();
         for child in &mut self.children {
             child.kill().ok();
@@ -262,7 +262,10 @@ fn an_occupied_name_is_refused_and_left_alone() {
     let cgroup = scratch.create(&Resources::default()).unwrap();
     let pid = scratch.run(&cgroup, "sleep 1000");
     let error = scratch.create(&Resources::default()).unwrap_err();
-    assert!(error.kind == ErrorKind::Busy && error.message.contains("exists and has processes"), "{error}");
+    assert!(
+        error.kind == ErrorKind::Busy && error.message.contains("container's cgroup is not empty: 1 process(es) found"),
+        "{error}"
+    );
     assert!(cgroup.processes().unwrap().contains(&pid), "still alive");
     cgroup.kill().unwrap();
     scratch.create(&Resources::default()).unwrap();
@@ -279,13 +282,13 @@ fn a_failed_creation_leaves_nothing() {
         assert_eq!(scratch.layout.mode(), Mode::V2, "only a missing controller makes this a warning");
     }
     assert!(
-        !Cgroup::open(&scratch.layout, &scratch.parent, "c1").unwrap().exists() || scratch.layout.mode() == Mode::V2
+        !Cgroup::at(&scratch.layout, Place::below(&scratch.parent, "c1").unwrap()).exists()
+            || scratch.layout.mode() == Mode::V2
     );
 }
 
 #[test]
 fn names_cannot_leave_the_hierarchy() {
-    let layout = Layout::default();
     for (parent, id) in [
         ("/brig", "../x"),
         ("/brig", "a/b"),
@@ -298,11 +301,11 @@ fn names_cannot_leave_the_hierarchy() {
         ("/brig", "a\0b"),
         ("/brig", "tasks"),
     ] {
-        let error = Cgroup::open(&layout, parent, id).unwrap_err();
+        let error = Place::below(parent, id).unwrap_err();
         assert_eq!(error.kind, ErrorKind::Invalid, "{parent} {id}");
     }
-    assert_eq!(Cgroup::open(&layout, "/brig/sub", "x").unwrap().path(), Path::new("brig/sub/x"));
-    assert_eq!(Cgroup::open(&layout, "", "x").unwrap().path(), Path::new("x"));
+    assert_eq!(Place::below("/brig/sub", "x").unwrap().path(), Path::new("brig/sub/x"));
+    assert_eq!(Place::below("", "x").unwrap().path(), Path::new("x"));
 }
 
 #[test]

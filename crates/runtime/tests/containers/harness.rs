@@ -66,7 +66,10 @@ impl Drop for Place {
         if std::thread::panicking() {
             // What the failed test left running.
             let layout = brig_runtime::cgroup::Layout::detect().unwrap();
-            let cgroup = brig_runtime::cgroup::Cgroup::open(&layout, "/brig-test", &self.id).unwrap();
+            let cgroup = brig_runtime::cgroup::Cgroup::at(
+                &layout,
+                brig_runtime::cgroup::Place::below("/brig-test", &self.id).unwrap(),
+            );
             cgroup.kill().and_then(|()| cgroup.remove()).unwrap_or_default();
         } else {
             assert_eq!(mountinfo(), self.mounts_before, "mounts were left behind");

@@ -122,7 +122,7 @@ pub(crate) fn describe(record: &Record, condition: Condition) -> Result<&'static
 
 /// The container's cgroup.
 pub(crate) fn cgroup(record: &Record) -> Result<Cgroup, Fault> {
-    Ok(Cgroup::open(&Layout::detect()?, &record.cgroup_parent, &record.cgroup_name)?)
+    Ok(Cgroup::at(&Layout::detect()?, record.cgroup.clone()))
 }
 
 /// The first process, proven to be the one that was started: a descriptor cannot come to mean another process later.

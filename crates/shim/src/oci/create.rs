@@ -18,7 +18,7 @@ use crate::oci::gate;
 use crate::oci::record::{Record, Records, boot_id, replace, start_time};
 use crate::timestamp::Timestamp;
 
-/// Parent of cgroups whose spec names none.
+/// Parent of cgroups whose spec names none, or a relative path.
 const CGROUP_PARENT: &str = "/brig-rt";
 
 /// What the command line asks for.
@@ -45,15 +45,6 @@ impl<'a> Order<'a> {
         }
     }
 
-    fn cgroup(&self) -> (String, String) {
-        let path = self.spec.linux.as_ref().map_or("", |linux| linux.cgroups_path.as_str());
-        match path.trim_end_matches('/').rsplit_once('/') {
-            Some((parent, name)) => (parent.to_owned(), name.to_owned()),
-            None if !path.is_empty() => (CGROUP_PARENT.to_owned(), path.to_owned()),
-            None => (CGROUP_PARENT.to_owned(), self.id.to_owned()),
-        }
-    }
-
     fn about(&self) -> About {
         About { id: self.id.to_owned(), bundle: self.bundle.clone() }
     }
@@ -68,23 +59,19 @@ impl<'a> Order<'a> {
     /// Makes the container, remembers it and tells whoever wants to know.
     fn make(&self, records: &Records) -> Result<Container, Fault> {
         let root = self.spec.root.as_ref().ok_or_else(|| Fault::new("root: is missing; there is nothing to run in"))?;
-        let (parent, name) = self.cgroup();
-        let mut spec = self.spec.clone();
-        // Taken apart above, so that later calls find the same.
-        if let Some(linux) = &mut spec.linux {
-            linux.cgroups_path = String::new();
-        }
         let rootfs = Rootfs::Directory(self.bundle.join(&root.path));
         // As the specification has it: of bind mounts only those are mapped that the bundle asks for.
-        let request =
-            CreateRequest { about: self.about(), ..CreateRequest::new(&name, &spec, rootfs, self.stdio()?, &parent) };
+        let request = CreateRequest {
+            about: self.about(),
+            ..CreateRequest::new(self.id, &self.spec, rootfs, self.stdio()?, CGROUP_PARENT)
+        };
         let mut container = brig_runtime::create(request)?;
         let console = match self.console.as_deref().map(connect).transpose() {
             Ok(console) => console,
             Err(fault) => return Err(undo(container, fault)),
         };
         let master = container.wait_ready()?;
-        match self.announce(&container, master, console, records, &spec, (parent, name)) {
+        match self.announce(&container, master, console, records) {
             Ok(()) => Ok(container),
             Err(fault) => Err(undo(container, fault)),
         }
@@ -96,8 +83,6 @@ impl<'a> Order<'a> {
         master: Option<OwnedFd>,
         console: Option<Channel>,
         records: &Records,
-        spec: &Spec,
-        (cgroup_parent, cgroup_name): (String, String),
     ) -> Result<(), Fault> {
         if let (Some(master), Some(console)) = (master, console) {
             console.send(b"/dev/ptmx", &[master.as_fd()])?;
@@ -111,10 +96,9 @@ impl<'a> Order<'a> {
                 .ok_or_else(|| Fault::new("the container's first process ended before it was started"))?,
             boot_id: boot_id(),
             created: Timestamp::now().to_string(),
-            cgroup_parent,
-            cgroup_name,
+            cgroup: container.cgroup().place().clone(),
         };
-        records.save(&record, spec)?;
+        records.save(&record, &self.spec)?;
         self.pid_file.as_deref().map_or(Ok(()), |path| replace(path, pid.to_string().as_bytes()))
     }
 }

@@ -37,7 +37,7 @@ pub(crate) fn exec(line: &CommandLine, records: &Records) -> Result<u8, Fault> {
     let about = About { id: record.id.clone(), bundle: record.bundle.clone() };
     // The pid is proven to be the container's before and after it is taken over.
     let _proof = init(&record)?;
-    let container = Container::adopt(record.pid, &spec, &record.cgroup_parent, &record.cgroup_name, about)?;
+    let container = Container::adopt(record.pid, &spec, record.cgroup.clone(), about)?;
     let _proof = init(&record)?;
     let console = console.as_deref().map(connect).transpose()?;
     let started = container.exec(ExecRequest::new(&process, spec.linux.as_ref(), stdio))?;

@@ -9,6 +9,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use brig_oci::runtime::Spec;
+use brig_runtime::cgroup::Place;
 use serde::{Deserialize, Serialize};
 
 use crate::client::read_file;
@@ -33,10 +34,8 @@ pub(crate) struct Record {
     pub(crate) boot_id: String,
     /// When the container was created (RFC 3339, UTC).
     pub(crate) created: String,
-    /// Parent of the cgroup.
-    pub(crate) cgroup_parent: String,
-    /// Name of the cgroup.
-    pub(crate) cgroup_name: String,
+    /// Where its cgroup is.
+    pub(crate) cgroup: Place,
 }
 
 /// What has become of a container.
@@ -209,8 +208,7 @@ mod tests {
             start_time: start_time(pid).unwrap(),
             boot_id: boot_id(),
             created: "t".into(),
-            cgroup_parent: "p".into(),
-            cgroup_name: id.to_owned(),
+            cgroup: Place::below("p", id).unwrap(),
         }
     }
 
