@@ -324,6 +324,7 @@ impl Creation {
                 channel: &theirs,
                 stdio: given.stdio.borrow(),
                 preserved: &given.preserved,
+                cgroup,
                 cgroups: &files,
                 keyring,
                 root,

@@ -2,21 +2,30 @@
 //! Owns the layout of `/sys/fs/cgroup` inside. Must not change any limit.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use brig_sys::beneath::Root;
-use brig_sys::mount::{Attr, Change, Context};
+use brig_sys::clone::flags;
+use brig_sys::mount::{Attr, Change, Context, Propagation};
 use rustix::fs::{Mode, OFlags};
 
 use super::mounts;
-use crate::cgroup::{Hierarchy, Mode as Generation};
+use crate::cgroup::{Cgroup, Hierarchy, Mode as Generation};
 use crate::error::{Error, Result, Step};
 use crate::mounts::Planned;
 use crate::plan::Plan;
 
-pub(super) fn mount(plan: &Plan<'_>, root: &Root, mount: &Planned) -> Result<()> {
+pub(super) fn mount(plan: &Plan<'_>, cgroup: &Cgroup, root: &Root, mount: &Planned) -> Result<()> {
     let target = mounts::target(root, mount, true)?;
+    // Without a cgroup namespace a new mount would show every cgroup of the machine: then it is a bind of our own.
+    let own = (!plan.namespaces.has(flags::NEWCGROUP)).then_some(cgroup);
+    let version2 = |mounted: &Path| match own {
+        Some(cgroup) => bind(cgroup, mounted, mount.options.top.set),
+        None => version2(mount.options.top.set),
+    };
     if plan.layout.mode() == Generation::V2 || mount.fs == "cgroup2" {
-        let made = version2(mount.options.top.set)?;
+        let mounted = plan.layout.v2.as_deref().ok_or_else(|| Error::unsupported("cgroup2 is not mounted here"))?;
+        let made = version2(mounted)?;
         return Ok(brig_sys::mount::attach(made.as_fd(), target.as_fd())?);
     }
     let tmpfs = Context::open("tmpfs")?;
@@ -26,7 +35,11 @@ pub(super) fn mount(plan: &Plan<'_>, root: &Root, mount: &Planned) -> Result<()>
     brig_sys::mount::attach(top.as_fd(), target.as_fd())?;
     for hierarchy in &plan.layout.v1 {
         let Some(name) = hierarchy.mount.file_name().and_then(|name| name.to_str()) else { continue };
-        let made = version1(hierarchy, mount.options.top.set).step(|| name.to_owned())?;
+        let made = match own {
+            Some(cgroup) => bind(cgroup, &hierarchy.mount, mount.options.top.set),
+            None => version1(hierarchy, mount.options.top.set),
+        };
+        let made = made.step(|| name.to_owned())?;
         attach_in(&top, name, &made)?;
         for controller in
             hierarchy.controllers.iter().filter(|controller| *controller != name && !controller.contains('='))
@@ -35,8 +48,8 @@ pub(super) fn mount(plan: &Plan<'_>, root: &Root, mount: &Planned) -> Result<()>
                 .map_err(|errno| brig_sys::Error::new(format!("symlinkat({name:?}, {controller:?})"), errno))?;
         }
     }
-    if plan.layout.v2.is_some() {
-        attach_in(&top, "unified", &version2(mount.options.top.set)?)?;
+    if let Some(mounted) = plan.layout.v2.as_deref() {
+        attach_in(&top, "unified", &version2(mounted)?)?;
     }
     if mount.options.top.set.contains(Attr::MOUNT_ATTR_RDONLY) {
         brig_sys::mount::configure(top.as_fd(), false, Change { set: Attr::MOUNT_ATTR_RDONLY, ..Change::default() })?;
@@ -51,6 +64,17 @@ fn attach_in(top: &OwnedFd, name: &str, made: &OwnedFd) -> Result<()> {
     let place = rustix::fs::openat(top, name, flags, Mode::empty())
         .map_err(|errno| brig_sys::Error::new(format!("openat({name:?})"), errno))?;
     Ok(brig_sys::mount::attach(made.as_fd(), place.as_fd())?)
+}
+
+/// The container's own cgroup in the hierarchy that the host has mounted there.
+fn bind(cgroup: &Cgroup, mounted: &Path, attributes: Attr) -> Result<OwnedFd> {
+    let directories = cgroup.directories();
+    let own = directories.iter().find(|directory| directory.starts_with(mounted));
+    let own = own.ok_or_else(|| Error::system(format!("the container has no cgroup in {}", mounted.display())))?;
+    let tree = brig_sys::mount::clone_tree_at(own, false)?;
+    let change = Change { set: attributes, propagation: Some(Propagation::Private), ..Change::default() };
+    brig_sys::mount::configure(tree.as_fd(), false, change)?;
+    Ok(tree)
 }
 
 fn version1(hierarchy: &Hierarchy, attributes: Attr) -> Result<OwnedFd> {

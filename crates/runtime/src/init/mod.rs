@@ -19,6 +19,7 @@ use brig_sys::keyring::Searchers;
 use brig_sys::mount::{Attr, Change, Propagation};
 use rustix::fs::{Mode, OFlags};
 
+use crate::cgroup::Cgroup;
 use crate::error::{Error, ErrorKind, Result, Step};
 use crate::hooks::Moment;
 use crate::launch::Launch;
@@ -35,6 +36,8 @@ pub(crate) struct Init<'a> {
     pub stdio: Stdio<'a>,
     /// What the program gets besides its streams.
     pub preserved: &'a [OwnedFd],
+    /// The container's own, made by the parent.
+    pub cgroup: &'a Cgroup,
     /// Files of cgroup v1 to write `0` to.
     pub cgroups: &'a [OwnedFd],
     /// The session keyring to make; `None` keeps the caller's.
@@ -146,7 +149,7 @@ impl Init<'_> {
         let place = self.place_of_root(host_root)?;
         brig_sys::mount::attach(root_mount.as_fd(), place.as_fd()).step(|| "rootfs".to_owned())?;
         let root = Root::from_fd(root_mount);
-        let places = mounts::attach(plan, &root, prepared, &mut fds)?;
+        let places = mounts::attach(plan, self.cgroup, &root, prepared, &mut fds)?;
         if !self.run_hooks()? {
             return Ok(None);
         }

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use super::cgroups;
 use super::{PROC_MAGIC, magic};
+use crate::cgroup::Cgroup;
 use crate::error::{Error, Result, Step};
 use crate::mounts::{self as rules, Kind, Planned};
 use crate::plan::Plan;
@@ -106,6 +107,7 @@ fn make(mount: &Planned) -> Result<OwnedFd> {
 /// Attaches everything in the order of the specification.
 pub(super) fn attach(
     plan: &Plan<'_>,
+    cgroup: &Cgroup,
     root: &Root,
     prepared: Prepared,
     fds: &mut impl Iterator<Item = OwnedFd>,
@@ -113,7 +115,7 @@ pub(super) fn attach(
     let mut places = Places { dev: None, devpts: None };
     for (mount, ready) in plan.mounts.iter().zip(prepared.0) {
         match ready {
-            Ready::Cgroup => cgroups::mount(plan, root, mount).step(|| place(mount))?,
+            Ready::Cgroup => cgroups::mount(plan, cgroup, root, mount).step(|| place(mount))?,
             Ready::Detached(made) => {
                 attach_one(root, mount, &made).step(|| place(mount))?;
                 if mount.fs == "devpts" && mount.destination == Path::new("dev/pts") {
