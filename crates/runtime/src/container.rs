@@ -129,6 +129,8 @@ pub struct Container {
     /// The bounding set of the first process: what an exec may have at most.
     pub(crate) bounding: u64,
     limits: Vec<(String, u32, brig_sys::process::Limits)>,
+    /// Init lowers them itself.
+    own_limits: bool,
     terminal: Option<OwnedFd>,
     warnings: Vec<String>,
     /// Mounts that were handed over or used up. Closing them makes the kernel wait, so it is done when nobody else does.
@@ -189,6 +191,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
                 namespaces: plan.namespaces.all(),
                 bounding: launch.map_or(0, |launch| launch.caps.bounding),
                 limits: launch.map(|launch| launch.limits.clone()).unwrap_or_default(),
+                own_limits: launch.is_some_and(|launch| launch.own_limits),
                 terminal: None,
                 used,
                 hooks: plan.hooks.take(),
@@ -430,6 +433,7 @@ impl Container {
             namespaces: crate::namespaces::kinds(&linux.namespaces)?,
             bounding,
             limits: Vec::new(),
+            own_limits: false,
             terminal: None,
             warnings: Vec::new(),
             used: Vec::new(),
@@ -479,7 +483,7 @@ impl Container {
             phase => return Err(Error::invalid(format!("the container is not being created but {phase:?}"))),
         }
         let ready = self.hear_ready().and_then(|()| {
-            self.warnings.extend(launch::apply_limits(self.pid, &self.limits)?);
+            self.warnings.extend(launch::apply_limits(self.pid, &self.limits, self.own_limits)?);
             Ok(())
         });
         match ready {

@@ -32,6 +32,8 @@ pub(crate) struct Launch {
     pub io_priority: Option<(u8, u8)>,
     pub personality: Option<u64>,
     pub limits: Vec<(String, u32, Limits)>,
+    /// The process has to lower its limits itself, as long as it is who its parent is.
+    pub own_limits: bool,
     pub oom_score_adj: Option<i32>,
     pub affinity: Option<Vec<usize>>,
 }
@@ -71,6 +73,7 @@ impl Launch {
             io_priority: process.io_priority.as_ref().map(io_priority).transpose()?,
             personality: linux.and_then(|linux| linux.personality.as_ref()).map(personality).transpose()?,
             limits: limits(&process.rlimits)?,
+            own_limits: !process.rlimits.is_empty() && !may_limit_others(linux)?,
             oom_score_adj: process.oom_score_adj,
             affinity: process
                 .exec_cpu_affinity
@@ -282,22 +285,40 @@ pub(crate) fn check_mapped(
     Ok(())
 }
 
-/// Sets the limits of a child; returns what had to be granted differently.
-pub(crate) fn apply_limits(pid: i32, limits: &[(String, u32, Limits)]) -> Result<Vec<String>> {
+/// Whether limits of a process that has become another user may be changed: in a user namespace of ours, or with
+/// CAP_SYS_RESOURCE, which not every root has.
+fn may_limit_others(linux: Option<&Linux>) -> Result<bool> {
+    const CAP_SYS_RESOURCE: u64 = 1 << 24;
+    let has_user_namespace = linux.is_some_and(|linux| linux.namespaces.iter().any(|entry| entry.type_ == "user"));
+    Ok(has_user_namespace || brig_sys::caps::permitted()? & CAP_SYS_RESOURCE != 0)
+}
+
+/// Sets the limits of a child, or with the pid 0 its own; `own` if the child does that itself. Returns what had to be granted differently.
+pub(crate) fn apply_limits(pid: i32, limits: &[(String, u32, Limits)], own: bool) -> Result<Vec<String>> {
+    use rustix::io::Errno;
     let mut warnings = Vec::new();
     for (name, resource, wanted) in limits {
-        let Err(error) = brig_sys::process::set_limit(pid, *resource, Some(*wanted)) else { continue };
-        if error.errno != rustix::io::Errno::PERM {
-            return Err(error).step(|| format!("process.rlimits: {name}"));
+        let set = |pid, limits| brig_sys::process::set_limit(pid, *resource, limits);
+        let step = || format!("process.rlimits: {name}");
+        match set(pid, Some(*wanted)) {
+            Ok(_) => continue,
+            Err(error) if error.errno == Errno::PERM => {}
+            Err(error) => return Err(error).step(step),
         }
-        // The kernel does not let the hard limit rise: the most that it grants is the hard limit in force.
-        let current = brig_sys::process::set_limit(pid, *resource, None).step(|| format!("process.rlimits: {name}"))?;
+        // The kernel does not let the hard limit rise: the most that it grants is the hard limit in force, which is ours.
+        let current = set(0, None).step(step)?;
         let granted = Limits { soft: wanted.soft.min(current.hard), hard: wanted.hard.min(current.hard) };
-        brig_sys::process::set_limit(pid, *resource, Some(granted)).step(|| format!("process.rlimits: {name}"))?;
-        warnings.push(format!(
-            "{name}: asked for {}:{}, the kernel grants {}:{}",
-            wanted.soft, wanted.hard, granted.soft, granted.hard
-        ));
+        match set(pid, Some(granted)) {
+            // It is another user by now, and has done this before it became that.
+            Err(error) if error.errno == Errno::PERM && own => {}
+            done => done.map(drop).step(step)?,
+        }
+        if (granted.soft, granted.hard) != (wanted.soft, wanted.hard) {
+            warnings.push(format!(
+                "{name}: asked for {}:{}, the kernel grants {}:{}",
+                wanted.soft, wanted.hard, granted.soft, granted.hard
+            ));
+        }
     }
     Ok(warnings)
 }

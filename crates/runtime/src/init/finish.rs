@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::{lookup, reaper};
 use crate::error::{Error, Result, Step};
 use crate::hooks::{Hooks, Inside};
-use crate::launch::Launch;
+use crate::launch::{self, Launch};
 use crate::seccomp::Program;
 use crate::wire::{self, Order, Report};
 
@@ -62,6 +62,9 @@ impl Process<'_> {
         brig_sys::process::close_all_but(&keep)?;
         let hooks = self.hooks.map(Inside::prepare).transpose()?.flatten();
         priorities(launch)?;
+        if launch.own_limits {
+            launch::apply_limits(0, &launch.limits, false)?;
+        }
         if launch.no_new_privileges {
             brig_sys::process::set_no_new_privileges()?;
         } else if let Some(filter) = &launch.filter {
