@@ -66,7 +66,7 @@ pub struct CreateRequest<'a> {
     pub cgroup_driver: Driver,
     /// Do without a cgroup where the caller has no rights over them and nothing in the specification needs one.
     pub rootless_cgroup: bool,
-    /// Show every bind mount's files with the container's owners if it has a user namespace.
+    /// Show the files of every bind mount, and of a root that is a directory, with the container's owners if it has a user namespace.
     pub idmap_binds: bool,
     /// The first process is a small init of ours that runs the program as its child (`--init`).
     pub init: bool,
@@ -372,7 +372,7 @@ impl Creation {
                 brig_sys::process::set_oom_score_adj(pid, value).step(|| "process.oomScoreAdj".to_owned())?;
             }
         }
-        let root = rootfs::make(rootfs, &identity)?;
+        let root = rootfs::make(rootfs, &identity, idmap_binds)?;
         let console = matches!(stdio, Stdio::Terminal { .. });
         let mut made = Vec::new();
         for mount in &plan.mounts {

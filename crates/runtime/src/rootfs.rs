@@ -49,11 +49,11 @@ pub(crate) struct Made {
     pub rest: Vec<OwnedFd>,
 }
 
-/// Makes the root mount.
-pub(crate) fn make(rootfs: &Rootfs, identity: &Identity) -> Result<Made> {
+/// Makes the root mount. `map_directory`: a directory has plain ids on disk, as the layers of an overlay have.
+pub(crate) fn make(rootfs: &Rootfs, identity: &Identity, map_directory: bool) -> Result<Made> {
     match rootfs {
-        Rootfs::Directory(path) => directory(path, identity),
-        Rootfs::Overlay { lower, upper, .. } if lower.is_empty() => directory(upper, identity),
+        Rootfs::Directory(path) => directory(path, identity, map_directory),
+        Rootfs::Overlay { lower, upper, .. } if lower.is_empty() => directory(upper, identity, true),
         Rootfs::Overlay { lower, upper, work, volatile } => {
             if *volatile {
                 forget_volatile(work)?;
@@ -82,10 +82,11 @@ fn attributes(identity: &Identity) -> Attr {
     if identity.user_namespace.is_some() { Attr::MOUNT_ATTR_NODEV } else { Attr::empty() }
 }
 
-fn directory(path: &Path, identity: &Identity) -> Result<Made> {
+fn directory(path: &Path, identity: &Identity, map: bool) -> Result<Made> {
     let step = || format!("rootfs {}", path.display());
     let root = brig_sys::mount::clone_tree_at(path, true).step(step)?;
-    let change = Change { propagation: Some(Propagation::Private), idmap: identity.map(), ..Change::default() };
+    let idmap = identity.map().filter(|_| map);
+    let change = Change { propagation: Some(Propagation::Private), idmap, ..Change::default() };
     configure(&root, true, change, path)?;
     if identity.user_namespace.is_some() {
         brig_sys::mount::configure(root.as_fd(), true, Change { set: attributes(identity), ..Change::default() })
