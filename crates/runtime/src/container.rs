@@ -1,6 +1,7 @@
 //! A container as its parent holds it: made, started, signalled, deleted.
 //! Owns the parent's half of the conversation with init and the clean-up of what failed. Must not be used by a process with threads.
 
+use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -19,6 +20,7 @@ use crate::hooks::{Hooks, Moment};
 use crate::identity::{self, Identity};
 use crate::init::{self, Init};
 use crate::launch::{self, Launch};
+use crate::listener::{Agent, Whose};
 use crate::mounts::Kind;
 use crate::plan::Plan;
 use crate::rootfs::{self, Rootfs};
@@ -132,6 +134,9 @@ pub struct Container {
     /// Init lowers them itself.
     own_limits: bool,
     terminal: Option<OwnedFd>,
+    /// Who gets the listener of the first process's filter.
+    agent: Option<Agent>,
+    annotations: BTreeMap<String, String>,
     warnings: Vec<String>,
     /// Mounts that were handed over or used up. Closing them makes the kernel wait, so it is done when nobody else does.
     used: Vec<OwnedFd>,
@@ -193,6 +198,8 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
                 limits: launch.map(|launch| launch.limits.clone()).unwrap_or_default(),
                 own_limits: launch.is_some_and(|launch| launch.own_limits),
                 terminal: None,
+                agent: launch.and_then(|launch| launch.agent.clone()),
+                annotations: spec.annotations.clone(),
                 used,
                 hooks: plan.hooks.take(),
                 phase: Phase::Preparing,
@@ -435,6 +442,8 @@ impl Container {
             limits: Vec::new(),
             own_limits: false,
             terminal: None,
+            agent: None,
+            annotations: spec.annotations.clone(),
             warnings: Vec::new(),
             used: Vec::new(),
             hooks: None,
@@ -495,6 +504,18 @@ impl Container {
         }
     }
 
+    /// Hands the listener of a process's filter to its agent.
+    pub(crate) fn introduce(
+        &self,
+        agent: Option<&Agent>,
+        process: (i32, BorrowedFd<'_>),
+        listener: i32,
+        status: &str,
+    ) -> Result<()> {
+        let whose = Whose { about: &self.about, annotations: &self.annotations, status, init: self.pid };
+        agent.map_or(Ok(()), |agent| agent.introduce(process, listener, &whose))
+    }
+
     fn hear_ready(&mut self) -> Result<()> {
         let channel = self.channel.as_ref().ok_or_else(|| Error::system("there is no channel to init"))?;
         loop {
@@ -502,6 +523,10 @@ impl Container {
                 Some((Report::Terminal, Some(master))) => self.terminal = Some(master),
                 Some((Report::Ready, _)) => return Ok(()),
                 Some((Report::Failed(error), _)) => return Err(error),
+                Some((Report::Listener { fd }, _)) => {
+                    let init = (self.pid, self.pidfd.as_fd());
+                    self.introduce(self.agent.as_ref(), init, fd, "creating")?;
+                }
                 Some((Report::Mounted, _)) => {
                     if let Some(hooks) = &self.hooks {
                         hooks.run(Moment::Prestart, Some(self.pid))?;

@@ -120,7 +120,9 @@ impl Container {
             init::finish(&theirs, stage.run())
         })?;
         drop(theirs);
-        let heard = started.hear(stage.pidfd.as_fd());
+        let heard = started.hear(stage.pidfd.as_fd(), |child, listener| {
+            self.introduce(launch.agent.as_ref(), child, listener, "running")
+        });
         pidfd::reap(stage.pidfd.as_fd())?;
         heard
     }
@@ -144,7 +146,12 @@ impl Drop for Started {
 impl Started {
     /// Listens until the child is known and ready. The stage and its child talk at the same time, so their messages come in
     /// any order.
-    fn hear(&mut self, stage: BorrowedFd<'_>) -> Result<()> {
+    fn hear(
+        &mut self,
+        stage: BorrowedFd<'_>,
+        introduce: impl Fn((i32, BorrowedFd<'_>), i32) -> Result<()>,
+    ) -> Result<()> {
+        let mut listener = None;
         let mut ready = false;
         let mut failed = None;
         while self.child.is_none() || !(ready || failed.is_some()) {
@@ -153,10 +160,16 @@ impl Started {
             match heard? {
                 Some((Report::Child { pid }, Some(pidfd))) => self.child = Some((pid, pidfd)),
                 Some((Report::Terminal, Some(master))) => self.master = Some(master),
+                Some((Report::Listener { fd }, _)) => listener = Some(fd),
                 Some((Report::Ready, _)) => ready = true,
                 Some((Report::Failed(error), _)) => failed = Some(error),
                 Some(_) => return Err(Error::system("the process sent an unexpected report")),
                 None => break,
+            }
+            if let Some((pid, child)) = &self.child
+                && let Some(number) = listener.take()
+            {
+                introduce((*pid, child.as_fd()), number)?;
             }
         }
         match failed {

@@ -298,7 +298,7 @@ impl Begin<'_> {
             rustix::process::chdir("/").map_err(|errno| brig_sys::Error::new("chdir(\"/\")", errno))?;
         }
         brig_sys::process::close_all_but(&[])?;
-        self.filter.map_or(Ok(()), init::load_filter)
+        self.filter.map_or(Ok(()), |filter| init::load_filter(filter).map(drop))
     }
 }
 

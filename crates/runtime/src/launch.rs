@@ -8,6 +8,7 @@ use brig_sys::caps::Sets;
 use brig_sys::process::{Limits, Scheduling};
 
 use crate::error::{Error, Result, Step};
+use crate::listener::Agent;
 use crate::seccomp::{self, Program};
 
 /// A process ready to be started.
@@ -26,6 +27,8 @@ pub(crate) struct Launch {
     pub caps: Sets,
     pub no_new_privileges: bool,
     pub filter: Option<Program>,
+    /// Who gets the filter's listener, exactly if it has one.
+    pub agent: Option<Agent>,
     pub apparmor: Option<String>,
     pub selinux: Option<String>,
     pub scheduling: Option<Scheduling>,
@@ -42,20 +45,18 @@ impl Launch {
     /// Checks a process and compiles its filter.
     pub fn compile(process: &Process, linux: Option<&Linux>) -> Result<Launch> {
         check(process)?;
+        let mut agent = None;
         let filter = match linux.and_then(|linux| linux.seccomp.as_ref()) {
-            Some(profile) if profile.listener_path.is_some() => {
-                return Err(Error::unsupported(
-                    "linux.seccomp.listenerPath: filters that ask a listener are not supported",
-                ));
-            }
             Some(profile) => {
-                Some(seccomp::compile(profile).map_err(|error| Error::invalid(format!("linux.seccomp: {error}")))?)
+                let filter =
+                    seccomp::compile(profile).map_err(|error| Error::invalid(format!("linux.seccomp: {error}")))?;
+                if filter.notifies {
+                    agent = Some(Agent::of(profile)?);
+                }
+                Some(filter)
             }
             None => None,
         };
-        if filter.as_ref().is_some_and(|filter| filter.notifies) {
-            return Err(Error::unsupported("linux.seccomp: SCMP_ACT_NOTIFY needs a listener, which is not supported"));
-        }
         Ok(Launch {
             args: strings("process.args", &process.args)?,
             env: strings("process.env", &process.env)?,
@@ -67,6 +68,7 @@ impl Launch {
             caps: process.capabilities.as_ref().map_or(Ok(Sets::default()), capabilities)?,
             no_new_privileges: process.no_new_privileges,
             filter,
+            agent,
             apparmor: label("process.apparmorProfile", &process.apparmor_profile)?,
             selinux: label("process.selinuxLabel", &process.selinux_label)?,
             scheduling: process.scheduler.as_ref().map(scheduling).transpose()?,

@@ -15,6 +15,7 @@ pub mod hooks;
 mod identity;
 mod init;
 mod launch;
+mod listener;
 mod mounts;
 mod namespaces;
 mod options;

@@ -19,6 +19,8 @@ pub(crate) enum Report {
     Terminal,
     /// The mounts are there; the parent's hooks are due.
     Mounted,
+    /// The filter is loaded; its listener is this descriptor of the child, which keeps it open until the gate opens.
+    Listener { fd: i32 },
     /// Everything is done but the exec.
     Ready,
     /// It cannot be done; the child ends.
@@ -118,6 +120,25 @@ fn encode(report: &Report) -> Vec<u8> {
 pub(crate) fn report(channel: &Channel, report: &Report) -> Result<()> {
     loop {
         match rustix::io::write(channel.as_fd(), &encode(report)) {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(brig_sys::Error::new("write(channel)", errno).into()),
+        }
+    }
+}
+
+/// In the child: reports the listener of a filter that is in force already, by one write and without asking the kernel for
+/// memory: any other call may wait for an agent that does not have the listener yet.
+pub(crate) fn report_listener(channel: &Channel, fd: i32) -> Result<()> {
+    use std::io::Write as _;
+    let mut text = [0u8; 64];
+    let mut rest = text.as_mut_slice();
+    let room = rest.len();
+    // A number has at most 11 characters.
+    write!(rest, "{{\"listener\":{{\"fd\":{fd}}}}}").unwrap_or_default();
+    let length = room - rest.len();
+    loop {
+        match rustix::io::write(channel.as_fd(), &text[..length]) {
             Ok(_) => return Ok(()),
             Err(Errno::INTR) => {}
             Err(errno) => return Err(brig_sys::Error::new("write(channel)", errno).into()),

@@ -103,6 +103,31 @@ impl Channel {
     }
 }
 
+/// Sends bytes over a connected stream socket, the descriptors with the first of them.
+///
+/// # Errors
+/// EPIPE if the other end is closed, never a signal.
+pub fn send_over_stream(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+    let call = |errno| Error::new(format!("sendmsg({} bytes, {} descriptors)", bytes.len(), fds.len()), errno);
+    if bytes.is_empty() || fds.len() > MAX_FDS {
+        return Err(call(Errno::MSGSIZE));
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut sent = 0;
+    while sent < bytes.len() {
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if sent == 0 && !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+            return Err(call(Errno::MSGSIZE));
+        }
+        match rustix::net::sendmsg(socket, &[IoSlice::new(&bytes[sent..])], &mut control, SendFlags::NOSIGNAL) {
+            Ok(count) => sent += count,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(call(errno)),
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

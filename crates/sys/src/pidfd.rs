@@ -1,7 +1,7 @@
 //! Processes by descriptor: signals, and waiting for children.
 //! Owns the calls. Must not act on a process by a number that may have been reused.
 
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -38,6 +38,19 @@ pub fn open(pid: i32) -> Result<OwnedFd> {
     let call = || format!("pidfd_open({pid})");
     let number = Pid::from_raw(pid).ok_or_else(|| Error::new(call(), Errno::SRCH))?;
     rustix::process::pidfd_open(number, PidfdFlags::empty()).map_err(|errno| Error::new(call(), errno))
+}
+
+/// Copies a descriptor of another process by its number there (`pidfd_getfd(2)`, Linux 5.6).
+///
+/// # Errors
+/// EPERM unless the caller may trace the process; EBADF if it has none of that number.
+pub fn take_fd(pidfd: BorrowedFd<'_>, number: i32) -> Result<OwnedFd> {
+    // SAFETY: integers only.
+    match unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0u32) } {
+        -1 => Err(Error::new(format!("pidfd_getfd({}, {number})", pidfd.as_raw_fd()), last_errno())),
+        // SAFETY: a new descriptor that nobody else owns; the kernel made it close-on-exec.
+        fd => Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) }),
+    }
 }
 
 /// Sends a signal by number (1 to 64; 0 only asks whether it may be sent).

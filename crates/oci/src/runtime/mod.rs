@@ -342,5 +342,26 @@ pub struct State {
     pub annotations: BTreeMap<String, String>,
 }
 
+/// The name of the seccomp listener among the descriptors of [`ContainerProcessState`].
+pub const SECCOMP_FD: &str = "seccompFd";
+
+/// What a seccomp agent is told about the process whose listener it gets.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ContainerProcessState {
+    /// `ociVersion` of this document.
+    pub oci_version: String,
+    /// What the descriptors are that come along, in their order.
+    #[serde(deserialize_with = "null_as_default")]
+    pub fds: Vec<String>,
+    /// The process as the runtime sees it.
+    pub pid: i32,
+    /// The profile's `listenerMetadata`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub metadata: String,
+    /// Its container.
+    pub state: State,
+}
+
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 //! process and for an exec. Owns their order (runc's `standard_init_linux.go`). Must not touch mounts.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd as _, OwnedFd};
 use std::path::Path;
 
 use brig_sys::fdpass::Channel;
@@ -68,7 +68,7 @@ impl Process<'_> {
         if launch.no_new_privileges {
             brig_sys::process::set_no_new_privileges()?;
         } else if let Some(filter) = &launch.filter {
-            load(filter)?;
+            self.load(filter)?;
         }
         let entered = enter_directory(&launch.cwd);
         credentials(launch)?;
@@ -81,11 +81,15 @@ impl Process<'_> {
         let program = lookup::program(first, launch.variable("PATH"))?;
         let arguments = StringArray::new(launch.args.clone());
         let variables = environment(launch);
+        let mut late_filter = launch.filter.as_ref().filter(|_| launch.no_new_privileges);
+        if let Some(filter) = late_filter.take_if(|filter| filter.notifies) {
+            // Its listener has to be handed over, which the gate leaves time for.
+            self.load(filter)?;
+        }
         wire::report(self.channel, &Report::Ready)?;
         if wire::wait_order(self.channel, Order::Go)?.is_none() {
             return Ok(0);
         }
-        let late_filter = launch.filter.as_ref().filter(|_| launch.no_new_privileges);
         hooks.map_or(Ok(()), |hooks| hooks.run(&variables, late_filter))?;
         let environment = StringArray::new(variables);
         let finish = || -> Error {
@@ -94,7 +98,7 @@ impl Process<'_> {
             if let Err(error) = closed.and_then(|()| kept()) {
                 return error.into();
             }
-            if let Err(error) = late_filter.map_or(Ok(()), load) {
+            if let Err(error) = late_filter.map_or(Ok(None), load) {
                 return error;
             }
             execute(&program, &arguments, &environment)
@@ -103,6 +107,14 @@ impl Process<'_> {
             return reaper::run(self.channel, late_filter, finish);
         }
         Err(finish())
+    }
+
+    /// Loads the filter. Its listener, if it has one, stays open until everything but the streams is closed.
+    fn load(&self, filter: &Program) -> Result<()> {
+        match load(filter)? {
+            Some(listener) => wire::report_listener(self.channel, listener.into_raw_fd()),
+            None => Ok(()),
+        }
     }
 
     fn streams(&mut self) -> Result<()> {
@@ -128,8 +140,8 @@ fn execute(program: &CStr, arguments: &StringArray, environment: &StringArray) -
     lookup::exec_error(&brig_sys::process::execute(program, arguments, environment), program)
 }
 
-/// Loads a filter.
-pub(crate) fn load(filter: &Program) -> Result<()> {
+/// Loads a filter; returns its listener if it has one.
+pub(crate) fn load(filter: &Program) -> Result<Option<OwnedFd>> {
     let instructions: Vec<Instruction> = filter
         .instructions
         .iter()
@@ -140,7 +152,7 @@ pub(crate) fn load(filter: &Program) -> Result<()> {
             k: instruction.k,
         })
         .collect();
-    brig_sys::seccomp::load(&instructions, filter.flags).map(drop).step(|| "linux.seccomp".to_owned())
+    brig_sys::seccomp::load(&instructions, filter.flags).step(|| "linux.seccomp".to_owned())
 }
 
 fn priorities(launch: &Launch) -> Result<()> {

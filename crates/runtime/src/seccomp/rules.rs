@@ -96,7 +96,8 @@ impl<'a> Policy<'a> {
             })?);
         }
         let policy = Policy { default, rules };
-        if policy.notifies() && profile.listener_path.is_none() {
+        let unheard = profile.listener_path.as_ref().is_none_or(|path| path.as_os_str().is_empty());
+        if policy.notifies() && unheard {
             return Err(Error::new("SCMP_ACT_NOTIFY needs a listenerPath"));
         }
         Ok(policy)

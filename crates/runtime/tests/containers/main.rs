@@ -8,6 +8,7 @@ mod hooks;
 mod hostile;
 mod inside;
 mod keyring;
+mod listener;
 mod program;
 
 use std::panic::catch_unwind;
@@ -17,9 +18,17 @@ fn main() {
     if wanted.first().is_some_and(|word| word == "measure") {
         return measure();
     }
-    let tests =
-        [inside::TESTS, files::TESTS, program::TESTS, exec::TESTS, hooks::TESTS, hostile::TESTS, keyring::TESTS]
-            .concat();
+    let tests = [
+        inside::TESTS,
+        files::TESTS,
+        program::TESTS,
+        exec::TESTS,
+        hooks::TESTS,
+        hostile::TESTS,
+        keyring::TESTS,
+        listener::TESTS,
+    ]
+    .concat();
     let mut failed = 0;
     for (name, test) in tests {
         if !wanted.is_empty() && !wanted.iter().any(|word| name.contains(word.as_str())) {
