@@ -68,7 +68,8 @@ pub struct CreateRequest<'a> {
     pub cgroup_driver: Driver,
     /// Do without a cgroup where the caller has no rights over them and nothing in the specification needs one.
     pub rootless_cgroup: bool,
-    /// Show the files of every bind mount, and of a root that is a directory, with the container's owners if it has a user namespace.
+    /// Show the files of a root that is a directory and of every bind mount with the container's owners if it has a user
+    /// namespace; else they belong to whom they belong on the host.
     pub idmap_binds: bool,
     /// The first process is a small init of ours that runs the program as its child (`--init`).
     pub init: bool,
@@ -140,6 +141,10 @@ pub struct Container {
     warnings: Vec<String>,
     /// Mounts that were handed over or used up. Closing them makes the kernel wait, so it is done when nobody else does.
     used: Vec<OwnedFd>,
+    /// The root, if it is mounted where the caller sees it. It stays there after the container's end, as others may be in it.
+    attached: Option<OwnedFd>,
+    /// Its root is not that of its mount namespace.
+    pub(crate) chrooted: bool,
     hooks: Option<Hooks>,
     phase: Phase,
 }
@@ -166,6 +171,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
     } = request;
     let mut plan = Plan::new(spec, &about, init)?;
     plan.no_pivot = no_pivot;
+    plan.check_no_pivot()?;
     check_terminal(spec.process.as_ref().is_some_and(|process| process.terminal), &stdio)?;
     check_root(&rootfs)?;
     check_preserved(&preserved)?;
@@ -184,7 +190,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
     match Creation::start(&plan, &given, &cgroup, keyring.as_deref())
         .and_then(|creation| creation.finish(&plan, &given, idmap_binds))
     {
-        Ok((spawned, channel, used)) => {
+        Ok(Made { child: spawned, channel, used, attached }) => {
             let launch = plan.launch.as_ref();
             Ok(Container {
                 about,
@@ -201,6 +207,8 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
                 agent: launch.and_then(|launch| launch.agent.clone()),
                 annotations: spec.annotations.clone(),
                 used,
+                attached,
+                chrooted: !plan.namespaces.own_mounts(),
                 hooks: plan.hooks.take(),
                 phase: Phase::Preparing,
             })
@@ -299,12 +307,18 @@ impl Stdio {
 struct Creation {
     child: Option<Spawned>,
     channel: Channel,
+    /// The root, if the caller's mount namespace has it; taken away if dropped.
+    attached: Option<OwnedFd>,
 }
 
 impl Drop for Creation {
     fn drop(&mut self) {
         if let Some(child) = self.child.take() {
             end(child.pidfd.as_fd());
+        }
+        if let Some(root) = &self.attached {
+            // The error that led here is what counts.
+            brig_sys::mount::detach(root.as_fd()).unwrap_or_default();
         }
     }
 }
@@ -316,6 +330,18 @@ pub(crate) fn end(child: BorrowedFd<'_>) {
     pidfd::reap(child).map(drop).unwrap_or_default();
 }
 
+/// A child that has everything.
+struct Made {
+    child: Spawned,
+    channel: Channel,
+    used: Vec<OwnedFd>,
+    attached: Option<OwnedFd>,
+}
+
+fn copy(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    fd.try_clone_to_owned().map_err(|error| Error::system(format!("dup({}): {error}", fd.as_raw_fd())))
+}
+
 impl Creation {
     /// Clones init, through a stage if it has namespaces to join first.
     fn start(plan: &Plan<'_>, given: &Given, cgroup: &Cgroup, keyring: Option<&CStr>) -> Result<Creation> {
@@ -323,7 +349,11 @@ impl Creation {
         let directory = cgroup.fd_for_clone();
         let files = cgroup.join_files().step(|| "cgroup".to_owned())?;
         // The cgroup namespace is made later, when the child is in its cgroup on every hierarchy.
-        let new = plan.namespaces.new & !flags::NEWCGROUP;
+        let mut new = plan.namespaces.new & !flags::NEWCGROUP;
+        if !plan.linux.time_offsets.is_empty() {
+            // Clocks can be shifted only before anybody is in it.
+            new &= !flags::NEWTIME;
+        }
         let root = match &given.rootfs {
             Rootfs::Directory(path) => Some(path.as_path()),
             _ => None,
@@ -342,7 +372,7 @@ impl Creation {
         };
         if plan.namespaces.join.is_empty() {
             let child = clone::spawn(new, directory.as_ref().map(AsFd::as_fd), child)?;
-            return Ok(Creation { child: Some(child), channel: ours });
+            return Ok(Creation { child: Some(child), channel: ours, attached: None });
         }
         let stage = clone::spawn(0, directory.as_ref().map(AsFd::as_fd), || {
             init::finish(&theirs, join(plan, &theirs, new, child))
@@ -352,7 +382,7 @@ impl Creation {
         pidfd::reap(stage.pidfd.as_fd())?;
         match answer? {
             Some((Report::Child { pid }, Some(pidfd))) => {
-                Ok(Creation { child: Some(Spawned { pid, pidfd }), channel: ours })
+                Ok(Creation { child: Some(Spawned { pid, pidfd }), channel: ours, attached: None })
             }
             Some((Report::Failed(error), _)) => Err(error),
             _ => Err(Error::system("the process that joins namespaces died")),
@@ -360,7 +390,7 @@ impl Creation {
     }
 
     /// Maps ids, makes the mounts and hands them over.
-    fn finish(mut self, plan: &Plan<'_>, given: &Given, idmap_binds: bool) -> Result<(Spawned, Channel, Vec<OwnedFd>)> {
+    fn finish(mut self, plan: &Plan<'_>, given: &Given, idmap_binds: bool) -> Result<Made> {
         let Given { stdio, rootfs, .. } = given;
         let pid = self.child.as_ref().map_or(0, |child| child.pid);
         if plan.namespaces.new & flags::NEWUSER != 0 {
@@ -370,8 +400,12 @@ impl Creation {
                 &identity::ranges(&plan.linux.gid_mappings),
             )?;
         }
+        self.shift_clocks(plan, pid)?;
         wire::order(&self.channel, Order::Mapped).map_err(|error| self.why(error))?;
         let identity = Identity::of(pid, plan.namespaces.has(flags::NEWUSER))?;
+        if plan.namespaces.new & flags::NEWUSER == 0 {
+            identity.check_joined(plan.linux)?;
+        }
         if let Some(launch) = &plan.launch {
             launch::check_mapped(launch, &identity.uids, &identity.gids)?;
             stdio.give_to(launch, &identity)?;
@@ -380,6 +414,11 @@ impl Creation {
             }
         }
         let root = rootfs::make(rootfs, &identity, idmap_binds)?;
+        if plan.shares_mounts() {
+            let Rootfs::Directory(path) = rootfs else { return Err(init::jail::needs_directory()) };
+            init::jail::attach_at(root.root.as_fd(), path).step(|| "rootfs".to_owned())?;
+            self.attached = Some(copy(root.root.as_fd())?);
+        }
         let console = matches!(stdio, Stdio::Terminal { .. });
         let mut made = Vec::new();
         for mount in &plan.mounts {
@@ -391,14 +430,27 @@ impl Creation {
         }
         let fds: Vec<BorrowedFd<'_>> = [root.root.as_fd()].into_iter().chain(made.iter().map(AsFd::as_fd)).collect();
         wire::send_fds(&self.channel, &fds).map_err(|error| self.why(error))?;
-        let child = self.child.take().ok_or_else(|| Error::system("there is no child"))?;
-        let channel = self
-            .channel
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(|error| Error::system(format!("dup(channel): {error}")))?;
         made.extend(root.rest);
-        Ok((child, Channel::from_fd(channel), made))
+        let channel = Channel::from_fd(copy(self.channel.as_fd())?);
+        let child = self.child.take().ok_or_else(|| Error::system("there is no child"))?;
+        Ok(Made { child, channel, used: made, attached: self.attached.take() })
+    }
+
+    /// Writes the offsets of the time namespace that the child has made and not yet entered.
+    fn shift_clocks(&self, plan: &Plan<'_>, pid: i32) -> Result<()> {
+        if plan.linux.time_offsets.is_empty() {
+            return Ok(());
+        }
+        match wire::next(&self.channel)? {
+            Some((Report::Timeless, _)) => {}
+            Some((Report::Failed(error), _)) => return Err(error),
+            _ => return Err(Error::system("init died before its clocks were set")),
+        }
+        for (clock, offset) in &plan.linux.time_offsets {
+            brig_sys::namespace::set_time_offset(pid, clock, offset.secs, offset.nanosecs)
+                .step(|| format!("linux.timeOffsets: {clock}"))?;
+        }
+        Ok(())
     }
 
     /// If a message could not be sent because the child ended, what it said before it did.
@@ -410,12 +462,26 @@ impl Creation {
     }
 }
 
+/// Joins namespaces while the caller's rights last; those that only the rights of the user namespace allow come after it.
+fn join_all(namespaces: &[(u64, OwnedFd)]) -> brig_sys::Result<()> {
+    let join = |(flag, namespace): &(u64, OwnedFd)| brig_sys::namespace::join(namespace.as_fd(), *flag);
+    let joins_user = namespaces.iter().any(|(flag, _)| *flag == flags::NEWUSER);
+    let mut later = Vec::new();
+    for namespace in namespaces {
+        match join(namespace) {
+            Err(error) if joins_user && namespace.0 != flags::NEWUSER && error.errno == rustix::io::Errno::PERM => {
+                later.push(namespace);
+            }
+            done => done?,
+        }
+    }
+    later.into_iter().try_for_each(join)
+}
+
 /// In the stage: joins namespaces, then makes init as a child of the stage's parent.
 fn join(plan: &Plan<'_>, channel: &Channel, new: u64, child: impl FnOnce() -> i32) -> Result<i32> {
     brig_sys::process::set_dumpable(false)?;
-    for (flag, namespace) in &plan.namespaces.join {
-        brig_sys::namespace::join(namespace.as_fd(), *flag).step(|| "linux.namespaces".to_owned())?;
-    }
+    join_all(&plan.namespaces.join).step(|| "linux.namespaces".to_owned())?;
     let child = clone::spawn(new | flags::PARENT, None, child)?;
     wire::report_with(channel, &Report::Child { pid: child.pid }, child.pidfd.as_fd())?;
     Ok(0)
@@ -446,6 +512,8 @@ impl Container {
             annotations: spec.annotations.clone(),
             warnings: Vec::new(),
             used: Vec::new(),
+            attached: None,
+            chrooted: !crate::namespaces::has_own_mounts(&linux.namespaces),
             hooks: None,
             phase: Phase::Adopted,
         })
@@ -605,6 +673,9 @@ impl Container {
         self.channel = None;
         self.terminal = None;
         self.remove_cgroup().unwrap_or_default();
+        if let Some(root) = self.attached.take() {
+            brig_sys::mount::detach(root.as_fd()).unwrap_or_default();
+        }
         let started = self.phase == Phase::Ready;
         self.phase = Phase::Failed;
         // What could not even be created will never be deleted by a caller.

@@ -205,7 +205,11 @@ impl Stage<'_> {
         for file in self.files {
             rustix::io::write(file, b"0").map_err(|errno| brig_sys::Error::new("write(cgroup tasks, \"0\")", errno))?;
         }
+        let root = if self.container.chrooted { Some(self.root()?) } else { None };
         brig_sys::namespace::join_process(self.container.pidfd.as_fd(), self.container.namespaces)?;
+        if let Some(root) = root {
+            brig_sys::mount::chroot_into(root.as_fd())?;
+        }
         // What the child must not hold: it is visible inside.
         let mut keep = vec![self.channel.as_fd()];
         keep.extend(self.stdio.fds());
@@ -214,6 +218,17 @@ impl Stage<'_> {
         let child = clone::spawn(flags::PARENT, None, || init::finish(self.channel, self.inside()))?;
         wire::report_with(self.channel, &Report::Child { pid: child.pid }, child.pidfd.as_fd())?;
         Ok(0)
+    }
+
+    /// The root of the container's first process, which is not that of its mount namespace.
+    fn root(&self) -> Result<OwnedFd> {
+        let path = format!("/proc/{}/root", self.container.pid());
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(&path, flags, Mode::empty())
+            .map_err(|errno| brig_sys::Error::new(format!("open({path:?}, O_PATH)"), errno))?;
+        // Only now it is certain that the number still meant that process.
+        self.container.check_running()?;
+        Ok(root)
     }
 
     fn inside(&self) -> Result<i32> {

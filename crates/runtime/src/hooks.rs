@@ -402,6 +402,14 @@ impl Running<'_> {
     }
 }
 
+/// Runs the `poststart` hooks of a container whose program `pid` was started without its [`crate::Container`].
+///
+/// # Errors
+/// What the first hook that fails says: the container is to be ended.
+pub fn poststart(spec: &Spec, about: &About, pid: i32) -> Result<()> {
+    Hooks::compile(spec, about)?.map_or(Ok(()), |hooks| hooks.run(Moment::Poststart, Some(pid)))
+}
+
 /// Runs the `poststop` hooks of a container that has been deleted. They all run; what went wrong comes back for people.
 ///
 /// # Errors

@@ -31,6 +31,26 @@ impl Identity {
         Ok(Identity { user_namespace: Some(user_namespace), uids, gids })
     }
 
+    /// A user namespace that exists has its maps: the specification can only repeat them.
+    pub fn check_joined(&self, linux: &brig_oci::runtime::Linux) -> Result<()> {
+        let maps = [
+            ("linux.uidMappings", &linux.uid_mappings, &self.uids),
+            ("linux.gidMappings", &linux.gid_mappings, &self.gids),
+        ];
+        for (field, wanted, found) in maps {
+            let mut wanted = ranges(wanted);
+            let mut found = found.clone();
+            wanted.sort_unstable_by_key(|range| range.inside);
+            found.sort_unstable_by_key(|range| range.inside);
+            if !wanted.is_empty() && wanted != found {
+                return Err(Error::invalid(format!(
+                    "{field}: is not the map of the user namespace to join; leave it out"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// The namespace to map mounts with.
     pub fn map(&self) -> Option<BorrowedFd<'_>> {
         self.user_namespace.as_ref().map(AsFd::as_fd)

@@ -28,12 +28,6 @@ impl Namespaces {
             }
             match entry.path.as_deref().filter(|path| !path.as_os_str().is_empty()) {
                 None => namespaces.new |= flag,
-                Some(path) if flag == flags::NEWNS => {
-                    return Err(Error::unsupported(format!(
-                        "linux.namespaces: joining the mount namespace {} is not supported: exec in its container instead",
-                        path.display()
-                    )));
-                }
                 Some(path) => {
                     let fd = brig_sys::namespace::open(path, flag)
                         .step(|| format!("linux.namespaces: {:?}", entry.type_))?;
@@ -41,9 +35,9 @@ impl Namespaces {
                 }
             }
         }
-        if namespaces.new & flags::NEWNS == 0 {
+        if namespaces.new & (flags::NEWNS | flags::NEWUSER) == flags::NEWUSER {
             return Err(Error::invalid(
-                "linux.namespaces: a container needs a mount namespace of its own; add {\"type\":\"mount\"}",
+                "linux.namespaces: a new user namespace may not mount in a mount namespace that is not its own; add {\"type\":\"mount\"}",
             ));
         }
         namespaces.join.sort_by_key(|(flag, _)| *flag == flags::NEWUSER);
@@ -60,6 +54,11 @@ impl Namespaces {
         self.all() & flag != 0
     }
 
+    /// Whether nobody else sees the container's mounts.
+    pub fn own_mounts(&self) -> bool {
+        self.new & flags::NEWNS != 0
+    }
+
     /// The contradictions between namespaces and the rest of the specification.
     pub fn check(&self, linux: &Linux) -> Result<()> {
         let mapped = !linux.uid_mappings.is_empty() || !linux.gid_mappings.is_empty();
@@ -72,14 +71,38 @@ impl Namespaces {
         if mapped && !self.has(flags::NEWUSER) {
             return Err(Error::invalid("linux.uidMappings: id mappings need a user namespace in linux.namespaces"));
         }
-        if !linux.time_offsets.is_empty() && self.new & flags::NEWTIME == 0 {
-            return Err(Error::invalid("linux.timeOffsets: offsets need a new time namespace in linux.namespaces"));
+        check_offsets(linux, self.new)?;
+        for (field, paths) in
+            [("linux.maskedPaths", &linux.masked_paths), ("linux.readonlyPaths", &linux.readonly_paths)]
+        {
+            if !paths.is_empty() && !self.own_mounts() {
+                return Err(Error::invalid(format!(
+                    "{field}: cannot mask paths without a private mount namespace: add {{\"type\":\"mount\"}} to linux.namespaces"
+                )));
+            }
         }
         for (field, list) in [("linux.uidMappings", &linux.uid_mappings), ("linux.gidMappings", &linux.gid_mappings)] {
             check_mappings(field, list)?;
         }
         Ok(())
     }
+}
+
+fn check_offsets(linux: &Linux, new: u64) -> Result<()> {
+    if !linux.time_offsets.is_empty() && new & flags::NEWTIME == 0 {
+        return Err(Error::invalid("linux.timeOffsets: offsets need a new time namespace in linux.namespaces"));
+    }
+    for (clock, offset) in &linux.time_offsets {
+        if !matches!(clock.as_str(), "monotonic" | "boottime") {
+            return Err(Error::invalid(format!(
+                "linux.timeOffsets: {clock:?}: only monotonic and boottime can be shifted"
+            )));
+        }
+        if offset.nanosecs >= 1_000_000_000 {
+            return Err(Error::invalid(format!("linux.timeOffsets: {clock}: {} is a second or more", offset.nanosecs)));
+        }
+    }
+    Ok(())
 }
 
 /// The kernel would say only EINVAL to any of these.
@@ -109,6 +132,12 @@ fn check_mappings(field: &str, list: &[brig_oci::runtime::IdMapping]) -> Result<
         }
     }
     Ok(())
+}
+
+/// Whether the container made a mount namespace for itself; else its root is one of processes, not of a namespace.
+pub(crate) fn has_own_mounts(list: &[LinuxNamespace]) -> bool {
+    let joins = |entry: &LinuxNamespace| entry.path.as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+    list.iter().any(|entry| entry.type_ == "mount" && !joins(entry))
 }
 
 /// The kinds that are listed, as `CLONE_NEW…` bits, without opening any.
@@ -159,14 +188,29 @@ mod tests {
         for list in [
             vec![entry("mount", None), entry("bogus", None)],
             vec![entry("mount", None), entry("mount", None)],
-            vec![entry("pid", None)],
-            vec![entry("mount", Some("/proc/self/ns/mnt"))],
+            vec![entry("user", None)],
+            vec![entry("user", None), entry("mount", Some("/proc/self/ns/mnt"))],
+            vec![entry("mount", Some("/proc/self/ns/net"))],
             vec![entry("mount", None), entry("uts", Some("/proc/self/ns/net"))],
             vec![entry("mount", None), entry("uts", Some("/etc/passwd"))],
             vec![entry("mount", None), entry("uts", Some("/absent"))],
         ] {
             assert!(Namespaces::read(&list).is_err(), "{list:?}");
         }
+    }
+
+    #[test]
+    fn refuses_offsets_of_other_clocks() {
+        let check = |clock: &str, nanosecs: u32, types: &[&str]| {
+            let list: Vec<_> = types.iter().map(|type_| entry(type_, None)).collect();
+            let offset = brig_oci::runtime::TimeOffset { secs: 5, nanosecs };
+            let linux = Linux { time_offsets: [(clock.to_owned(), offset)].into(), ..Linux::default() };
+            Namespaces::read(&list).unwrap().check(&linux)
+        };
+        assert!(check("boottime", 999_999_999, &["mount", "time"]).is_ok());
+        assert!(check("boottime", 1_000_000_000, &["mount", "time"]).is_err());
+        assert!(check("realtime", 0, &["mount", "time"]).is_err());
+        assert!(check("monotonic", 0, &["mount"]).is_err());
     }
 
     #[test]

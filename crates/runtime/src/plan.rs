@@ -77,6 +77,24 @@ impl<'a> Plan<'a> {
     }
 }
 
+impl Plan<'_> {
+    /// What is only safe behind `pivot_root`.
+    pub fn check_no_pivot(&self) -> Result<()> {
+        if self.no_pivot
+            && !self.linux.rootfs_propagation.is_empty()
+            && matches!(self.root_propagation.0, Propagation::Private)
+        {
+            return Err(Error::invalid("linux.rootfsPropagation: [r]private is not safe without pivot_root"));
+        }
+        Ok(())
+    }
+
+    /// Whether the container has the caller's mount namespace.
+    pub fn shares_mounts(&self) -> bool {
+        !self.namespaces.has(flags::NEWNS)
+    }
+}
+
 fn check_version(version: &str) -> Result<()> {
     let mut parts = version.split(['.', '-', '+']);
     match (parts.next(), parts.next().map(str::parse::<u32>)) {
@@ -100,9 +118,6 @@ fn check_supported(spec: &Spec, linux: &Linux, namespaces: &Namespaces) -> Resul
     }
     if linux.memory_policy.is_some() {
         return Err(Error::unsupported("linux.memoryPolicy: is not supported"));
-    }
-    if !linux.time_offsets.is_empty() {
-        return Err(Error::unsupported("linux.timeOffsets: is not supported"));
     }
     Ok(())
 }

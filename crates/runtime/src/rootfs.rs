@@ -49,7 +49,7 @@ pub(crate) struct Made {
     pub rest: Vec<OwnedFd>,
 }
 
-/// Makes the root mount. `map_directory`: a directory has plain ids on disk, as the layers of an overlay have.
+/// Makes the root mount. Layers have plain ids on disk and are mapped; a directory only if `map_directory`.
 pub(crate) fn make(rootfs: &Rootfs, identity: &Identity, map_directory: bool) -> Result<Made> {
     match rootfs {
         Rootfs::Directory(path) => directory(path, identity, map_directory),

@@ -17,6 +17,8 @@ pub(crate) enum Report {
     Child { pid: i32 },
     /// The terminal's master comes along.
     Terminal,
+    /// The time namespace is there and nobody is in it; its offsets are due.
+    Timeless,
     /// The mounts are there; the parent's hooks are due.
     Mounted,
     /// The filter is loaded; its listener is this descriptor of the child, which keeps it open until the gate opens.

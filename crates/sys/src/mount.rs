@@ -206,8 +206,101 @@ pub fn pivot_into(root: BorrowedFd<'_>) -> Result<()> {
     rustix::process::chdir("/").map_err(|errno| Error::new("chdir(\"/\")", errno))
 }
 
+/// Makes the directory `root` this process's root, and its working directory. Others keep theirs.
+pub fn chroot_into(root: BorrowedFd<'_>) -> Result<()> {
+    rustix::process::fchdir(root).map_err(|errno| Error::new(format!("fchdir({})", root.as_raw_fd()), errno))?;
+    rustix::process::chroot(".").map_err(|errno| Error::new("chroot(\".\")", errno))?;
+    rustix::process::chdir("/").map_err(|errno| Error::new("chdir(\"/\")", errno))
+}
+
+/// Detaches the mount whose root `fd` is, with all beneath.
+pub fn detach(fd: BorrowedFd<'_>) -> Result<()> {
+    detach_at(Path::new(&format!("/proc/self/fd/{}", fd.as_raw_fd())))
+}
+
+/// Detaches the mount at a path that no container can influence, with all beneath.
+///
+/// # Errors
+/// The kernel's; EINVAL if nothing is mounted there, or it came from a namespace of more rights.
+pub fn detach_at(path: &Path) -> Result<()> {
+    rustix::mount::unmount(path, UnmountFlags::DETACH)
+        .map_err(|errno| Error::new(format!("umount2({path:?}, MNT_DETACH)"), errno))
+}
+
+/// A mount as `/proc/self/mountinfo` has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its number.
+    pub id: u64,
+    /// The number of the mount that it is on.
+    pub parent: u64,
+    /// Whether the whole file system is there, not only a directory of it.
+    pub whole: bool,
+    /// Where it is, as this process's root has it.
+    pub place: std::path::PathBuf,
+    /// File system type.
+    pub fs: String,
+}
+
+/// The mounts that this process can see.
+pub fn list() -> Result<Vec<Listed>> {
+    let path = "/proc/self/mountinfo";
+    let text = std::fs::read(path).map_err(|error| {
+        Error::new(format!("read({path:?})"), rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO))
+    })?;
+    Ok(text.split(|byte| *byte == b'\n').filter_map(parse_listed).collect())
+}
+
+fn parse_listed(line: &[u8]) -> Option<Listed> {
+    use std::os::unix::ffi::OsStringExt as _;
+    let mut words = line.split(|byte| *byte == b' ');
+    let number = |word: Option<&[u8]>| std::str::from_utf8(word?).ok()?.parse().ok();
+    let (id, parent) = (number(words.next())?, number(words.next())?);
+    let whole = words.nth(1)? == b"/";
+    let mut place = Vec::new();
+    let mut bytes = words.next()?;
+    while let Some((&first, rest)) = bytes.split_first() {
+        // Blanks, line breaks and backslashes are written in octal.
+        let octal = rest.get(..3).filter(|_| first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                place.push(byte);
+                bytes = &rest[3..];
+            }
+            None => {
+                place.push(first);
+                bytes = rest;
+            }
+        }
+    }
+    let fs = words.skip_while(|word| *word != b"-").nth(1)?;
+    let place = std::ffi::OsString::from_vec(place).into();
+    Some(Listed { id, parent, whole, place, fs: String::from_utf8_lossy(fs).into_owned() })
+}
+
+/// The number of the mount that a descriptor is in.
+pub fn id_of(fd: BorrowedFd<'_>) -> Result<u64> {
+    rustix::fs::statx(fd, "", rustix::fs::AtFlags::EMPTY_PATH, rustix::fs::StatxFlags::MNT_ID)
+        .map(|stat| stat.stx_mnt_id)
+        .map_err(|errno| Error::new(format!("statx({}, STATX_MNT_ID)", fd.as_raw_fd()), errno))
+}
+
 /// The classic mount(2), for overlayfs on kernels that do not take layers by descriptor. `data` is at most 4,095 bytes.
 pub fn mount_classic(fs: &str, target: &str, data: &std::ffi::CStr) -> Result<()> {
     rustix::mount::mount(fs, target, fs, MountFlags::empty(), Some(data))
         .map_err(|errno| Error::new(format!("mount({fs:?}, {target:?}, {data:?})"), errno))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_mountinfo() {
+        let line = br"36 35 98:0 /mnt1 /a\040b\134 rw,noatime master:1 - ext3 /dev/root rw,errors=continue";
+        let listed = parse_listed(line).unwrap();
+        assert_eq!(listed, Listed { id: 36, parent: 35, whole: false, place: r"/a b\".into(), fs: "ext3".to_owned() });
+        assert!(list().unwrap().iter().any(|mount| mount.fs == "proc" && mount.whole));
+        assert!(parse_listed(b"").is_none());
+    }
 }

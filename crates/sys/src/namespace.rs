@@ -55,6 +55,26 @@ pub fn unshare(flags: u64) -> Result<()> {
     if unsafe { libc::unshare(bits) } == 0 { Ok(()) } else { Err(Error::new(call(), last_errno())) }
 }
 
+/// Writes an offset of the time namespace that the next children of a process (an unreaped child of the caller's) will be
+/// in: `clock` is `monotonic` or `boottime`. Only possible before any process has entered it.
+///
+/// # Errors
+/// EACCES if one has; ERANGE if the clock would be negative or too far ahead.
+pub fn set_time_offset(pid: i32, clock: &str, seconds: i64, nanoseconds: u32) -> Result<()> {
+    crate::idmap::write_file(
+        &format!("/proc/{pid}/timens_offsets"),
+        format!("{clock} {seconds} {nanoseconds}\n").as_bytes(),
+    )
+}
+
+/// Enters the time namespace that [`unshare`] has made for the children of this process.
+pub fn enter_time_for_children() -> Result<()> {
+    let path = "/proc/self/ns/time_for_children";
+    let namespace = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| Error::new(format!("open({path:?})"), errno))?;
+    join(namespace.as_fd(), crate::clone::flags::NEWTIME)
+}
+
 /// Opens a namespace of a process of the caller's own, by the name it has in `/proc/PID/ns` (`net`, `user`, …).
 /// `pid` must be known not to have been reused: an unreaped child.
 pub fn of_process(pid: i32, name: &str) -> Result<OwnedFd> {

@@ -4,6 +4,7 @@
 mod cgroups;
 mod dev;
 mod finish;
+pub(crate) mod jail;
 mod lookup;
 mod mounts;
 mod reaper;
@@ -16,7 +17,6 @@ use brig_sys::beneath::Root;
 use brig_sys::clone::flags;
 use brig_sys::fdpass::Channel;
 use brig_sys::keyring::Searchers;
-use brig_sys::mount::{Attr, Change, Propagation};
 use rustix::fs::{Mode, OFlags};
 
 use crate::cgroup::Cgroup;
@@ -88,6 +88,11 @@ impl Init<'_> {
         for file in self.cgroups {
             rustix::io::write(file, b"0").map_err(|errno| brig_sys::Error::new("write(cgroup tasks, \"0\")", errno))?;
         }
+        if !plan.linux.time_offsets.is_empty() {
+            // The parent shifts its clocks before anybody is in it.
+            brig_sys::namespace::unshare(flags::NEWTIME)?;
+            wire::report(self.channel, &Report::Timeless)?;
+        }
         if wire::wait_order(self.channel, Order::Mapped)?.is_none() {
             return Ok(0);
         }
@@ -115,6 +120,9 @@ impl Init<'_> {
             // Its root is the cgroup that this process is in now.
             brig_sys::namespace::unshare(flags::NEWCGROUP)?;
         }
+        if !plan.linux.time_offsets.is_empty() {
+            brig_sys::namespace::enter_time_for_children()?;
+        }
         if plan.namespaces.has(flags::NEWUSER) {
             brig_sys::idmap::become_user(0, 0, Some(&[]))?;
         }
@@ -134,20 +142,13 @@ impl Init<'_> {
     /// The file system. Returns the terminal's slave, if there is to be one; `None` means that the parent is gone.
     fn build(&self) -> Result<Option<Option<OwnedFd>>> {
         let plan = self.plan;
-        let host_root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|errno| brig_sys::Error::new("open(\"/\", O_PATH)", errno))?;
-        if !plan.namespaces.has(flags::NEWUSER) {
-            // Without a user namespace our mounts still are peers of the host's.
-            let slave = Change { propagation: Some(Propagation::Slave), ..Change::default() };
-            brig_sys::mount::configure(host_root.as_fd(), true, slave)?;
-        }
+        let host_root = jail::host_root(plan)?;
         // All of this is done while the parent makes the root.
         let prepared = mounts::prepare(plan)?;
         let Some(fds) = wire::receive_fds(self.channel)? else { return Ok(None) };
         let mut fds = fds.into_iter();
         let root_mount = fds.next().ok_or_else(|| Error::system("the parent sent no root"))?;
-        let place = self.place_of_root(host_root)?;
-        brig_sys::mount::attach(root_mount.as_fd(), place.as_fd()).step(|| "rootfs".to_owned())?;
+        jail::attach(plan, root_mount.as_fd(), host_root.as_fd(), self.root)?;
         let root = Root::from_fd(root_mount);
         let places = mounts::attach(plan, self.cgroup, &root, prepared, &mut fds)?;
         if !self.run_hooks()? {
@@ -163,18 +164,8 @@ impl Init<'_> {
         if let Some(launch) = &plan.launch {
             make_working_directory(&root, &launch.cwd);
         }
-        self.pivot(&root)?;
+        jail::enter(plan, &root, host_root.as_fd())?;
         Ok(Some(terminal))
-    }
-
-    /// What the root is mounted on: nothing that anybody sees, except for hooks, which look for it where the bundle says.
-    fn place_of_root(&self, host_root: OwnedFd) -> Result<OwnedFd> {
-        let seen = self.plan.hooks.as_ref().is_some_and(|hooks| hooks.has(Moment::CreateContainer));
-        let Some(path) = self.root.filter(|_| seen) else { return Ok(host_root) };
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::open(path, flags, Mode::empty())
-            .map_err(|errno| brig_sys::Error::new(format!("open({path:?}, O_PATH)"), errno))
-            .step(|| "hooks.createContainer: root.path".to_owned())
     }
 
     /// The hooks that see the host's root and the container's mounts. False means that the parent is gone.
@@ -191,33 +182,6 @@ impl Init<'_> {
             hooks.run(Moment::CreateContainer, Some(pid))?;
         }
         Ok(true)
-    }
-
-    fn pivot(&self, root: &Root) -> Result<()> {
-        let plan = self.plan;
-        brig_sys::mount::pivot_into(root.as_fd()).map_err(|error| {
-            if error.call.starts_with("pivot_root") && error.errno == rustix::io::Errno::INVAL {
-                Error::unsupported(format!("{error}: the host's root is its initial ramfs, which cannot be left this way: run from a real root file system"))
-            } else {
-                Error::from(error)
-            }
-        })?;
-        let read_only = plan.spec.root.as_ref().is_some_and(|root| root.readonly);
-        let set = if read_only { Attr::MOUNT_ATTR_RDONLY } else { Attr::empty() };
-        let (propagation, recursive) = plan.root_propagation;
-        if recursive && propagation != Propagation::Private {
-            brig_sys::mount::configure(
-                root.as_fd(),
-                true,
-                Change { propagation: Some(propagation), ..Change::default() },
-            )?;
-        }
-        let top = Change { set, propagation: Some(propagation).filter(|_| !recursive), ..Change::default() };
-        if !set.is_empty() || top.propagation.is_some() {
-            brig_sys::mount::configure(root.as_fd(), false, top)
-                .step(|| "root.readonly, linux.rootfsPropagation".to_owned())?;
-        }
-        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@ mod hostile;
 mod inside;
 mod keyring;
 mod listener;
+mod namespaces;
 mod program;
 
 use std::panic::catch_unwind;
@@ -27,6 +28,7 @@ fn main() {
         hostile::TESTS,
         keyring::TESTS,
         listener::TESTS,
+        namespaces::TESTS,
     ]
     .concat();
     let mut failed = 0;
