@@ -68,6 +68,8 @@ pub struct CreateRequest<'a> {
     pub cgroup_driver: Driver,
     /// Do without a cgroup where the caller has no rights over them and nothing in the specification needs one.
     pub rootless_cgroup: bool,
+    /// Refuse limits that cannot be kept on this machine instead of dropping them with a warning.
+    pub strict_limits: bool,
     /// Show the files of a root that is a directory and of every bind mount with the container's owners if it has a user
     /// namespace; else they belong to whom they belong on the host.
     pub idmap_binds: bool,
@@ -94,6 +96,7 @@ impl<'a> CreateRequest<'a> {
             cgroup_parent,
             cgroup_driver: Driver::Cgroupfs,
             rootless_cgroup: false,
+            strict_limits: false,
             idmap_binds: false,
             init: false,
             session_keyring: true,
@@ -163,6 +166,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
         cgroup_parent,
         cgroup_driver,
         rootless_cgroup,
+        strict_limits,
         idmap_binds,
         init,
         session_keyring,
@@ -182,6 +186,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
         id,
         driver: cgroup_driver,
         rootless: rootless_cgroup,
+        strict: strict_limits,
     })?;
     let none = Resources::default();
     let resources = plan.linux.resources.as_ref().unwrap_or(&none);

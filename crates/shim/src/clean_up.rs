@@ -26,6 +26,7 @@ pub(crate) fn clean_up(dir: &Path) -> Result<(), Failure> {
         id: &config.id,
         driver: Driver::Cgroupfs,
         rootless: false,
+        strict: false,
     });
     let cgroup = Cgroup::at(&Layout::detect().map_err(failed)?, place.map_err(failed)?);
     if !cgroup.exists() {

@@ -203,6 +203,7 @@ pub struct ThrottleDevice {
 #[serde(rename_all = "camelCase", default)]
 pub struct HugepageLimit {
     /// `2MB`, `1GB`, `64KB`.
+    #[serde(alias = "pagesize")]
     pub page_size: String,
     /// Bytes.
     pub limit: u64,

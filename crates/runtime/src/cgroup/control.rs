@@ -109,6 +109,13 @@ fn wait(descriptors: &mut [PollFd<'_>], left: Duration) -> Result<bool> {
     }
 }
 
+/// Whether this cgroup itself was frozen, not only one above it.
+pub(super) fn frozen_v1(dir: &Path) -> Result<bool> {
+    // FREEZING ends by itself, or whoever freezes gives it up.
+    let frozen = read_if_present(dir, "freezer.state")?.is_some_and(|text| text.trim() != "THAWED");
+    Ok(frozen && read_if_present(dir, "freezer.self_freezing")?.is_none_or(|text| text.trim() != "0"))
+}
+
 /// Freezes or thaws version 1. FREEZING can last while tasks fork; writing again makes the kernel look again, and thawing
 /// in between lets a task through that waits for a frozen one (runc's remedy, too).
 pub(super) fn freeze_v1(dir: &Path, frozen: bool) -> Result<()> {

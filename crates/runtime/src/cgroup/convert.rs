@@ -27,7 +27,10 @@ pub(super) fn swap_alone(total: Option<i64>, memory: Option<i64>) -> Result<Opti
         // Memory made unlimited and nothing said about swap: both were meant.
         (0, -1) | (-1, _) => Ok(Some(-1)),
         (0, _) => Ok(None),
-        (_, 0 | -1) => Err(Error::invalid("unable to set a swap limit without a memory limit")),
+        // Without a limit of memory there is nothing to subtract.
+        (total, -1) => Ok(Some(total)),
+        (_, 0) => Err(Error::invalid("unable to set swap limit without memory limit")),
+        (_, memory @ ..0) => Err(Error::invalid(format!("invalid memory value: {memory}"))),
         (total, memory) if total < memory => {
             Err(Error::invalid(format!("memory+swap limit {total} should be at least the memory limit {memory}")))
         }
@@ -35,9 +38,13 @@ pub(super) fn swap_alone(total: Option<i64>, memory: Option<i64>) -> Result<Opti
     }
 }
 
-/// Negative means without limit.
-pub(super) fn or_max(value: i64) -> String {
-    if value < 0 { "max".to_owned() } else { value.to_string() }
+/// A limit in bytes; -1 means without.
+pub(super) fn or_max(value: i64) -> Result<String> {
+    match value {
+        -1 => Ok("max".to_owned()),
+        0.. => Ok(value.to_string()),
+        _ => Err(Error::invalid(format!("{value} is no number of bytes, nor -1 for unlimited"))),
+    }
 }
 
 /// `cpu.max`: `quota period`.
@@ -75,6 +82,8 @@ mod tests {
         assert_eq!(swap_alone(None, Some(100)), Ok(None));
         assert!(swap_alone(Some(50), Some(100)).is_err());
         assert!(swap_alone(Some(50), None).is_err());
+        assert_eq!(swap_alone(Some(50), Some(-1)), Ok(Some(50)));
+        assert!(swap_alone(Some(50), Some(-2)).is_err());
     }
 
     #[test]

@@ -46,6 +46,11 @@ impl Error {
         Error::new(ErrorKind::Invalid, message)
     }
 
+    /// What was asked for but cannot be had here.
+    pub(super) fn unsupported(message: impl Into<String>) -> Error {
+        Error::new(ErrorKind::Unsupported, message)
+    }
+
     /// `verb path: reason`.
     pub(super) fn io(verb: &str, path: &Path, error: &std::io::Error) -> Error {
         const EBUSY: i32 = 16;
@@ -58,6 +63,37 @@ impl Error {
             _ => ErrorKind::System,
         };
         Error::new(kind, format!("{verb} {}: {}", path.display(), reason(error)))
+    }
+}
+
+/// Names the field of the specification that an error is about.
+pub(super) trait Field<T> {
+    /// Puts `linux.resources.<name>: ` in front of the message.
+    fn field(self, name: &str) -> Result<T>;
+}
+
+impl<T> Field<T> for Result<T> {
+    fn field(self, name: &str) -> Result<T> {
+        self.map_err(|error| Error { message: format!("linux.resources.{name}: {}", error.message), ..error })
+    }
+}
+
+/// What happens to limits that this kernel cannot keep.
+pub(super) struct Dropped<'a> {
+    /// Where they are told about.
+    pub(super) warnings: &'a mut Vec<String>,
+    /// Refuse them instead.
+    pub(super) strict: bool,
+}
+
+impl Dropped<'_> {
+    /// The limit in `field` cannot be kept; `warning` says so in Docker's words.
+    pub(super) fn limit(&mut self, field: &str, needs: &str, warning: impl Into<String>) -> Result<()> {
+        if self.strict {
+            return Err(Error::unsupported(format!("cannot be set: {needs} is not available here"))).field(field);
+        }
+        self.warnings.push(warning.into());
+        Ok(())
     }
 }
 

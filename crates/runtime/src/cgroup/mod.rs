@@ -36,6 +36,7 @@ pub use oom::OomWatch;
 pub use place::{Driver, Place, Unit, Wish};
 pub use stats::{BlockIoEntry, BlockIoStats, CpuStats, MemoryStats, PidsStats, Stats};
 
+use error::{Dropped, Field};
 use v1::Directories;
 
 /// How long [`Cgroup::remove`] waits for processes that are just ending.
@@ -111,9 +112,11 @@ impl Cgroup {
             make(&hierarchy.mount, &self.place.path, cpuset)?;
         }
         if let Some(mount) = &self.layout.v2 {
+            let dir = mount.join(&self.place.path);
             make(mount, &self.place.path, false)?;
             if self.layout.mode() == Mode::V2 || !resources.hugepage_limits.is_empty() {
-                v2::delegate(mount, &mount.join(&self.place.path))?;
+                v2::delegate(mount, &dir)?;
+                v2::settle_type(&dir, resources)?;
             }
         }
         let policy = devices::Policy::new(&resources.devices)?;
@@ -123,25 +126,26 @@ impl Cgroup {
 
     fn apply(&self, resources: &Resources) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
+        let dropped = Dropped { warnings: &mut warnings, strict: self.place.strict };
         match (self.layout.mode(), self.v2_directory()) {
-            (Mode::V2, Some(dir)) => v2::apply(&dir, resources, &mut warnings)?,
+            (Mode::V2, Some(dir)) => v2::apply(&dir, resources, dropped)?,
             (_, v2_directory) => {
                 if let Some(name) = resources.unified.keys().next() {
-                    return Err(Error::new(
-                        ErrorKind::Unsupported,
-                        format!("unified resource {name:?} needs cgroup v2; this machine has its controllers on v1"),
-                    ));
+                    v2::check_unified(name)?;
+                    return Err(Error::unsupported(format!(
+                        "{name:?} needs cgroup v2; this machine has its controllers on v1 (invalid configuration: \
+                         cannot use unified resources with cgroup v1)"
+                    )))
+                    .field("unified");
                 }
-                v1::apply(self, resources, &mut warnings)?;
+                v1::apply(self, resources, dropped)?;
                 match (self.directory("hugetlb"), v2_directory) {
                     (Some(dir), _) => v1::huge_pages(&dir, resources, "limit_in_bytes")?,
                     (None, Some(dir)) => v1::huge_pages(&dir, resources, "max")?,
                     (None, None) if resources.hugepage_limits.is_empty() => {}
                     (None, None) => {
-                        return Err(Error::new(
-                            ErrorKind::Unsupported,
-                            "a huge page limit was asked for, but the hugetlb cgroup controller is not mounted",
-                        ));
+                        return Err(Error::unsupported("the hugetlb cgroup controller is not mounted"))
+                            .field("hugepageLimits");
                     }
                 }
             }
@@ -293,11 +297,11 @@ impl Cgroup {
     /// The state cannot be read.
     pub fn frozen(&self) -> Result<bool> {
         match (self.directory("freezer"), self.v2_directory()) {
-            (Some(dir), _) => {
-                Ok(files::read_if_present(&dir, "freezer.state")?.is_some_and(|text| text.trim() == "FROZEN"))
+            (Some(dir), _) => control::frozen_v1(&dir),
+            // What was asked of it itself; a frozen parent is not its state.
+            (None, Some(dir)) => {
+                Ok(files::read_if_present(&dir, "cgroup.freeze")?.is_some_and(|text| text.trim() == "1"))
             }
-            (None, Some(dir)) => Ok(files::read_if_present(&dir, "cgroup.events")?
-                .is_some_and(|text| files::pair(&text, "frozen") == Some(1))),
             (None, None) => Ok(false),
         }
     }

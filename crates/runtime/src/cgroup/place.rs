@@ -32,6 +32,9 @@ pub struct Place {
     /// Made without root's rights: hierarchies without permission are passed over.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) rootless: bool,
+    /// Limits that cannot be kept here are refused instead of dropped with a warning.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) strict: bool,
 }
 
 /// A unit of systemd.
@@ -56,6 +59,8 @@ pub struct Wish<'a> {
     pub driver: Driver,
     /// The caller has not root's rights over cgroups.
     pub rootless: bool,
+    /// Refuse limits that cannot be kept here instead of dropping them with a warning.
+    pub strict: bool,
 }
 
 impl Place {
@@ -89,7 +94,7 @@ impl Place {
                 Place { path, ..Place::default() }
             }
         };
-        Ok(Place { rootless: wish.rootless, ..place })
+        Ok(Place { rootless: wish.rootless, strict: wish.strict, ..place })
     }
 
     fn unit(wish: &Wish<'_>) -> Result<Place> {
@@ -185,7 +190,7 @@ mod tests {
     use super::*;
 
     fn place(path: &str, driver: Driver, rootless: bool) -> Result<Place> {
-        Place::of(&Wish { path, parent: "/brig-rt", id: "c1", driver, rootless })
+        Place::of(&Wish { path, parent: "/brig-rt", id: "c1", driver, rootless, strict: true })
     }
 
     #[test]

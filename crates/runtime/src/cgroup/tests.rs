@@ -17,12 +17,13 @@ struct Scratch {
     layout: Layout,
     parent: String,
     children: Vec<Child>,
+    strict: bool,
 }
 
 impl Scratch {
     fn new(layout: Layout) -> Scratch {
         let parent = format!("brig-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        Scratch { layout, parent, children: Vec::new() }
+        Scratch { layout, parent, children: Vec::new(), strict: false }
     }
 
     fn here() -> Scratch {
@@ -39,7 +40,7 @@ impl Scratch {
     }
 
     fn create(&self, resources: &Resources) -> Result<Cgroup> {
-        Cgroup::create(&self.layout, Place::below(&self.parent, "c1")?, resources)
+        Cgroup::create(&self.layout, Place { strict: self.strict, ..Place::below(&self.parent, "c1")? }, resources)
     }
 
     /// Starts a shell that waits for a line, puts it in, then lets it run.
@@ -176,7 +177,7 @@ fn memory_grows_and_shrinks_together_with_swap() {
             ..Resources::default()
         })
         .unwrap_err();
-    assert!(error.message.contains("swappiness 101"), "{error}");
+    assert!(error.message.contains("swappiness value: 101"), "{error}");
 }
 
 #[test]
@@ -191,10 +192,7 @@ fn a_limit_below_use_is_refused_with_the_numbers() {
     until("memory in use", || cgroup.stats().unwrap().memory.stat.get("rss").is_some_and(|rss| *rss > 18 << 20));
     let error = cgroup.update(&memory(1 << 20, None)).unwrap_err();
     println!("{error}");
-    let start = format!(
-        "write \"1048576\" to {}/memory.limit_in_bytes: Device or resource busy (in use: ",
-        cgroup.directory("memory").unwrap().display()
-    );
+    let start = format!("linux.resources.memory.limit: unable to set memory limit to {} (current usage: ", 1 << 20);
     assert!(error.message.starts_with(&start) && error.kind == ErrorKind::Busy, "{error}");
 }
 
@@ -263,7 +261,7 @@ fn an_occupied_name_is_refused_and_left_alone() {
     let pid = scratch.run(&cgroup, "sleep 1000");
     let error = scratch.create(&Resources::default()).unwrap_err();
     assert!(
-        error.kind == ErrorKind::Busy && error.message.contains("container's cgroup is not empty: 1 process(es) found"),
+        error.kind == ErrorKind::Busy && error.message.contains("container's cgroup is not empty: "),
         "{error}"
     );
     assert!(cgroup.processes().unwrap().contains(&pid), "still alive");
@@ -471,7 +469,7 @@ fn version_2_files() {
             mems: "0".into(),
             ..Cpu::default()
         }),
-        pids: Some(Pids { limit: 0 }),
+        pids: Some(Pids { limit: -1 }),
         block_io: Some(BlockIo {
             weight: Some(500),
             throttle_read_bps_device: vec![ThrottleDevice { major: 8, minor: 0, rate: 1024 }],
@@ -482,7 +480,10 @@ fn version_2_files() {
         ..Resources::default()
     };
     let mut warnings = Vec::new();
-    v2::apply(dir.path(), &resources, &mut warnings).unwrap();
+    let mut apply = |resources: &Resources, strict: bool| {
+        v2::apply(dir.path(), resources, Dropped { warnings: &mut warnings, strict })
+    };
+    apply(&resources, true).unwrap();
     let file = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
     let expected = [
         ("memory.max", "1048576"),
@@ -500,17 +501,124 @@ fn version_2_files() {
     for (name, value) in expected {
         assert_eq!(file(name), value, "{name}");
     }
-    assert_eq!(warnings.len(), 2, "{warnings:?}");
-    assert!(warnings[0].contains("swappiness") && warnings[1].contains("OomKillDisable"));
     let checked = Resources {
         memory: Some(Memory { limit: Some(4096), check_before_update: Some(true), ..Memory::default() }),
         ..Resources::default()
     };
-    assert!(
-        v2::apply(dir.path(), &checked, &mut warnings).unwrap_err().message.contains("below what is in use (5000000)")
+    assert_eq!(
+        apply(&checked, true).unwrap_err().message,
+        "linux.resources.memory.limit: rejecting memory limit 4096 <= usage 5000000"
     );
-    for key in ["../x", "cgroup.procs", "memory/max", "memory", ".x", "memory.max\n", ""] {
+    // A period alone keeps the quota, and no limit of processes is none that was asked for.
+    let period = Resources {
+        cpu: Some(Cpu { period: Some(70_000), ..Cpu::default() }),
+        pids: Some(Pids { limit: 0 }),
+        ..Resources::default()
+    };
+    std::fs::write(dir.path().join("pids.max"), "7").unwrap();
+    apply(&period, true).unwrap();
+    assert_eq!((file("cpu.max").as_str(), file("pids.max").as_str()), ("20000 70000", "7"));
+    // Written line by line, as the kernel takes it.
+    let lines = Resources {
+        unified: [("io.max".to_owned(), "8:0 riops=3\n\n8:16 riops=5\n".to_owned())].into(),
+        ..Resources::default()
+    };
+    apply(&lines, true).unwrap();
+    assert_eq!(file("io.max"), "8:16 riops=5\n");
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].contains("swappiness") && warnings[1].contains("OomKillDisable"));
+    for key in ["../x", "cgroup.procs", "memory/max", "memory", ".x", "memory.max\n", "", "cgroup.kill", "a b.c"] {
         assert_eq!(v2::check_unified(key).unwrap_err().kind, ErrorKind::Invalid, "{key}");
+    }
+}
+
+/// O11, version 2: what is refused names the field.
+#[test]
+fn version_2_refusals() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("cgroup.controllers"), "memory pids\n").unwrap();
+    std::fs::write(dir.path().join("memory.max"), "").unwrap();
+    let table: [(&str, &str); 16] = [
+        (r#"{"memory": {"limit": -2}}"#, "memory.limit: -2 is no number of bytes"),
+        (r#"{"memory": {"limit": 100, "swap": 50}}"#, "memory.swap: memory+swap limit 50 should be at least"),
+        (r#"{"memory": {"swap": 50}}"#, "memory.swap: unable to set swap limit without memory limit"),
+        (r#"{"memory": {"limit": 100, "swap": 200}}"#, "memory.swap: cannot be set: accounting of swap is not"),
+        (
+            r#"{"memory": {"reservation": 5}}"#,
+            "memory.reservation: cannot be set: memory.low (the kernel has no such file)",
+        ),
+        (r#"{"cpu": {"shares": 5}}"#, "cpu.shares: cannot be set: controller \"cpu\" (not given to "),
+        (r#"{"cpu": {"quota": 5}}"#, "cpu.quota: cannot be set: controller \"cpu\""),
+        (r#"{"cpu": {"cpus": "0"}}"#, "cpu.cpus: cannot be set: controller \"cpuset\""),
+        (r#"{"cpu": {"realtimeRuntime": 5}}"#, "cpu.realtimeRuntime: real-time CPU limits exist on cgroup v1 only"),
+        (r#"{"pids": {"limit": 5}}"#, "pids.limit: cannot be set: pids.max"),
+        (r#"{"blockIO": {"weight": 5000}}"#, "blockIO.weight: block I/O weight 5000 is out of range"),
+        (r#"{"blockIO": {"weight": 500}}"#, "blockIO.weight: cannot be set: controller \"io\""),
+        (
+            r#"{"hugepageLimits": [{"pageSize": "3MB", "limit": 1}]}"#,
+            "hugepageLimits: this kernel has no huge pages of 3MB",
+        ),
+        (r#"{"hugepageLimits": [{"pagesize": "../x", "limit": 1}]}"#, "hugepageLimits: huge page size \"../x\""),
+        (r#"{"network": {"classID": 5}}"#, "network: network classes and priorities exist on cgroup v1 only"),
+        (
+            r#"{"unified": {"fish.max": "1"}}"#,
+            "unified: unified resource \"fish.max\" can't be set: controller \"fish\" not available",
+        ),
+    ];
+    for (resources, want) in table {
+        let resources: Resources = serde_json::from_str(resources).unwrap();
+        let error = v2::apply(dir.path(), &resources, Dropped { warnings: &mut Vec::new(), strict: true }).unwrap_err();
+        assert!(error.message.starts_with(&format!("linux.resources.{want}")), "{want}\n{error}");
+    }
+}
+
+/// O11, version 1, by this machine's kernel: what is refused names the field, and nothing stays.
+#[test]
+fn version_1_refusals() {
+    let mut scratch = Scratch::here();
+    if scratch.layout.mode() == Mode::V2 {
+        println!("skipped: this machine is on version 2");
+        return;
+    }
+    scratch.strict = true;
+    let table: [(&str, &str); 17] = [
+        (r#"{"memory": {"limit": 100, "swap": 50}}"#, "memory.swap: memory+swap limit 50 should be at least"),
+        (r#"{"memory": {"limit": -2}}"#, "memory.limit: write \"-2\" to "),
+        (r#"{"memory": {"swappiness": 101}}"#, "memory.swappiness: invalid memory swappiness value: 101"),
+        (r#"{"cpu": {"shares": 1}}"#, "cpu.shares: 1: the minimum allowed cpu-shares is 2"),
+        (r#"{"cpu": {"shares": 262145}}"#, "cpu.shares: 262145: the maximum allowed cpu-shares is 262144"),
+        (r#"{"cpu": {"quota": 1}}"#, "cpu.quota: write \"1\" to "),
+        (r#"{"cpu": {"period": 1}}"#, "cpu.period: write \"1\" to "),
+        (r#"{"cpu": {"cpus": "99999"}}"#, "cpu.cpus: write \"99999\" to "),
+        (r#"{"cpu": {"cpus": "0-"}}"#, "cpu.cpus: write \"0-\" to "),
+        (r#"{"cpu": {"mems": "99"}}"#, "cpu.mems: write \"99\" to "),
+        (r#"{"blockIO": {"weight": 5000}}"#, "blockIO.weight: block I/O weight 5000 is out of range"),
+        (r#"{"blockIO": {"weight": 9}}"#, "blockIO.weight: block I/O weight 9 is out of range"),
+        (
+            r#"{"blockIO": {"leafWeight": 20}}"#,
+            "blockIO.leafWeight: cannot be set: blkio.leaf_weight is not available here",
+        ),
+        (r#"{"network": {"priorities": [{"name": "no-such", "priority": 1}]}}"#, "network.priorities: "),
+        (
+            r#"{"hugepageLimits": [{"pageSize": "3MB", "limit": 1}]}"#,
+            "hugepageLimits: this kernel has no huge pages of 3MB",
+        ),
+        (r#"{"unified": {"memory.high": "1"}}"#, "unified: \"memory.high\" needs cgroup v2"),
+        (r#"{"unified": {"../x": "1"}}"#, "unified: unified resource \"../x\" must be a file name"),
+    ];
+    for (resources, want) in table {
+        let resources: Resources = serde_json::from_str(resources).unwrap();
+        let error = scratch.create(&resources).unwrap_err();
+        assert!(error.message.starts_with(&format!("linux.resources.{want}")), "{want}\n{error}");
+        assert!(!Cgroup::at(&scratch.layout, Place::below(&scratch.parent, "c1").unwrap()).exists(), "{want}");
+    }
+    // Absent and "without limit" are both fine.
+    for resources in [
+        r#"{"pids": {"limit": 0}}"#,
+        r#"{"pids": {"limit": -1}}"#,
+        r#"{"cpu": {"quota": -1}, "memory": {"limit": -1}}"#,
+    ] {
+        scratch.create(&serde_json::from_str(resources).unwrap()).unwrap().remove().unwrap();
     }
 }
 
@@ -526,7 +634,7 @@ fn controllers_are_handed_down_to_the_parent_only() {
     std::fs::write(mount.path().join("cgroup.subtree_control"), "memory pids\n").unwrap();
     v2::delegate(mount.path(), &leaf).unwrap();
     let given = |dir: &Path| std::fs::read_to_string(dir.join("cgroup.subtree_control")).unwrap();
-    assert!(given(mount.path()).starts_with("+cpuset +cpu +io"), "{}", given(mount.path()));
-    assert_eq!(given(&mount.path().join("brig")), "+cpuset +cpu +io +memory +pids");
+    assert!(given(mount.path()).starts_with("+cpuset +cpu +io +misc"), "{}", given(mount.path()));
+    assert_eq!(given(&mount.path().join("brig")), "+cpuset +cpu +io +memory +pids +misc");
     assert_eq!(given(&leaf), "");
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use brig_oci::runtime::{BlockIo, Cpu, Memory, NetworkLimits, Pids, Resources};
 
 use super::devices::{Policy, v1_text};
-use super::error::{Error, ErrorKind, Result};
+use super::error::{Dropped, Error, ErrorKind, Field, Result};
 use super::files::{number, read, read_if_present, write, write_if_present};
 
 /// Where a cgroup lives, by controller.
@@ -14,9 +14,9 @@ pub(super) trait Directories {
     fn directory(&self, controller: &str) -> Option<PathBuf>;
 }
 
-/// Applies everything that `resources` names, except devices.
-pub(super) fn apply(directories: &dyn Directories, resources: &Resources, warnings: &mut Vec<String>) -> Result<()> {
-    let mut set = Setter { directories, warnings };
+/// Applies everything that `resources` names, except devices and huge pages.
+pub(super) fn apply(directories: &dyn Directories, resources: &Resources, dropped: Dropped<'_>) -> Result<()> {
+    let mut set = Setter { directories, dropped };
     if let Some(memory) = &resources.memory {
         set.memory(memory)?;
     }
@@ -29,46 +29,56 @@ pub(super) fn apply(directories: &dyn Directories, resources: &Resources, warnin
     }
     if let Some(block_io) = &resources.block_io {
         set.block_io(block_io)?;
+        set.throttle(block_io)?;
     }
     if let Some(network) = &resources.network {
         set.network(network)?;
     }
+    if !resources.rdma.is_empty() {
+        rdma(&set.required("rdma", "rdma")?, resources)?;
+    }
+    Ok(())
+}
+
+/// RDMA limits, the same on both versions; what is not named stays as it is.
+pub(super) fn rdma(dir: &Path, resources: &Resources) -> Result<()> {
     for (device, limit) in &resources.rdma {
-        let dir = set.required("rdma", "an RDMA limit")?;
-        let number = |value: Option<u32>| value.map_or_else(|| "max".to_owned(), |value| value.to_string());
-        write(
-            &dir,
-            "rdma.max",
-            &format!("{device} hca_handle={} hca_object={}", number(limit.hca_handles), number(limit.hca_objects)),
-        )?;
+        let mut line = device.clone();
+        for (name, value) in [("hca_handle", limit.hca_handles), ("hca_object", limit.hca_objects)] {
+            if let Some(value) = value {
+                line.push_str(&format!(" {name}={value}"));
+            }
+        }
+        write(dir, "rdma.max", &line).field("rdma")?;
     }
     Ok(())
 }
 
 struct Setter<'a> {
     directories: &'a dyn Directories,
-    warnings: &'a mut Vec<String>,
+    dropped: Dropped<'a>,
 }
 
 impl Setter<'_> {
-    /// The directory, or a warning in Docker's words that this limit is dropped.
-    fn optional(&mut self, controller: &str, what: &str, dropped: &str) -> Option<PathBuf> {
+    /// The directory, or that this limit is dropped.
+    fn optional(&mut self, controller: &str, field: &str, what: &str, dropped: &str) -> Result<Option<PathBuf>> {
         let dir = self.directories.directory(controller);
         if dir.is_none() {
-            self.warnings.push(format!(
-                "Your kernel does not support {what} or the cgroup is not mounted. {dropped} discarded."
-            ));
+            self.unsupported(field, &format!("the {controller} cgroup controller"), what, dropped)?;
         }
-        dir
+        Ok(dir)
     }
 
-    fn required(&self, controller: &str, what: &str) -> Result<PathBuf> {
-        self.directories.directory(controller).ok_or_else(|| {
-            Error::new(
-                ErrorKind::Unsupported,
-                format!("{what} was asked for, but the {controller} cgroup controller is not mounted"),
-            )
-        })
+    fn unsupported(&mut self, field: &str, needs: &str, what: &str, dropped: &str) -> Result<()> {
+        let warning = format!("Your kernel does not support {what} or the cgroup is not mounted. {dropped} discarded.");
+        self.dropped.limit(field, needs, warning)
+    }
+
+    fn required(&self, controller: &str, field: &str) -> Result<PathBuf> {
+        self.directories
+            .directory(controller)
+            .ok_or_else(|| Error::unsupported(format!("the {controller} cgroup controller is not mounted")))
+            .field(field)
     }
 
     fn memory(&mut self, memory: &Memory) -> Result<()> {
@@ -76,33 +86,40 @@ impl Setter<'_> {
         let asked = limits.iter().flatten().any(|limit| *limit > 0) || memory.disable_oom_killer == Some(true);
         let Some(dir) = self.directories.directory("memory") else {
             if asked {
-                self.warnings.push("Your kernel does not support memory limit capabilities or the cgroup is not mounted. Limitation discarded.".to_owned());
+                self.unsupported("memory", "the memory cgroup controller", "memory limit capabilities", "Limitation")?;
             }
             return Ok(());
         };
         self.memory_and_swap(&dir, memory)?;
         if let Some(reservation) = memory.reservation.filter(|value| *value != 0) {
-            write(&dir, "memory.soft_limit_in_bytes", &reservation.to_string())?;
+            write(&dir, "memory.soft_limit_in_bytes", &reservation.to_string()).field("memory.reservation")?;
         }
         if memory.kernel.is_some_and(|limit| limit > 0) {
-            self.warnings.push("Specifying a kernel memory limit is deprecated and has no effect on this kernel. Limitation discarded.".to_owned());
+            // Gone from the kernel, and ignored by every runtime: never an error.
+            self.dropped.warnings.push("Specifying a kernel memory limit is deprecated and has no effect on this kernel. Limitation discarded.".to_owned());
         }
-        if let Some(limit) = memory.kernel_tcp.filter(|limit| *limit != 0) {
-            write(&dir, "memory.kmem.tcp.limit_in_bytes", &limit.to_string())?;
+        if let Some(limit) = memory.kernel_tcp.filter(|limit| *limit != 0)
+            && !write_if_present(&dir, "memory.kmem.tcp.limit_in_bytes", &limit.to_string())
+                .field("memory.kernelTCP")?
+        {
+            self.dropped.warnings.push("Your kernel does not support kernel memory TCP limit capabilities or the cgroup is not mounted. Limitation discarded.".to_owned());
         }
         // Docker passes "not set" as the largest number.
         match memory.swappiness.filter(|value| *value != u64::MAX && i64::try_from(*value).is_ok()) {
-            Some(value @ 0..=100) => write(&dir, "memory.swappiness", &value.to_string())?,
+            Some(value @ 0..=100) => {
+                write(&dir, "memory.swappiness", &value.to_string()).field("memory.swappiness")?;
+            }
             Some(value) => {
-                return Err(Error::invalid(format!("memory swappiness {value} is out of range: 0 to 100")));
+                return Err(Error::invalid(format!("invalid memory swappiness value: {value} (valid range is 0-100)")))
+                    .field("memory.swappiness");
             }
             None => {}
         }
         match memory.disable_oom_killer {
-            Some(true) => write(&dir, "memory.oom_control", "1"),
+            Some(true) => write(&dir, "memory.oom_control", "1").field("memory.disableOOMKiller"),
             // Writing the default to a new cgroup would be one call for nothing.
             Some(false) if read(&dir, "memory.oom_control")?.contains("oom_kill_disable 1") => {
-                write(&dir, "memory.oom_control", "0")
+                write(&dir, "memory.oom_control", "0").field("memory.disableOOMKiller")
             }
             _ => Ok(()),
         }
@@ -123,25 +140,29 @@ impl Setter<'_> {
         {
             return Err(Error::invalid(format!(
                 "memory+swap limit {total} should be at least the memory limit {limit}"
-            )));
+            )))
+            .field("memory.swap");
         }
         if total.is_some() && !dir.join(TOTAL).exists() {
             if total.is_some_and(|total| total > 0) {
-                self.warnings.push("Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap.".to_owned());
+                self.dropped.limit(
+                    "memory.swap",
+                    "accounting of swap",
+                    "Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap.",
+                )?;
             }
             total = None;
         }
-        let grows = match (total, number(dir, LIMIT)?) {
-            (Some(-1), _) => true,
-            (Some(total), Some(current)) => current < total.cast_unsigned(),
+        let grows = match (limit, total, number(dir, LIMIT)?) {
+            (_, Some(-1), _) => true,
+            (Some(_), Some(total), Some(current)) => current < total.cast_unsigned(),
             _ => false,
         };
-        let writes = [(LIMIT, limit), (TOTAL, total)];
-        let order = if grows && total.is_some() { [1, 0] } else { [0, 1] };
-        for index in order {
-            let (file, value) = writes[index];
+        let writes = [(LIMIT, "memory.limit", limit), (TOTAL, "memory.swap", total)];
+        for index in if grows { [1, 0] } else { [0, 1] } {
+            let (file, field, value) = writes[index];
             if let Some(value) = value {
-                write(dir, file, &value.to_string()).map_err(|error| with_usage(dir, error))?;
+                write(dir, file, &value.to_string()).map_err(|error| with_usage(dir, value, error)).field(field)?;
             }
         }
         Ok(())
@@ -149,155 +170,223 @@ impl Setter<'_> {
 
     fn cpu(&mut self, cpu: &Cpu) -> Result<()> {
         if let Some(shares) = cpu.shares.filter(|shares| *shares != 0)
-            && let Some(dir) = self.optional("cpu", "CPU shares", "Shares")
+            && let Some(dir) = self.optional("cpu", "cpu.shares", "CPU shares", "Shares")?
         {
-            if !(2..=262_144).contains(&shares) {
-                return Err(Error::invalid(format!("CPU shares {shares} are out of range: 2 to 262144")));
+            // The kernel would take the nearest it knows and say nothing.
+            let bound = match shares {
+                0..=1 => Some("minimum allowed cpu-shares is 2"),
+                2..=262_144 => None,
+                _ => Some("maximum allowed cpu-shares is 262144"),
+            };
+            if let Some(bound) = bound {
+                return Err(Error::invalid(format!("{shares}: the {bound}"))).field("cpu.shares");
             }
-            write(&dir, "cpu.shares", &shares.to_string())?;
+            write(&dir, "cpu.shares", &shares.to_string()).field("cpu.shares")?;
         }
         let period = cpu.period.filter(|period| *period != 0);
         let quota = cpu.quota.filter(|quota| *quota != 0);
-        let burst = cpu.burst;
-        if (period.is_some() || quota.is_some() || burst.is_some())
-            && let Some(dir) = self.optional("cpu", "CPU CFS scheduler", "CPU period/quota")
+        if (period.is_some() || quota.is_some() || cpu.burst.is_some())
+            && let Some(dir) = self.optional("cpu", "cpu.quota", "CPU CFS scheduler", "CPU period/quota")?
         {
-            bandwidth(&dir, period, quota, burst)?;
+            bandwidth(&dir, period, quota, cpu.burst)?;
         }
-        let idle = cpu.idle.map(|value| ("cpu.idle", value.to_string()));
-        let realtime_period =
-            cpu.realtime_period.filter(|value| *value != 0).map(|value| ("cpu.rt_period_us", value.to_string()));
-        let realtime =
-            cpu.realtime_runtime.filter(|value| *value != 0).map(|value| ("cpu.rt_runtime_us", value.to_string()));
-        for (file, value) in [idle, realtime_period, realtime].into_iter().flatten() {
-            write(&self.required("cpu", file)?, file, &value)?;
+        if let Some(idle) = cpu.idle {
+            write(&self.required("cpu", "cpu.idle")?, "cpu.idle", &idle.to_string()).field("cpu.idle")?;
         }
-        Ok(())
+        let period = cpu.realtime_period.filter(|value| *value != 0);
+        let runtime = cpu.realtime_runtime.filter(|value| *value != 0);
+        if period.is_none() && runtime.is_none() {
+            return Ok(());
+        }
+        let dir = self.required("cpu", "cpu.realtimeRuntime")?;
+        let steps = [
+            ("cpu.rt_period_us", "cpu.realtimePeriod", period.map(|value| value.to_string())),
+            ("cpu.rt_runtime_us", "cpu.realtimeRuntime", runtime.map(|value| value.to_string())),
+        ];
+        either_order(&dir, &steps)
     }
 
     fn cpuset(&mut self, cpu: &Cpu) -> Result<()> {
-        for (file, value) in [("cpuset.cpus", &cpu.cpus), ("cpuset.mems", &cpu.mems)] {
+        for (file, field, value) in [("cpuset.cpus", "cpu.cpus", &cpu.cpus), ("cpuset.mems", "cpu.mems", &cpu.mems)] {
             if value.is_empty() {
                 continue;
             }
-            if let Some(dir) = self.optional("cpuset", "cpuset", "CPUset") {
-                write(&dir, file, value)?;
+            if let Some(dir) = self.optional("cpuset", field, "cpuset", "CPUset")? {
+                write(&dir, file, value).field(field)?;
             }
         }
         Ok(())
     }
 
     fn pids(&mut self, pids: &Pids) -> Result<()> {
-        let limit = if pids.limit > 0 { pids.limit.to_string() } else { "max".to_owned() };
-        if self.directories.directory("pids").is_none() && pids.limit <= 0 {
+        let limit = match pids.limit {
+            // Not set, as every runtime has it.
+            0 => return Ok(()),
+            limit @ 1.. => limit.to_string(),
+            _ => "max".to_owned(),
+        };
+        if self.directories.directory("pids").is_none() && pids.limit < 0 {
             return Ok(());
         }
-        match self.optional("pids", "PIDs limit capabilities", "PIDs limit") {
-            Some(dir) => write(&dir, "pids.max", &limit),
+        match self.optional("pids", "pids.limit", "PIDs limit capabilities", "PIDs limit")? {
+            Some(dir) => write(&dir, "pids.max", &limit).field("pids.limit"),
             None => Ok(()),
         }
     }
 
     fn block_io(&mut self, block_io: &BlockIo) -> Result<()> {
-        let weight = block_io.weight.filter(|weight| *weight != 0);
-        if weight.is_some_and(|weight| !(10..=1000).contains(&weight)) {
-            return Err(Error::invalid(format!(
-                "block I/O weight {} is out of range: 10 to 1000",
-                weight.unwrap_or(0)
-            )));
-        }
         let dir = self.directories.directory("blkio");
-        let first_present = |names: [&str; 2], value: &str| -> Result<bool> {
+        let written = |names: &[&str], value: &str| -> Result<bool> {
             let Some(dir) = &dir else { return Ok(false) };
-            Ok(write_if_present(dir, names[0], value)? || write_if_present(dir, names[1], value)?)
+            for name in names {
+                if write_if_present(dir, name, value)? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
         };
-        if let Some(weight) = weight
-            && !first_present(["blkio.weight", "blkio.bfq.weight"], &weight.to_string())?
-        {
-            self.warnings.push(
-                "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded."
-                    .to_owned(),
-            );
-        }
-        for device in &block_io.weight_device {
-            let value = format!("{}:{} {}", device.major, device.minor, device.weight.unwrap_or(0));
-            if !first_present(["blkio.weight_device", "blkio.bfq.weight_device"], &value)? {
-                self.warnings.push("Your kernel does not support Block I/O weight_device or the cgroup is not mounted. Weight-device discarded.".to_owned());
+        let own = [
+            (
+                "blockIO.weight",
+                block_io.weight,
+                ["blkio.weight", "blkio.bfq.weight"].as_slice(),
+                "Block I/O weight",
+                "Weight",
+            ),
+            (
+                "blockIO.leafWeight",
+                block_io.leaf_weight,
+                ["blkio.leaf_weight"].as_slice(),
+                "Block I/O leaf weight",
+                "Leaf weight",
+            ),
+        ];
+        for (field, weight, files, what, dropped) in own {
+            if let Some(weight) = weight.filter(|weight| *weight != 0) {
+                check_weight(weight).field(field)?;
+                if !written(files, &weight.to_string()).field(field)? {
+                    self.unsupported(field, files[0], what, dropped)?;
+                }
             }
         }
-        self.throttle(block_io)
+        for device in &block_io.weight_device {
+            let weights = [
+                (device.weight, ["blkio.weight_device", "blkio.bfq.weight_device"].as_slice()),
+                (device.leaf_weight, ["blkio.leaf_weight_device"].as_slice()),
+            ];
+            for (weight, files) in weights {
+                let field = "blockIO.weightDevice";
+                let Some(weight) = weight.filter(|weight| *weight != 0) else { continue };
+                check_weight(weight).field(field)?;
+                let value = format!("{}:{} {weight}", device.major, device.minor);
+                if !written(files, &value).field(field)? {
+                    self.unsupported(field, files[0], "Block I/O weight_device", "Weight-device")?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn throttle(&mut self, block_io: &BlockIo) -> Result<()> {
         let dir = self.directories.directory("blkio");
         let throttles = [
-            ("read_bps", "BPS Block I/O read limit", "Block I/O BPS read limit", &block_io.throttle_read_bps_device),
             (
-                "write_bps",
-                "BPS Block I/O write limit",
-                "Block I/O BPS write limit",
+                ("read_bps", "blockIO.throttleReadBpsDevice"),
+                ("BPS Block I/O read limit", "Block I/O BPS read limit"),
+                &block_io.throttle_read_bps_device,
+            ),
+            (
+                ("write_bps", "blockIO.throttleWriteBpsDevice"),
+                ("BPS Block I/O write limit", "Block I/O BPS write limit"),
                 &block_io.throttle_write_bps_device,
             ),
-            ("read_iops", "IOPS Block read limit", "Block I/O IOPS read limit", &block_io.throttle_read_iops_device),
             (
-                "write_iops",
-                "IOPS Block write limit",
-                "Block I/O IOPS write limit",
+                ("read_iops", "blockIO.throttleReadIOPSDevice"),
+                ("IOPS Block read limit", "Block I/O IOPS read limit"),
+                &block_io.throttle_read_iops_device,
+            ),
+            (
+                ("write_iops", "blockIO.throttleWriteIOPSDevice"),
+                ("IOPS Block write limit", "Block I/O IOPS write limit"),
                 &block_io.throttle_write_iops_device,
             ),
         ];
-        for (name, what, dropped, devices) in throttles {
+        for ((name, field), (what, dropped), devices) in throttles {
+            let file = format!("blkio.throttle.{name}_device");
             for device in devices {
-                let file = format!("blkio.throttle.{name}_device");
-                let present = dir.as_ref().is_some_and(|dir| dir.join(&file).exists());
-                let Some(dir) = self.directories.directory("blkio").filter(|_| present) else {
-                    self.warnings.push(format!(
-                        "Your kernel does not support {what} or the cgroup is not mounted. {dropped} discarded."
-                    ));
+                let Some(dir) = dir.as_ref().filter(|dir| dir.join(&file).exists()) else {
+                    self.unsupported(field, &file, what, dropped)?;
                     break;
                 };
-                write(&dir, &file, &format!("{}:{} {}", device.major, device.minor, device.rate))?;
+                let value = format!("{}:{} {}", device.major, device.minor, device.rate);
+                write(dir, &file, &value).field(field)?;
             }
         }
         Ok(())
     }
 
     fn network(&mut self, network: &NetworkLimits) -> Result<()> {
-        if let Some(class) = network.class_id {
-            write(&self.required("net_cls", "a network class")?, "net_cls.classid", &class.to_string())?;
+        if let Some(class) = network.class_id.filter(|class| *class != 0) {
+            let field = "network.classID";
+            write(&self.required("net_cls", field)?, "net_cls.classid", &class.to_string()).field(field)?;
         }
         for priority in &network.priorities {
-            write(
-                &self.required("net_prio", "a network priority")?,
-                "net_prio.ifpriomap",
-                &format!("{} {}", priority.name, priority.priority),
-            )?;
+            let field = "network.priorities";
+            let value = format!("{} {}", priority.name, priority.priority);
+            write(&self.required("net_prio", field)?, "net_prio.ifpriomap", &value).field(field)?;
         }
         Ok(())
     }
 }
 
-/// The kernel checks quota against period at each write, so which goes first depends on what is there.
-fn bandwidth(dir: &Path, period: Option<u64>, quota: Option<i64>, burst: Option<u64>) -> Result<()> {
-    let set_period = || period.map_or(Ok(()), |period| write(dir, "cpu.cfs_period_us", &period.to_string()));
-    let set_quota = || quota.map_or(Ok(()), |quota| write(dir, "cpu.cfs_quota_us", &quota.max(-1).to_string()));
-    if set_period().is_err() {
-        set_quota()?;
-        set_period()?;
-    } else {
-        set_quota()?;
+/// Both versions take weights in version 1's terms.
+pub(super) fn check_weight(weight: u16) -> Result<()> {
+    if (10..=1000).contains(&weight) {
+        return Ok(());
     }
-    burst.map_or(Ok(()), |burst| write(dir, "cpu.cfs_burst_us", &burst.to_string()))
+    Err(Error::invalid(format!("block I/O weight {weight} is out of range: 10 to 1000")))
+}
+
+/// Writes values that the kernel checks against each other: what it refuses at first is tried again at the end.
+fn either_order(dir: &Path, steps: &[(&str, &str, Option<String>)]) -> Result<()> {
+    let mut refused = Vec::new();
+    for (file, field, value) in steps {
+        let Some(value) = value else { continue };
+        if let Err(error) = write(dir, file, value) {
+            if error.kind == ErrorKind::NotFound || steps.len() == 1 {
+                return Err(error).field(field);
+            }
+            refused.push((file, field, value));
+        }
+    }
+    refused.into_iter().try_for_each(|(file, field, value)| write(dir, file, value).field(field))
+}
+
+/// Period, burst and quota. A kernel without bursts is no reason to refuse a container.
+fn bandwidth(dir: &Path, period: Option<u64>, quota: Option<i64>, burst: Option<u64>) -> Result<()> {
+    let burst = burst.filter(|_| dir.join("cpu.cfs_burst_us").exists());
+    let steps = [
+        ("cpu.cfs_period_us", "cpu.period", period.map(|period| period.to_string())),
+        ("cpu.cfs_burst_us", "cpu.burst", burst.map(|burst| burst.to_string())),
+        ("cpu.cfs_quota_us", "cpu.quota", quota.map(|quota| quota.to_string())),
+    ];
+    either_order(dir, &steps)
 }
 
 /// A limit below what is in use is refused with EBUSY; say how much that is.
-fn with_usage(dir: &Path, error: Error) -> Error {
+fn with_usage(dir: &Path, limit: i64, error: Error) -> Error {
     if error.kind != ErrorKind::Busy {
         return error;
     }
     let usage = number(dir, "memory.usage_in_bytes").ok().flatten().unwrap_or(0);
     let peak = number(dir, "memory.max_usage_in_bytes").ok().flatten().unwrap_or(0);
-    Error::new(ErrorKind::Busy, format!("{} (in use: {usage}, at most so far: {peak})", error.message))
+    Error::new(
+        ErrorKind::Busy,
+        format!(
+            "unable to set memory limit to {limit} (current usage: {usage}, peak usage: {peak}): {}",
+            error.message
+        ),
+    )
 }
 
 /// Gives a new cpuset the processors and memory nodes of its parent: without them nothing can be put in.
@@ -356,12 +445,17 @@ pub(super) fn devices(dir: &Path, policy: &Policy) -> Result<()> {
 pub(super) fn huge_pages(dir: &Path, resources: &Resources, suffix: &str) -> Result<()> {
     for limit in &resources.hugepage_limits {
         let size = &limit.page_size;
-        if !size.ends_with('B') || !size.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-            return Err(Error::invalid(format!("huge page size {size:?}: expected a form such as 2MB")));
-        }
-        write(dir, &format!("hugetlb.{size}.{suffix}"), &limit.limit.to_string())?;
-        // Reservations count only where the kernel tells them apart.
-        let _present = write_if_present(dir, &format!("hugetlb.{size}.rsvd.{suffix}"), &limit.limit.to_string())?;
+        let set = || {
+            if !size.ends_with('B') || !size.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+                return Err(Error::invalid(format!("huge page size {size:?}: expected a form such as 2MB")));
+            }
+            if !write_if_present(dir, &format!("hugetlb.{size}.{suffix}"), &limit.limit.to_string())? {
+                return Err(Error::unsupported(format!("this kernel has no huge pages of {size}")));
+            }
+            // Reservations count only where the kernel tells them apart.
+            write_if_present(dir, &format!("hugetlb.{size}.rsvd.{suffix}"), &limit.limit.to_string())
+        };
+        let _reserved = set().field("hugepageLimits")?;
     }
     Ok(())
 }
