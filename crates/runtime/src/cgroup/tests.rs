@@ -260,10 +260,7 @@ fn an_occupied_name_is_refused_and_left_alone() {
     let cgroup = scratch.create(&Resources::default()).unwrap();
     let pid = scratch.run(&cgroup, "sleep 1000");
     let error = scratch.create(&Resources::default()).unwrap_err();
-    assert!(
-        error.kind == ErrorKind::Busy && error.message.contains("container's cgroup is not empty: "),
-        "{error}"
-    );
+    assert!(error.kind == ErrorKind::Busy && error.message.contains("container's cgroup is not empty: "), "{error}");
     assert!(cgroup.processes().unwrap().contains(&pid), "still alive");
     cgroup.kill().unwrap();
     scratch.create(&Resources::default()).unwrap();
