@@ -180,17 +180,15 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
     check_root(&rootfs)?;
     check_preserved(&preserved)?;
     let given = Given { stdio: lift(stdio)?, preserved, rootfs };
-    let place = Place::of(&Wish {
+    let wish = Wish {
         path: &plan.linux.cgroups_path,
         parent: cgroup_parent,
         id,
         driver: cgroup_driver,
         rootless: rootless_cgroup,
         strict: strict_limits,
-    })?;
-    let none = Resources::default();
-    let resources = plan.linux.resources.as_ref().unwrap_or(&none);
-    let cgroup = Cgroup::create(&plan.layout, place, resources).step(|| "cgroup".to_owned())?;
+    };
+    let cgroup = make_cgroup(&plan, &wish)?;
     let keyring = session_keyring.then(|| about.keyring());
     match Creation::start(&plan, &given, &cgroup, keyring.as_deref())
         .and_then(|creation| creation.finish(&plan, &given, idmap_binds))
@@ -227,6 +225,13 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
     }
 }
 
+/// Makes a container's cgroup and sets its limits.
+pub(crate) fn make_cgroup(plan: &Plan<'_>, wish: &Wish<'_>) -> Result<Cgroup> {
+    let none = Resources::default();
+    let resources = plan.linux.resources.as_ref().unwrap_or(&none);
+    Cgroup::create(&plan.layout, Place::of(wish)?, resources).step(|| "cgroup".to_owned())
+}
+
 pub(crate) fn check_terminal(wanted: bool, stdio: &Stdio) -> Result<()> {
     match (wanted, stdio) {
         (true, Stdio::Terminal { .. }) | (false, Stdio::Pipes { .. }) => Ok(()),
@@ -237,7 +242,7 @@ pub(crate) fn check_terminal(wanted: bool, stdio: &Stdio) -> Result<()> {
     }
 }
 
-fn check_root(rootfs: &Rootfs) -> Result<()> {
+pub(crate) fn check_root(rootfs: &Rootfs) -> Result<()> {
     let Rootfs::Directory(path) = rootfs else { return Ok(()) };
     let bad = |why: &str| Error::invalid(format!("root.path: {}: {why}", path.display()));
     if path.parent().is_none() {
@@ -522,6 +527,13 @@ impl Container {
             hooks: None,
             phase: Phase::Adopted,
         })
+    }
+
+    /// A container that runs already, restored as a child of this process.
+    pub(crate) fn restored(pid: i32, cgroup: Cgroup, plan: &mut Plan<'_>, about: About) -> Result<Container> {
+        let adopted = Container::adopt(pid, plan.spec, cgroup.place().clone(), about)?;
+        let (warnings, hooks) = (cgroup.warnings().to_vec(), plan.hooks.take());
+        Ok(Container { cgroup, warnings, hooks, phase: Phase::Started, ..adopted })
     }
 
     /// Init, as this process sees it.

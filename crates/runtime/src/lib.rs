@@ -6,6 +6,7 @@
 mod about;
 mod binds;
 pub mod cgroup;
+pub mod checkpoint;
 mod container;
 mod copy;
 mod devices;

@@ -117,6 +117,22 @@ pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<()> {
     close_from(first)
 }
 
+/// Makes `fds` the descriptors 3, 4, … of the program that is executed next; every other one above 2 is not given to it. For a
+/// fresh child that ends in execve or `_exit`; what it needs until then must be above those numbers.
+pub fn give_from_three(fds: &[BorrowedFd<'_>]) -> Result<()> {
+    let beyond = i32::try_from(fds.len()).unwrap_or(i32::MAX - 3) + 3;
+    let call = |errno| Error::new(format!("fcntl(F_DUPFD_CLOEXEC, {beyond})"), errno);
+    // First out of the way of each other.
+    let lifted = fds.iter().map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, beyond).map_err(call));
+    let lifted = lifted.collect::<Result<Vec<_>>>()?;
+    for (number, fd) in (3..).zip(&lifted) {
+        // SAFETY: as in close_from: whoever owned that number here never uses it again.
+        let done = unsafe { libc::dup2(fd.as_raw_fd(), number) };
+        check(done.into(), || format!("dup2({}, {number})", fd.as_raw_fd()))?;
+    }
+    close_on_exec_from(beyond as u32)
+}
+
 /// Makes `fd` the descriptor `number` (0 to 2), without close-on-exec.
 pub fn duplicate_to(fd: BorrowedFd<'_>, number: i32) -> Result<()> {
     if fd.as_raw_fd() == number {

@@ -188,6 +188,12 @@ impl Cgroup {
         Some(self.layout.v2.as_ref()?.join(&self.place.path))
     }
 
+    /// Where its processes are frozen: CRIU writes there itself.
+    #[must_use]
+    pub fn freezer(&self) -> Option<PathBuf> {
+        self.directory("freezer").or_else(|| self.v2_directory())
+    }
+
     /// Every directory of this cgroup, version 2 first.
     #[must_use]
     pub fn directories(&self) -> Vec<PathBuf> {

@@ -28,6 +28,7 @@ use crate::wire::{self, Order, Report};
 
 pub(crate) use dev::open as open_terminal;
 pub(crate) use finish::{Process, Stdio, load as load_filter};
+pub(crate) use mounts::target as place_of_mount;
 
 /// What the child needs besides the plan.
 pub(crate) struct Init<'a> {

@@ -156,7 +156,7 @@ pub(super) fn file_type(fd: BorrowedFd<'_>) -> Result<FileType> {
 }
 
 /// The place of a mount, made if it is missing.
-pub(super) fn target(root: &Root, mount: &Planned, directory: bool) -> Result<OwnedFd> {
+pub(crate) fn target(root: &Root, mount: &Planned, directory: bool) -> Result<OwnedFd> {
     let path = mount.destination.as_path();
     let mode = Mode::from_raw_mode(0o755);
     if matches!(mount.fs.as_str(), "proc" | "sysfs") && mount.kind == Kind::FileSystem {
