@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use brig_oci::runtime::{Resources, Spec};
 use brig_sys::clone::{self, Spawned, flags};
@@ -245,10 +246,13 @@ pub(crate) fn check_terminal(wanted: bool, stdio: &Stdio) -> Result<()> {
 pub(crate) fn check_root(rootfs: &Rootfs) -> Result<()> {
     let Rootfs::Directory(path) = rootfs else { return Ok(()) };
     let bad = |why: &str| Error::invalid(format!("root.path: {}: {why}", path.display()));
-    if path.parent().is_none() {
+    let look =
+        |path: &Path| rustix::fs::lstat(path).map_err(|errno| bad(&brig_sys::Error::new("lstat()", errno).to_string()));
+    let (stat, host) = (look(path)?, look(Path::new("/"))?);
+    // By what it is: many paths lead there.
+    if (stat.st_dev, stat.st_ino) == (host.st_dev, host.st_ino) {
         return Err(bad("is the host's own root; give it to a throw-away overlay instead"));
     }
-    let stat = rustix::fs::lstat(path).map_err(|errno| bad(&brig_sys::Error::new("lstat()", errno).to_string()))?;
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => Ok(()),
         FileType::Symlink => Err(bad("is a symbolic link")),

@@ -89,7 +89,8 @@ fn node(device: &LinuxDevice, bad: &dyn Fn(&str) -> Error) -> Result<Node> {
     let number = match kind {
         FileType::Fifo => 0,
         _ => match (number(device.major, 12), number(device.minor, 20)) {
-            (Some(major), Some(minor)) => rustix::fs::makedev(major, minor),
+            // 0:0 is what overlayfs hides files with, and what a specification without numbers says.
+            (Some(major), Some(minor)) if (major, minor) != (0, 0) => rustix::fs::makedev(major, minor),
             _ => return Err(bad(&format!("{}:{} is no device number", device.major, device.minor))),
         },
     };

@@ -8,6 +8,9 @@ use brig_sys::clone::flags;
 
 use crate::error::{Error, Result, Step};
 
+/// What the kernel takes as a path, in bytes.
+const PATH_MAX: usize = 4096;
+
 /// The namespaces of a container.
 #[derive(Debug, Default)]
 pub(crate) struct Namespaces {
@@ -25,6 +28,9 @@ impl Namespaces {
             let flag = flag(&entry.type_)?;
             if namespaces.has(flag) {
                 return Err(Error::invalid(format!("linux.namespaces: {:?} is listed twice", entry.type_)));
+            }
+            if entry.path.as_ref().is_some_and(|path| path.as_os_str().len() >= PATH_MAX) {
+                return Err(Error::invalid(format!("linux.namespaces: {:?}: the path is too long", entry.type_)));
             }
             match entry.path.as_deref().filter(|path| !path.as_os_str().is_empty()) {
                 None => namespaces.new |= flag,

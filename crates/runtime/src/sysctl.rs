@@ -49,8 +49,8 @@ fn check_one(name: &str, value: &str, namespaces: u64) -> Result<Parameter> {
     {
         return Err(bad("is not the name of a kernel parameter"));
     }
-    if value.contains('\0') {
-        return Err(bad("its value contains a NUL byte"));
+    if value.contains(['\0', '\n']) {
+        return Err(bad("its value contains a NUL byte or a line break"));
     }
     let needed = if parts[0] == "net" {
         Some((flags::NEWNET, "network"))

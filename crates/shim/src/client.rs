@@ -98,8 +98,22 @@ pub fn read_failure(dir: &Path) -> Option<String> {
 
 /// Reads a whole file of at most [`MAX_FILE`] bytes.
 pub(crate) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    read_all(File::open(path)?, path)
+}
+
+/// The same, but only of a regular file: a FIFO or a device is refused at once.
+pub(crate) fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "is not a regular file"));
+    }
+    read_all(file, path)
+}
+
+fn read_all(file: File, path: &Path) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
-    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut content)?;
+    file.take(MAX_FILE + 1).read_to_end(&mut content)?;
     if content.len() as u64 > MAX_FILE {
         let text = format!("{}: larger than {MAX_FILE} bytes", path.display());
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));

@@ -12,7 +12,7 @@ use brig_oci::runtime::{Process, Spec};
 use brig_runtime::{About, Container, CreateRequest, ErrorKind, Stdio};
 use serde::de::DeserializeOwned;
 
-use crate::client::{CONFIG, SPEC, read_file};
+use crate::client::{CONFIG, SPEC, read_file, read_regular};
 use crate::diagnose;
 use crate::log::Log;
 use crate::protocol::{Config, Event, Failure, FailureKind, Rootfs, Streams, encode};
@@ -166,8 +166,17 @@ fn rootfs(rootfs: Rootfs) -> brig_runtime::Rootfs {
 }
 
 pub(crate) fn load<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
+    parse(path, read_file(path))
+}
+
+/// The same of a file in a bundle, which whoever made the bundle may have replaced by something that never ends.
+pub(crate) fn load_regular<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
+    parse(path, read_regular(path))
+}
+
+fn parse<T: DeserializeOwned>(path: &Path, content: std::io::Result<Vec<u8>>) -> Result<T, Failure> {
     let invalid = |error: String| Failure::new(FailureKind::Invalid, format!("{}: {error}", path.display()));
-    let content = read_file(path).map_err(|error| invalid(error.to_string()))?;
+    let content = content.map_err(|error| invalid(error.to_string()))?;
     serde_json::from_slice(&content).map_err(|error| invalid(error.to_string()))
 }
 

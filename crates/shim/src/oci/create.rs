@@ -35,7 +35,7 @@ impl<'a> Order<'a> {
         let bundle = line.path("bundle").unwrap_or_else(|| PathBuf::from("."));
         let bundle = bundle.canonicalize().map_err(|error| Fault::io("bundle", &bundle, &error))?;
         let spec: Spec =
-            crate::launch::load(&bundle.join("config.json")).map_err(|failure| Fault::new(failure.message))?;
+            crate::launch::load_regular(&bundle.join("config.json")).map_err(|failure| Fault::new(failure.message))?;
         let console = line.path("console-socket");
         let terminal = spec.process.as_ref().is_some_and(|process| process.terminal);
         match (terminal, &console) {
