@@ -114,11 +114,12 @@ impl Container {
     ) -> Result<()> {
         let directory = self.cgroup.fd_for_clone();
         let files = self.cgroup.join_files().step(|| "cgroup".to_owned())?;
-        let stage = clone::spawn(0, directory.as_ref().map(AsFd::as_fd), || {
+        let stage = || {
             let stdio = stdio.borrow();
             let stage = Stage { container: self, launch, stdio, preserved, channel: &theirs, files: &files, keyring };
             init::finish(&theirs, stage.run())
-        })?;
+        };
+        let stage = launch.affinity.starting(|| Ok(clone::spawn(0, directory.as_ref().map(AsFd::as_fd), stage)?))?;
         drop(theirs);
         let heard = started.hear(stage.pidfd.as_fd(), |child, listener| {
             self.introduce(launch.agent.as_ref(), child, listener, "running")
@@ -206,6 +207,7 @@ impl Stage<'_> {
             rustix::io::write(file, b"0").map_err(|errno| brig_sys::Error::new("write(cgroup tasks, \"0\")", errno))?;
         }
         let root = if self.container.chrooted { Some(self.root()?) } else { None };
+        self.launch.affinity.settle()?;
         brig_sys::namespace::join_process(self.container.pidfd.as_fd(), self.container.namespaces)?;
         if let Some(root) = root {
             brig_sys::mount::chroot_into(root.as_fd())?;

@@ -3,12 +3,13 @@
 
 use std::ffi::CString;
 
-use brig_oci::runtime::{Capabilities, IoPriority, Linux, Process, Rlimit, Scheduler};
+use brig_oci::runtime::{Capabilities, Linux, Process, Rlimit};
 use brig_sys::caps::Sets;
 use brig_sys::process::{Limits, Scheduling};
 
 use crate::error::{Error, Result, Step};
 use crate::listener::Agent;
+use crate::placement::{self, Affinity, Memory};
 use crate::seccomp::{self, Program};
 
 /// A process ready to be started.
@@ -38,7 +39,11 @@ pub(crate) struct Launch {
     /// The process has to lower its limits itself, as long as it is who its parent is.
     pub own_limits: bool,
     pub oom_score_adj: Option<i32>,
-    pub affinity: Option<Vec<usize>>,
+    /// Of an exec only.
+    pub affinity: Affinity,
+    pub memory: Option<Memory>,
+    /// The cgroup has not all CPUs.
+    pub confined: bool,
 }
 
 impl Launch {
@@ -71,18 +76,15 @@ impl Launch {
             agent,
             apparmor: label("process.apparmorProfile", &process.apparmor_profile)?,
             selinux: label("process.selinuxLabel", &process.selinux_label)?,
-            scheduling: process.scheduler.as_ref().map(scheduling).transpose()?,
-            io_priority: process.io_priority.as_ref().map(io_priority).transpose()?,
+            scheduling: process.scheduler.as_ref().map(placement::scheduling).transpose()?,
+            io_priority: process.io_priority.as_ref().map(placement::io_priority).transpose()?,
             personality: linux.and_then(|linux| linux.personality.as_ref()).map(personality).transpose()?,
             limits: limits(&process.rlimits)?,
             own_limits: !process.rlimits.is_empty() && !may_limit_others(linux)?,
             oom_score_adj: process.oom_score_adj,
-            affinity: process
-                .exec_cpu_affinity
-                .as_ref()
-                .and_then(|cpus| cpus.final_.as_deref())
-                .map(cpu_list)
-                .transpose()?,
+            affinity: process.exec_cpu_affinity.as_ref().map_or(Ok(Affinity::default()), Affinity::compile)?,
+            confined: linux.is_some_and(confined),
+            memory: linux.and_then(|linux| linux.memory_policy.as_ref()).map(Memory::compile).transpose()?,
         })
     }
 
@@ -94,6 +96,11 @@ impl Launch {
         };
         self.env.iter().rev().find_map(|entry| value(entry).map(|start| &entry.as_bytes()[start..]))
     }
+}
+
+fn confined(linux: &Linux) -> bool {
+    let cpu = linux.resources.as_ref().and_then(|resources| resources.cpu.as_ref());
+    cpu.is_some_and(|cpu| !cpu.cpus.is_empty())
 }
 
 fn check(process: &Process) -> Result<()> {
@@ -187,63 +194,6 @@ fn limits(list: &[Rlimit]) -> Result<Vec<(String, u32, Limits)>> {
     Ok(limits)
 }
 
-fn scheduling(scheduler: &Scheduler) -> Result<Scheduling> {
-    let policy = match scheduler.policy.as_str() {
-        "SCHED_OTHER" => 0,
-        "SCHED_FIFO" => 1,
-        "SCHED_RR" => 2,
-        "SCHED_BATCH" => 3,
-        "SCHED_IDLE" => 5,
-        "SCHED_DEADLINE" => 6,
-        other => return Err(Error::invalid(format!("process.scheduler.policy: {other:?} is not one that Linux has"))),
-    };
-    let mut flags = 0;
-    for flag in &scheduler.flags {
-        flags |= match flag.as_str() {
-            "SCHED_FLAG_RESET_ON_FORK" => 1,
-            "SCHED_FLAG_RECLAIM" => 2,
-            "SCHED_FLAG_DL_OVERRUN" => 4,
-            "SCHED_FLAG_KEEP_POLICY" => 8,
-            "SCHED_FLAG_KEEP_PARAMS" => 16,
-            "SCHED_FLAG_UTIL_CLAMP_MIN" => 32,
-            "SCHED_FLAG_UTIL_CLAMP_MAX" => 64,
-            other => return Err(Error::invalid(format!("process.scheduler.flags: unknown flag {other:?}"))),
-        };
-    }
-    let priority =
-        u32::try_from(scheduler.priority).map_err(|_| Error::invalid("process.scheduler.priority: is negative"))?;
-    let deadline = scheduler.runtime != 0 || scheduler.deadline != 0 || scheduler.period != 0;
-    if deadline && policy != 6 {
-        return Err(Error::invalid("process.scheduler: runtime, deadline and period are for SCHED_DEADLINE"));
-    }
-    if !(-20..=19).contains(&scheduler.nice) {
-        return Err(Error::invalid("process.scheduler.nice: not between -20 and 19"));
-    }
-    Ok(Scheduling {
-        policy,
-        flags,
-        nice: scheduler.nice,
-        priority,
-        runtime: scheduler.runtime,
-        deadline: scheduler.deadline,
-        period: scheduler.period,
-        ..Scheduling::default()
-    })
-}
-
-fn io_priority(priority: &IoPriority) -> Result<(u8, u8)> {
-    let class = match priority.class.as_str() {
-        "IOPRIO_CLASS_RT" => 1,
-        "IOPRIO_CLASS_BE" => 2,
-        "IOPRIO_CLASS_IDLE" => 3,
-        other => return Err(Error::invalid(format!("process.ioPriority.class: unknown class {other:?}"))),
-    };
-    match u8::try_from(priority.priority) {
-        Ok(level @ 0..=7) => Ok((class, level)),
-        _ => Err(Error::invalid("process.ioPriority.priority: not between 0 and 7")),
-    }
-}
-
 fn personality(personality: &brig_oci::runtime::Personality) -> Result<u64> {
     if let Some(flag) = personality.flags.first() {
         return Err(Error::invalid(format!("linux.personality.flags: {flag:?}: no flag is defined")));
@@ -253,22 +203,6 @@ fn personality(personality: &brig_oci::runtime::Personality) -> Result<u64> {
         "LINUX32" => Ok(8),
         other => Err(Error::invalid(format!("linux.personality.domain: unknown domain {other:?}"))),
     }
-}
-
-/// `0-3,7` as numbers.
-fn cpu_list(text: &str) -> Result<Vec<usize>> {
-    let bad = || Error::invalid(format!("process.execCPUAffinity: {text:?} is no CPU list"));
-    let mut cpus = Vec::new();
-    for part in text.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let first: usize = first.trim().parse().map_err(|_| bad())?;
-        let last: usize = last.trim().parse().map_err(|_| bad())?;
-        if first > last || last >= 1024 {
-            return Err(bad());
-        }
-        cpus.extend(first..=last);
-    }
-    Ok(cpus)
 }
 
 /// Checks that ids are mapped in the container's user namespace.
@@ -373,16 +307,5 @@ mod tests {
             let error = Launch::compile(&process, None).unwrap_err();
             assert!(error.message.starts_with(field), "{field}: {error}");
         }
-    }
-
-    #[test]
-    fn cpu_lists() {
-        assert_eq!(cpu_list("0-2,5").unwrap(), [0, 1, 2, 5]);
-        assert!(
-            cpu_list("3-1").is_err()
-                && cpu_list("").is_err()
-                && cpu_list("0-").is_err()
-                && cpu_list("0-99999").is_err()
-        );
     }
 }

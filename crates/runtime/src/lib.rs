@@ -21,6 +21,7 @@ mod mounts;
 mod namespaces;
 mod options;
 mod overlay_by_path;
+mod placement;
 mod plan;
 mod rootfs;
 pub mod seccomp;

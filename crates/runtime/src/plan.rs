@@ -116,9 +116,6 @@ fn check_supported(spec: &Spec, linux: &Linux, namespaces: &Namespaces) -> Resul
     if !linux.net_devices.is_empty() {
         return Err(Error::unsupported("linux.netDevices: is not supported"));
     }
-    if linux.memory_policy.is_some() {
-        return Err(Error::unsupported("linux.memoryPolicy: is not supported"));
-    }
     Ok(())
 }
 

@@ -4,8 +4,6 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use rustix::io::Errno;
-
 use crate::clone::last_errno;
 use crate::error::{Error, Result};
 
@@ -203,12 +201,16 @@ pub struct Scheduling {
     pub deadline: u64,
     /// Deadline period.
     pub period: u64,
+    /// Least utilisation hint, 0 to 1024.
+    pub least: u32,
+    /// Largest utilisation hint, 0 to 1024.
+    pub most: u32,
 }
 
 /// Sets policy and priorities of this process.
 pub fn set_scheduling(mut attributes: Scheduling) -> Result<()> {
     attributes.size = size_of::<Scheduling>() as u32;
-    // SAFETY: the struct is a sched_attr (version 0) of the size that it names.
+    // SAFETY: the struct is a sched_attr (version 1, Linux 5.3) of the size that it names.
     let done = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0u32) };
     check(done, || format!("sched_setattr({attributes:?})")).map(drop)
 }
@@ -229,16 +231,43 @@ pub fn set_personality(domain: u64) -> Result<()> {
     check(done, || format!("personality({domain:#x})")).map(drop)
 }
 
-/// Sets the CPUs that this process (and its children) may run on.
-pub fn set_affinity(cpus: impl IntoIterator<Item = usize>) -> Result<()> {
-    let mut set = rustix::thread::CpuSet::new();
-    for cpu in cpus {
-        if cpu >= rustix::thread::CpuSet::MAX_CPU {
-            return Err(Error::new(format!("sched_setaffinity(cpu {cpu})"), Errno::INVAL));
-        }
-        set.set(cpu);
-    }
-    rustix::thread::sched_setaffinity(None, &set).map_err(|errno| Error::new("sched_setaffinity()", errno))
+/// A set of CPUs.
+pub use rustix::thread::CpuSet;
+
+/// The CPUs that this process may run on.
+pub fn affinity() -> Result<CpuSet> {
+    rustix::thread::sched_getaffinity(None).map_err(|errno| Error::new("sched_getaffinity()", errno))
+}
+
+/// Sets the CPUs that this process (and its children) may run on. Those that the machine or the cgroup do not have are left
+/// out by the kernel.
+///
+/// # Errors
+/// EINVAL if none is left.
+pub fn set_affinity(cpus: &CpuSet) -> Result<()> {
+    rustix::thread::sched_setaffinity(None, cpus)
+        .map_err(|errno| Error::new(format!("sched_setaffinity({cpus:?})"), errno))
+}
+
+/// All CPUs there may ever be.
+pub fn every_cpu() -> CpuSet {
+    let mut cpus = CpuSet::new();
+    (0..CpuSet::MAX_CPU).for_each(|cpu| cpus.set(cpu));
+    cpus
+}
+
+/// Where the memory of this process and its children comes from (`set_mempolicy(2)`): a mode with its flags, and a mask of
+/// nodes.
+///
+/// # Errors
+/// EINVAL for nodes or a combination that the kernel does not have; ENOSYS from a kernel without NUMA.
+pub fn set_memory_policy(mode: i32, nodes: &[u64]) -> Result<()> {
+    let mask = if nodes.is_empty() { std::ptr::null() } else { nodes.as_ptr() };
+    // The kernel takes one bit less than it is told of.
+    let bits = if nodes.is_empty() { 0 } else { nodes.len() * 64 + 1 };
+    // SAFETY: the mask is null or has the number of bits given, rounded up to words.
+    let done = unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask, bits) };
+    check(done, || format!("set_mempolicy({mode:#x}, {nodes:x?})")).map(drop)
 }
 
 /// Writes `OOM` badness of a process of the caller's own (an unreaped child): -1000 to 1000.

@@ -61,9 +61,24 @@ pub struct Linux {
     /// Offsets of a new time namespace: `monotonic` and `boottime`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_as_default")]
     pub time_offsets: BTreeMap<String, TimeOffset>,
-    /// NUMA memory policy (1.3 draft); refused when present.
+    /// NUMA memory policy (1.3).
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory_policy: Option<serde_json::Value>,
+    pub memory_policy: Option<MemoryPolicy>,
+}
+
+/// Where memory comes from (`set_mempolicy(2)`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemoryPolicy {
+    /// `MPOL_DEFAULT`, `MPOL_PREFERRED`, `MPOL_BIND`, `MPOL_INTERLEAVE`, `MPOL_LOCAL`, `MPOL_PREFERRED_MANY` or
+    /// `MPOL_WEIGHTED_INTERLEAVE`.
+    pub mode: String,
+    /// List of nodes, e.g. `0-3,7`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub nodes: String,
+    /// `MPOL_F_NUMA_BALANCING`, `MPOL_F_RELATIVE_NODES`, `MPOL_F_STATIC_NODES`.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_as_default")]
+    pub flags: Vec<String>,
 }
 
 /// One range of ids.

@@ -157,7 +157,15 @@ pub(crate) fn load(filter: &Program) -> Result<Option<OwnedFd>> {
 
 fn priorities(launch: &Launch) -> Result<()> {
     if let Some(scheduling) = launch.scheduling {
-        brig_sys::process::set_scheduling(scheduling).step(|| "process.scheduler".to_owned())?;
+        brig_sys::process::set_scheduling(scheduling)
+            .map_err(|error| match error.errno {
+                // SCHED_DEADLINE is a promise about all CPUs of the machine.
+                Errno::PERM if launch.confined => Error::invalid(format!(
+                    "{error}: process scheduler can't be used together with AllowedCPUs (linux.resources.cpu.cpus)"
+                )),
+                _ => error.into(),
+            })
+            .step(|| "process.scheduler".to_owned())?;
     }
     if let Some((class, priority)) = launch.io_priority {
         brig_sys::process::set_io_priority(class, priority).step(|| "process.ioPriority".to_owned())?;
@@ -165,8 +173,8 @@ fn priorities(launch: &Launch) -> Result<()> {
     if let Some(domain) = launch.personality {
         brig_sys::process::set_personality(domain).step(|| "linux.personality".to_owned())?;
     }
-    if let Some(cpus) = &launch.affinity {
-        brig_sys::process::set_affinity(cpus.iter().copied()).step(|| "process.execCPUAffinity".to_owned())?;
+    if let Some(memory) = &launch.memory {
+        memory.apply()?;
     }
     rustix::process::umask(Mode::from_raw_mode(launch.umask.unwrap_or(0o022)));
     Ok(())

@@ -23,6 +23,7 @@ use crate::cgroup::Cgroup;
 use crate::error::{Error, ErrorKind, Result, Step};
 use crate::hooks::Moment;
 use crate::launch::Launch;
+use crate::placement;
 use crate::plan::Plan;
 use crate::wire::{self, Order, Report};
 
@@ -94,6 +95,7 @@ impl Init<'_> {
             brig_sys::namespace::unshare(flags::NEWTIME)?;
             wire::report(self.channel, &Report::Timeless)?;
         }
+        placement::on_every_cpu();
         if wire::wait_order(self.channel, Order::Mapped)?.is_none() {
             return Ok(0);
         }

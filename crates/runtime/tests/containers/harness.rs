@@ -250,3 +250,13 @@ pub fn names(path: &Path) -> Vec<String> {
     names.sort();
     names
 }
+
+/// Says loudly that a test cannot run here; `BRIG_SKIPS` names the file in which such are counted.
+pub fn skip(test: &str, reason: &str) {
+    use std::io::Write as _;
+    eprintln!("SKIP: {test}: {reason}");
+    if let Some(path) = std::env::var_os("BRIG_SKIPS") {
+        let mut file = fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
+        writeln!(file, "SKIP: {test}: {reason}").unwrap();
+    }
+}

@@ -10,6 +10,7 @@ mod inside;
 mod keyring;
 mod listener;
 mod namespaces;
+mod placement;
 mod program;
 
 use std::panic::catch_unwind;
@@ -29,6 +30,7 @@ fn main() {
         keyring::TESTS,
         listener::TESTS,
         namespaces::TESTS,
+        placement::TESTS,
     ]
     .concat();
     let mut failed = 0;
