@@ -17,6 +17,7 @@ use crate::binds;
 use crate::cgroup::{Cgroup, Driver, Layout, Place, Wish};
 use crate::devices;
 use crate::error::{Error, Result, Step};
+use crate::gate::Gate;
 use crate::hooks::{Hooks, Moment};
 use crate::identity::{self, Identity};
 use crate::init::{self, Init};
@@ -83,6 +84,8 @@ pub struct CreateRequest<'a> {
     /// Leave the host's root by `MS_MOVE` and `chroot` instead of `pivot_root`, as a host that runs from its initial ramfs
     /// needs it.
     pub no_pivot: bool,
+    /// Where init waits for the start once [`Container::leave`] has been called.
+    pub gate: Option<Gate>,
 }
 
 impl<'a> CreateRequest<'a> {
@@ -103,6 +106,7 @@ impl<'a> CreateRequest<'a> {
             session_keyring: true,
             preserved: Vec::new(),
             no_pivot: false,
+            gate: None,
         }
     }
 }
@@ -173,6 +177,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
         session_keyring,
         preserved,
         no_pivot,
+        gate,
     } = request;
     let mut plan = Plan::new(spec, &about, init)?;
     plan.no_pivot = no_pivot;
@@ -180,7 +185,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
     check_terminal(spec.process.as_ref().is_some_and(|process| process.terminal), &stdio)?;
     check_root(&rootfs)?;
     check_preserved(&preserved)?;
-    let given = Given { stdio: lift(stdio)?, preserved, rootfs };
+    let given = Given { stdio: lift(stdio)?, preserved, rootfs, gate };
     let wish = Wish {
         path: &plan.linux.cgroups_path,
         parent: cgroup_parent,
@@ -275,6 +280,7 @@ struct Given {
     stdio: Stdio,
     preserved: Vec<OwnedFd>,
     rootfs: Rootfs,
+    gate: Option<Gate>,
 }
 
 /// Streams as descriptors above 2, so that none is overwritten while they are put into place.
@@ -382,6 +388,7 @@ impl Creation {
                 cgroups: &files,
                 keyring,
                 root,
+                gate: given.gate.as_ref(),
             })
         };
         if plan.namespaces.join.is_empty() {
@@ -650,6 +657,18 @@ impl Container {
                 Ok(())
             }
             Err(error) => Err(self.fail(error)),
+        }
+    }
+
+    /// Leaves a container that stands at its gate ([`CreateRequest::gate`]): from now on it lives without the caller, until
+    /// somebody opens the gate ([`crate::gate::let_go`]).
+    ///
+    /// # Errors
+    /// It is not at its gate.
+    pub fn leave(mut self) -> Result<()> {
+        match (self.phase, self.channel.take()) {
+            (Phase::Ready, Some(channel)) => wire::order(&channel, Order::Leave),
+            (phase, _) => Err(Error::invalid(format!("the container does not stand at its gate: it is {phase:?}"))),
         }
     }
 

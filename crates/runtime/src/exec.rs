@@ -13,6 +13,7 @@ use brig_sys::fdpass::{self, Channel};
 use brig_sys::pidfd;
 use rustix::fs::{Mode, OFlags};
 
+use crate::cgroup::Entrance;
 use crate::container::{Container, Stdio, check_preserved, check_terminal, end, go, lift};
 use crate::error::{Error, Result, Step};
 use crate::identity::Identity;
@@ -35,12 +36,25 @@ pub struct ExecRequest<'a> {
     pub session_keyring: bool,
     /// Descriptors that the program gets besides its streams: those open at 3, 4 … without a gap.
     pub preserved: Vec<OwnedFd>,
+    /// Do it in a paused container too: the process stands still until the container goes on.
+    pub ignore_paused: bool,
+    /// Existing cgroups below the container's to run it in: controller (empty for all) and path.
+    pub sub_cgroups: Vec<(String, String)>,
 }
 
 impl<'a> ExecRequest<'a> {
     /// What every process needs: it gets the container's session keyring; the rest is off.
     pub fn new(process: &'a Process, linux: Option<&'a Linux>, stdio: Stdio) -> ExecRequest<'a> {
-        ExecRequest { process, linux, stdio, privileged: false, session_keyring: true, preserved: Vec::new() }
+        ExecRequest {
+            process,
+            linux,
+            stdio,
+            privileged: false,
+            session_keyring: true,
+            preserved: Vec::new(),
+            ignore_paused: false,
+            sub_cgroups: Vec::new(),
+        }
     }
 }
 
@@ -64,7 +78,8 @@ impl Container {
     /// `NotFound` and `NotExecutable` are about the program; `Invalid` if the container is paused or has ended. Then
     /// nothing is left of the process. Only for processes with one thread.
     pub fn exec(&self, request: ExecRequest<'_>) -> Result<ExecProcess> {
-        let ExecRequest { process, linux, stdio, privileged, session_keyring, preserved } = request;
+        let ExecRequest { process, linux, stdio, privileged, session_keyring, preserved, ignore_paused, sub_cgroups } =
+            request;
         let launch = Launch::compile(process, linux)?;
         check_terminal(process.terminal, &stdio)?;
         check_preserved(&preserved)?;
@@ -74,7 +89,8 @@ impl Container {
                 "process.capabilities: more than the container has; only a privileged exec may have them",
             ));
         }
-        self.check_running()?;
+        self.check_running(ignore_paused)?;
+        let entrance = self.cgroup.entrance(&sub_cgroups).step(|| "cgroup".to_owned())?;
         let identity = Identity::of(self.pid(), self.namespaces & flags::NEWUSER != 0)?;
         launch::check_mapped(&launch, &identity.uids, &identity.gids)?;
         let stdio = lift(stdio)?;
@@ -82,7 +98,7 @@ impl Container {
         let (ours, theirs) = fdpass::pair()?;
         let mut started = Started { child: None, channel: ours, master: None };
         let keyring = session_keyring.then(|| self.about.keyring());
-        self.spawn(&launch, (&stdio, &preserved), theirs, keyring.as_deref(), &mut started)?;
+        self.spawn(&launch, (&stdio, &preserved), theirs, keyring.as_deref(), entrance, &mut started)?;
         let pid = started.child.as_ref().map_or(0, |(pid, _)| *pid);
         let warnings = launch::apply_limits(pid, &launch.limits, launch.own_limits)?;
         if let Some(value) = launch.oom_score_adj {
@@ -93,11 +109,11 @@ impl Container {
         Ok(ExecProcess { pid, pidfd, master: started.master.take(), warnings })
     }
 
-    fn check_running(&self) -> Result<()> {
+    fn check_running(&self, ignore_paused: bool) -> Result<()> {
         if pidfd::wait_end(self.pidfd.as_fd(), Some(Duration::ZERO))? {
             return Err(Error::invalid("the container is not running"));
         }
-        if self.cgroup.frozen().step(|| "cgroup".to_owned())? {
+        if !ignore_paused && self.cgroup.frozen().step(|| "cgroup".to_owned())? {
             return Err(Error::invalid("the container is paused; unpause it before exec"));
         }
         Ok(())
@@ -110,10 +126,10 @@ impl Container {
         (stdio, preserved): (&Stdio, &[OwnedFd]),
         theirs: Channel,
         keyring: Option<&CStr>,
+        entrance: Entrance,
         started: &mut Started,
     ) -> Result<()> {
-        let directory = self.cgroup.fd_for_clone();
-        let files = self.cgroup.join_files().step(|| "cgroup".to_owned())?;
+        let Entrance { directory, files } = entrance;
         let stage = || {
             let stdio = stdio.borrow();
             let stage = Stage { container: self, launch, stdio, preserved, channel: &theirs, files: &files, keyring };
@@ -229,7 +245,7 @@ impl Stage<'_> {
         let root = rustix::fs::open(&path, flags, Mode::empty())
             .map_err(|errno| brig_sys::Error::new(format!("open({path:?}, O_PATH)"), errno))?;
         // Only now it is certain that the number still meant that process.
-        self.container.check_running()?;
+        self.container.check_running(true)?;
         Ok(root)
     }
 
@@ -255,6 +271,7 @@ impl Stage<'_> {
             terminal,
             reaper: false,
             hooks: None,
+            gate: None,
         }
         .run()
     }

@@ -12,6 +12,7 @@ mod copy;
 mod devices;
 mod error;
 mod exec;
+pub mod gate;
 pub mod hooks;
 mod identity;
 mod init;
@@ -32,6 +33,7 @@ pub use about::About;
 pub use container::{Container, CreateRequest, Stdio, create};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{ExecProcess, ExecRequest};
+pub use options::KNOWN as MOUNT_OPTIONS;
 pub use rootfs::Rootfs;
 
 /// Switches for tests of paths that only other kernels take.

@@ -69,6 +69,72 @@ pub(crate) struct Options {
     pub data: Vec<(String, Option<String>)>,
 }
 
+/// The words that are understood whatever is mounted, sorted; file systems have more.
+pub const KNOWN: [&str; 62] = [
+    "async",
+    "atime",
+    "bind",
+    "defaults",
+    "dev",
+    "diratime",
+    "dirsync",
+    "exec",
+    "idmap",
+    "iversion",
+    "lazytime",
+    "loud",
+    "mand",
+    "noatime",
+    "nodev",
+    "nodiratime",
+    "noexec",
+    "noiversion",
+    "nolazytime",
+    "nomand",
+    "norelatime",
+    "nostrictatime",
+    "nosuid",
+    "nosymfollow",
+    "private",
+    "ratime",
+    "rbind",
+    "rdev",
+    "rdiratime",
+    "relatime",
+    "remount",
+    "rexec",
+    "ridmap",
+    "rnoatime",
+    "rnodev",
+    "rnodiratime",
+    "rnoexec",
+    "rnorelatime",
+    "rnostrictatime",
+    "rnosuid",
+    "rnosymfollow",
+    "ro",
+    "rprivate",
+    "rrelatime",
+    "rro",
+    "rrw",
+    "rshared",
+    "rslave",
+    "rstrictatime",
+    "rsuid",
+    "rsymfollow",
+    "runbindable",
+    "rw",
+    "shared",
+    "silent",
+    "slave",
+    "strictatime",
+    "suid",
+    "symfollow",
+    "sync",
+    "tmpcopyup",
+    "unbindable",
+];
+
 /// Takes the options of a mount apart. Of contradicting words the last counts, as in fstab.
 ///
 /// # Errors
@@ -209,6 +275,15 @@ mod tests {
         assert_eq!(options.top.set, Attr::MOUNT_ATTR_STRICTATIME);
         assert_eq!(options.top.clear, Attr::MOUNT_ATTR_RDONLY | Attr::MOUNT_ATTR__ATIME);
         assert_eq!(options.data, [("size".to_owned(), Some("5".to_owned())), ("x".to_owned(), None)]);
+    }
+
+    #[test]
+    fn knows_what_it_says_it_knows() {
+        assert!(KNOWN.is_sorted());
+        for word in KNOWN.into_iter().filter(|word| *word != "tmpcopyup") {
+            options("bind", &[word]).unwrap();
+        }
+        options("tmpfs", &["tmpcopyup"]).unwrap();
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub(crate) enum Order {
     LastFds,
     /// The parent's hooks have run.
     Hooked,
+    /// The parent goes; the next order comes through the gate.
+    Leave,
     /// Run the program.
     Go,
 }
@@ -51,6 +53,7 @@ impl Order {
             Order::Fds => b'f',
             Order::LastFds => b'l',
             Order::Hooked => b'h',
+            Order::Leave => b'w',
             Order::Go => b'g',
         }
     }
@@ -59,6 +62,13 @@ impl Order {
 /// Sends an order without descriptors.
 pub(crate) fn order(channel: &Channel, order: Order) -> Result<()> {
     Ok(channel.send(&[order.letter()], &[])?)
+}
+
+/// The same by plain write.
+pub(crate) fn write_order(to: impl AsFd, order: Order) -> Result<()> {
+    rustix::io::write(to, &[order.letter()])
+        .map(drop)
+        .map_err(|errno| brig_sys::Error::new(format!("write(gate, {order:?})"), errno).into())
 }
 
 /// Sends descriptors, in as many messages as it takes.
@@ -76,7 +86,7 @@ pub(crate) fn send_fds(channel: &Channel, fds: &[BorrowedFd<'_>]) -> Result<()> 
 }
 
 /// In the child: waits for an order. `None` means that the parent is gone.
-pub(crate) fn wait_order(channel: &Channel, wanted: Order) -> Result<Option<()>> {
+pub(crate) fn wait_order(channel: impl AsFd, wanted: Order) -> Result<Option<()>> {
     let mut letter = [0u8; 1];
     loop {
         match rustix::io::read(channel.as_fd(), &mut letter) {
@@ -119,7 +129,7 @@ fn encode(report: &Report) -> Vec<u8> {
 }
 
 /// In the child: reports by plain write.
-pub(crate) fn report(channel: &Channel, report: &Report) -> Result<()> {
+pub(crate) fn report(channel: impl AsFd, report: &Report) -> Result<()> {
     loop {
         match rustix::io::write(channel.as_fd(), &encode(report)) {
             Ok(_) => return Ok(()),

@@ -255,16 +255,22 @@ fn failures_leave_nothing_and_are_logged() {
     );
     bench.refused(&["state", "box"], "container does not exist");
     bench.refused(&["create", "--bundle", "/no/such", "box"], "/no/such");
-    bench.refused(&["--systemd-cgroup", "create", "box"], "--systemd-cgroup: not supported");
-    bench.refused(&["create", "--no-pivot", "box"], "--no-pivot: not supported");
-    bench.refused(&["create", "../box"], "invalid container ID format: ../box");
+    bench.refused(&["--systemd-cgroup", "create", "box"], "expected cgroupsPath to be of format");
+    bench.refused(&["--rootless", "perhaps", "create", "box"], "--rootless");
+    bench.refused(&["--log-format", "xml", "create", "box"], "invalid log-format: xml");
+    bench.refused(&["--root", "/", "create", "box"], "--root argument should not be set to /");
+    bench.refused(&["create", "--preserve-fds", "3", "box"], "unable to stat preserved-fd 0 (of 3)");
+    bench.refused(&["create", "../box"], "invalid container ID format");
     bench.clean();
 }
 
 #[test]
 fn what_it_tells_about_itself() {
     let bench = Bench::new("");
-    assert!(bench.ok(&["--version"]).starts_with("brig-rt version "));
+    let version = bench.ok(&["--version"]);
+    assert!(version.starts_with("brig-rt (does what runc version "), "{version}");
+    assert!(version.contains(concat!(") version ", env!("CARGO_PKG_VERSION"), "\ncommit: ")), "{version}");
+    assert!(version.contains("\nspec: 1."), "{version}");
     let features: Value = serde_json::from_str(&bench.ok(&["features"])).unwrap();
     assert_eq!(features["linux"]["mountExtensions"]["idmap"]["enabled"], true);
     std::fs::remove_file(bench.path("config.json")).unwrap();
@@ -273,5 +279,12 @@ fn what_it_tells_about_itself() {
     let spec: brig_oci::runtime::Spec =
         serde_json::from_slice(&std::fs::read(bench.path("config.json")).unwrap()).unwrap();
     assert_eq!(spec.process.unwrap().args, ["sh"]);
-    assert!(bench.ok(&["--help"]).contains("usage: brig-rt"));
+    let help = bench.ok(&["--help"]);
+    assert!(help.starts_with("NAME:\n   brig-rt, in place of runc - Open Container Initiative runtime\n"), "{help}");
+    for verb in help.lines().skip_while(|line| *line != "VERBS:").skip(1).take_while(|line| !line.is_empty()) {
+        let verb = verb.split_whitespace().next().unwrap();
+        let help = bench.ok(&[verb, "-h"]);
+        assert!(verb == "help" || help.contains(&format!("in place of runc {verb} - ")), "{verb}: {help}");
+    }
+    bench.refused(&["nonsense", "-h"], "No help topic for 'nonsense'");
 }

@@ -1,6 +1,8 @@
 //! Signals as a small init process needs them: blocked, then taken one after the other.
 //! Owns masks and waiting. Must not install handlers.
 
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
+
 use crate::clone::last_errno;
 use crate::error::{Error, Result};
 use crate::pidfd::Exit;
@@ -50,6 +52,32 @@ pub fn wait() -> Result<i32> {
         if errno != rustix::io::Errno::INTR {
             return Err(Error::new("sigwaitinfo(all)", errno));
         }
+    }
+}
+
+/// A descriptor, not blocking, that is readable while a blocked signal waits to be [taken](take).
+pub fn descriptor() -> Result<OwnedFd> {
+    let set = full_set();
+    // SAFETY: the set is initialised.
+    let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    if fd < 0 {
+        return Err(Error::new("signalfd(all)", last_errno()));
+    }
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Takes the next signal that waits at a [`descriptor`], if any.
+pub fn take(descriptor: BorrowedFd<'_>) -> Result<Option<i32>> {
+    // The size of signalfd_siginfo, which starts with the number.
+    let mut info = [0u8; 128];
+    match rustix::io::read(descriptor, &mut info) {
+        Ok(128) => {
+            let [a, b, c, d, ..] = info;
+            Ok(i32::try_from(u32::from_ne_bytes([a, b, c, d])).ok())
+        }
+        Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(None),
+        Err(errno) => Err(Error::new("read(signalfd)", errno)),
     }
 }
 

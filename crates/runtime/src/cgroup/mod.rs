@@ -6,6 +6,7 @@
 //! Limits that this kernel cannot keep become warnings in Docker's words. What isolation depends on (the device rules,
 //! membership itself) is an error instead.
 
+mod below;
 mod control;
 mod convert;
 mod device_bpf;
@@ -29,6 +30,7 @@ use std::time::Duration;
 use brig_oci::runtime::Resources;
 use brig_oci::runtime::usage::Usage;
 
+pub(crate) use below::Entrance;
 pub use devices::runtime_rules;
 pub use error::{Error, ErrorKind, Result};
 pub use layout::{Hierarchy, Layout, Mode};

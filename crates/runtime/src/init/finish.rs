@@ -11,8 +11,9 @@ use brig_sys::seccomp::Instruction;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{lookup, reaper};
+use super::{finish, lookup, reaper};
 use crate::error::{Error, Result, Step};
+use crate::gate::Gate;
 use crate::hooks::{Hooks, Inside};
 use crate::launch::{self, Launch};
 use crate::seccomp::Program;
@@ -49,6 +50,18 @@ pub(crate) struct Process<'a> {
     pub reaper: bool,
     /// Whose `startContainer` are run before the program.
     pub hooks: Option<&'a Hooks>,
+    /// Where to wait once the parent has gone.
+    pub gate: Option<&'a Gate>,
+}
+
+/// What is found out before the gate, for what is behind it.
+struct Prepared<'a> {
+    program: CString,
+    arguments: StringArray,
+    variables: Vec<CString>,
+    hooks: Option<Inside<'a>>,
+    keep: Vec<BorrowedFd<'a>>,
+    late_filter: Option<&'a Program>,
 }
 
 impl Process<'_> {
@@ -57,8 +70,11 @@ impl Process<'_> {
         let launch = self.launch;
         self.streams()?;
         // From here on nothing but the streams and the channel is open, so no path can lead to anything of the host.
-        let keep: Vec<BorrowedFd<'_>> =
-            [self.channel.as_fd()].into_iter().chain(self.preserved.iter().map(AsFd::as_fd)).collect();
+        let keep: Vec<BorrowedFd<'_>> = [self.channel.as_fd()]
+            .into_iter()
+            .chain(self.preserved.iter().map(AsFd::as_fd))
+            .chain(self.gate.iter().flat_map(|gate| gate.fds()))
+            .collect();
         brig_sys::process::close_all_but(&keep)?;
         let hooks = self.hooks.map(Inside::prepare).transpose()?.flatten();
         priorities(launch)?;
@@ -87,9 +103,24 @@ impl Process<'_> {
             self.load(filter)?;
         }
         wire::report(self.channel, &Report::Ready)?;
-        if wire::wait_order(self.channel, Order::Go)?.is_none() {
+        let prepared = Prepared { program, arguments, variables, hooks, keep, late_filter };
+        let Some(gate) = self.gate else {
+            let ordered = wire::wait_order(self.channel, Order::Go)?;
+            return ordered.map_or(Ok(0), |()| self.go(prepared));
+        };
+        // Without this order a parent that died in between would leave a container that nobody knows of.
+        if wire::wait_order(self.channel, Order::Leave)?.is_none()
+            || wire::wait_order(&gate.orders, Order::Go)?.is_none()
+        {
             return Ok(0);
         }
+        // Nobody listens at the channel any more.
+        Ok(finish(&gate.answers, self.go(prepared)))
+    }
+
+    /// Becomes the program.
+    fn go(&self, prepared: Prepared<'_>) -> Result<i32> {
+        let Prepared { program, arguments, variables, hooks, keep, late_filter } = prepared;
         hooks.map_or(Ok(()), |hooks| hooks.run(&variables, late_filter))?;
         let environment = StringArray::new(variables);
         let finish = || -> Error {

@@ -21,6 +21,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::cgroup::Cgroup;
 use crate::error::{Error, ErrorKind, Result, Step};
+use crate::gate::Gate;
 use crate::hooks::Moment;
 use crate::launch::Launch;
 use crate::placement;
@@ -46,6 +47,8 @@ pub(crate) struct Init<'a> {
     pub keyring: Option<&'a CStr>,
     /// Where the root is on the host, if it is a directory there.
     pub root: Option<&'a Path>,
+    /// Where to wait once the parent has gone.
+    pub gate: Option<&'a Gate>,
 }
 
 /// Runs in the child; returns its exit code if the program could not be run (or the parent is gone).
@@ -55,7 +58,7 @@ pub(crate) fn run(init: Init<'_>) -> i32 {
 }
 
 /// The exit code of a child that comes back, its error reported.
-pub(crate) fn finish(channel: &Channel, done: Result<i32>) -> i32 {
+pub(crate) fn finish(channel: impl AsFd, done: Result<i32>) -> i32 {
     done.unwrap_or_else(|error| {
         let code = exit_code(&error);
         // If the parent is gone too there is nobody left to tell.
@@ -82,6 +85,7 @@ impl Init<'_> {
         let mut keep = vec![self.channel.as_fd()];
         keep.extend(self.stdio.fds());
         keep.extend(self.preserved.iter().chain(self.cgroups).map(AsFd::as_fd));
+        keep.extend(self.gate.iter().flat_map(|gate| gate.fds()));
         // Copies of the parent's connections would keep them from ever ending.
         brig_sys::process::close_all_but(&keep)?;
         if let Some(launch) = &plan.launch {
@@ -112,6 +116,7 @@ impl Init<'_> {
             terminal,
             reaper: plan.reaper,
             hooks: plan.hooks.as_ref(),
+            gate: self.gate,
         }
         .run()
     }

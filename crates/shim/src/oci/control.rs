@@ -5,14 +5,16 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use brig_oci::runtime::Spec;
 use brig_runtime::About;
 use brig_runtime::cgroup::{Cgroup, Layout};
 
 use crate::oci::Fault;
 use crate::oci::arguments::CommandLine;
 use crate::oci::create::after_delete;
-use crate::oci::gate;
-use crate::oci::record::{Condition, GATE, Record, Records, start_time};
+use crate::oci::log;
+use crate::oci::notify::{self, Notify};
+use crate::oci::record::{Condition, Record, Records, start_time};
 
 /// How long a killed process may take to end.
 const END: Duration = Duration::from_secs(10);
@@ -23,13 +25,30 @@ const SIGTERM: i32 = 15;
 /// `start`: opens the gate.
 pub(crate) fn start(line: &CommandLine, records: &Records) -> Result<u8, Fault> {
     let id = line.id()?;
-    let _lock = records.lock(id)?;
+    let lock = records.lock(id)?;
     let record = records.load(id)?;
-    match records.condition(&record) {
-        Condition::Created => gate::open(&records.directory(id)).map(|()| 0),
-        Condition::Running => Err(Fault::new("cannot start an already running container")),
-        Condition::Stopped => Err(Fault::new("cannot start a container that has stopped")),
+    let directory = records.directory(id);
+    match describe(&record, records.condition(&record))? {
+        "created" => {}
+        "running" => return Err(Fault::new("cannot start an already running container")),
+        "stopped" => return Err(Fault::new("cannot start a container that has stopped")),
+        other => return Err(Fault::new(format!("cannot start a container in the {other} state"))),
     }
+    let process = init(&record)?;
+    let notify = notify::wanted().map(|manager| Notify::listen(&directory, &manager)).transpose()?.flatten();
+    let gone = brig_runtime::gate::let_go(&directory);
+    // Only now may another call find it running, or stopped.
+    brig_runtime::gate::remove(&directory);
+    gone?;
+    log::debug(|| format!("init: closing the pipe to signal completion: process {} runs the program", record.pid));
+    let about = About { id: id.to_owned(), bundle: record.bundle.clone() };
+    if let Err(error) = brig_runtime::hooks::poststart(&records.spec(id)?, &about, record.pid) {
+        // As the specification has it: such a container must not go on.
+        end(&record)?;
+        return Err(error.into());
+    }
+    drop(lock);
+    notify.map_or(Ok(()), |notify| notify.wait(record.pid, process.as_fd())).map(|()| 0)
 }
 
 /// `kill`: one signal to the first process, or with `--all` to all of them.
@@ -37,21 +56,20 @@ pub(crate) fn kill(line: &CommandLine, records: &Records) -> Result<u8, Fault> {
     let id = line.id()?;
     let signal = line.operands.get(1).map_or(Ok(SIGTERM), |text| parse_signal(text))?;
     let record = records.load(id)?;
-    if line.has("all") {
+    let stopped = records.condition(&record) == Condition::Stopped;
+    if signal == SIGKILL && !has_own_pids(&records.spec(id)?) {
+        // The end of its first process ends nothing else: all of them are meant.
         let cgroup = cgroup(&record)?;
-        if signal == SIGKILL {
-            cgroup.kill()?;
-            return Ok(0);
+        if stopped && !line.has("all") && cgroup.processes()?.is_empty() {
+            return Err(Fault::new("container not running"));
         }
-        for pid in cgroup.processes()? {
-            // A process that has ended meanwhile got what was wanted for it.
-            if let Ok(pidfd) = brig_sys::pidfd::open(pid) {
-                brig_sys::pidfd::send_signal(pidfd.as_fd(), signal).ok();
-            }
-        }
+        cgroup.kill()?;
         return Ok(0);
     }
-    if records.condition(&record) == Condition::Stopped {
+    if line.has("all") {
+        return signal_all(&record, signal).map(|()| 0);
+    }
+    if stopped {
         return Err(Fault::new("container not running"));
     }
     let process = init(&record)?;
@@ -62,20 +80,50 @@ pub(crate) fn kill(line: &CommandLine, records: &Records) -> Result<u8, Fault> {
     Ok(0)
 }
 
+fn signal_all(record: &Record, signal: i32) -> Result<(), Fault> {
+    let cgroup = cgroup(record)?;
+    if signal == SIGKILL {
+        return Ok(cgroup.kill()?);
+    }
+    for pid in cgroup.processes()? {
+        // A process that has ended meanwhile got what was wanted for it.
+        if let Ok(pidfd) = brig_sys::pidfd::open(pid) {
+            brig_sys::pidfd::send_signal(pidfd.as_fd(), signal).ok();
+        }
+    }
+    Ok(())
+}
+
+/// Whether the container has a pid namespace of its own, whose processes all end with the first.
+fn has_own_pids(spec: &Spec) -> bool {
+    let namespaces = spec.linux.as_ref().map_or(&[][..], |linux| &linux.namespaces);
+    namespaces.iter().any(|namespace| namespace.type_ == "pid" && namespace.path.is_none())
+}
+
 /// `delete`: removes what a stopped container has left; with `--force` stops it before.
 pub(crate) fn delete(line: &CommandLine, records: &Records) -> Result<u8, Fault> {
     let id = line.id()?;
     let force = line.has("force");
+    let _lock = match records.lock(id) {
+        Ok(lock) => lock,
+        Err(_) if force && !records.directory(id).exists() => return Ok(0),
+        Err(fault) => return Err(fault),
+    };
     let record = match records.load(id) {
         Ok(record) => record,
         // What a killed `create` left is nothing that anybody could name otherwise.
         Err(_) if force => return records.forget(id).map(|()| 0),
-        Err(fault) => return Err(fault),
+        Err(fault) => {
+            if !records.directory(id).join("state.json").exists() {
+                records.forget(id)?;
+            }
+            return Err(fault);
+        }
     };
-    let _lock = records.lock(id)?;
-    match records.condition(&record) {
+    let condition = records.condition(&record);
+    match condition {
         Condition::Running if !force => {
-            let condition = describe(&record, Condition::Running)?;
+            let condition = describe(&record, condition)?;
             return Err(Fault::new(format!("cannot delete container {id} that is not stopped: {condition}")));
         }
         Condition::Running | Condition::Created => end(&record)?,
@@ -86,7 +134,6 @@ pub(crate) fn delete(line: &CommandLine, records: &Records) -> Result<u8, Fault>
         cgroup.kill()?;
     }
     cgroup.remove()?;
-    std::fs::remove_file(records.directory(id).join(GATE)).ok();
     let spec = records.spec(id);
     records.forget(id)?;
     if let Ok(spec) = spec {
@@ -155,9 +202,10 @@ fn parse_signal(text: &str) -> Result<i32, Fault> {
         "WINCH", "IO", "PWR", "SYS",
     ];
     let unknown = || Fault::new(format!("unknown signal {text:?}"));
-    if let Ok(number) = text.parse::<i32>() {
-        return if (1..=64).contains(&number) { Ok(number) } else { Err(unknown()) };
+    if let Ok(number) = text.trim_start_matches('-').parse::<i32>() {
+        return if (0..=64).contains(&number) { Ok(number) } else { Err(unknown()) };
     }
+    // Realtime signals have no names of their own.
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     let position = NAMES.iter().position(|known| *known == name).ok_or_else(unknown)?;
@@ -174,7 +222,8 @@ mod tests {
         assert_eq!(parse_signal("SIGTERM").unwrap(), 15);
         assert_eq!(parse_signal("hup").unwrap(), 1);
         assert_eq!(parse_signal("SYS").unwrap(), 31);
-        for bad in ["0", "65", "-1", "SIGNOPE", ""] {
+        assert_eq!(parse_signal("0").unwrap(), 0);
+        for bad in ["65", "SIGNOPE", "", "9x", "99999999999"] {
             assert_eq!(parse_signal(bad).unwrap_err().to_string(), format!("unknown signal {bad:?}"));
         }
     }

@@ -1,21 +1,24 @@
 //! `create` and `run`.
 //!
-//! Owns: from a bundle to a container at its gate, the pid file, the console socket, and a foreground `run`. Must not: leave
+//! Owns: from a bundle to a container at its gate, the pid file, the sockets that are sent descriptors. Must not: leave
 //! anything of a container that could not be created.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use brig_oci::runtime::Spec;
+use brig_runtime::cgroup::Driver;
+use brig_runtime::gate::Gate;
 use brig_runtime::{About, Container, CreateRequest, Rootfs, Stdio};
 use brig_sys::fdpass::Channel;
-use brig_sys::pidfd::Exit as Ended;
 
-use crate::oci::Fault;
 use crate::oci::arguments::CommandLine;
-use crate::oci::gate;
+use crate::oci::foreground::Foreground;
+use crate::oci::notify::{self, Notify};
 use crate::oci::record::{Record, Records, boot_id, replace, start_time};
+use crate::oci::relay::{Host, Relay};
+use crate::oci::{Fault, is_rootless, log};
 use crate::timestamp::Timestamp;
 
 /// Parent of cgroups whose spec names none, or a relative path.
@@ -23,30 +26,54 @@ const CGROUP_PARENT: &str = "/brig-rt";
 
 /// What the command line asks for.
 struct Order<'a> {
+    line: &'a CommandLine,
     id: &'a str,
     bundle: PathBuf,
     spec: Spec,
     console: Option<PathBuf>,
+    pidfd_socket: Option<PathBuf>,
     pid_file: Option<PathBuf>,
+    preserved: Vec<OwnedFd>,
+    manager: Option<PathBuf>,
 }
 
 impl<'a> Order<'a> {
-    fn read(line: &'a CommandLine) -> Result<Order<'a>, Fault> {
+    /// Reads the bundle. From here on its directory is the current one: paths in it may be relative.
+    fn read(line: &'a CommandLine, detached: bool) -> Result<Order<'a>, Fault> {
+        // Before anything else could be opened at their numbers.
+        let (preserved, listening) = preserved(line, true)?;
+        let pid_file = pid_file(line)?;
+        let id = line.id()?;
         let bundle = line.path("bundle").unwrap_or_else(|| PathBuf::from("."));
         let bundle = bundle.canonicalize().map_err(|error| Fault::io("bundle", &bundle, &error))?;
-        let spec: Spec =
-            crate::launch::load_regular(&bundle.join("config.json")).map_err(|failure| Fault::new(failure.message))?;
-        let console = line.path("console-socket");
-        let terminal = spec.process.as_ref().is_some_and(|process| process.terminal);
-        match (terminal, &console) {
-            (true, None) => Err(Fault::new("cannot allocate tty if runc will detach without setting console socket")),
-            (false, Some(_)) => Err(Fault::new("cannot use console socket if runc will not detach or allocate tty")),
-            _ => Ok(Order { id: line.id()?, bundle, spec, console, pid_file: line.path("pid-file") }),
+        rustix::process::chdir(&bundle)
+            .map_err(|errno| Fault::from(brig_sys::Error::new(format!("chdir({bundle:?})"), errno)))?;
+        let mut spec = load(&bundle)?;
+        let process = spec.process.as_mut().ok_or_else(|| Fault::new("process property must not be empty"))?;
+        if listening > 0 {
+            process.env.extend([format!("LISTEN_FDS={listening}"), "LISTEN_PID=1".to_owned()]);
         }
+        let console = line.path("console-socket");
+        check_terminal(process.terminal, detached, console.is_some())?;
+        Ok(Order {
+            line,
+            id,
+            bundle,
+            spec,
+            console,
+            pidfd_socket: line.path("pidfd-socket"),
+            pid_file,
+            preserved,
+            manager: notify::wanted(),
+        })
     }
 
     fn about(&self) -> About {
         About { id: self.id.to_owned(), bundle: self.bundle.clone() }
+    }
+
+    fn terminal(&self) -> bool {
+        self.spec.process.as_ref().is_some_and(|process| process.terminal)
     }
 
     fn stdio(&self) -> Result<Stdio, Fault> {
@@ -56,23 +83,45 @@ impl<'a> Order<'a> {
         Ok(Stdio::Terminal { width: narrow(size.width), height: narrow(size.height) })
     }
 
-    /// Makes the container, remembers it and tells whoever wants to know.
-    fn make(&self, records: &Records) -> Result<Container, Fault> {
+    /// Makes the container, remembers it and tells whoever wants to know. The terminal's master comes back unless it has
+    /// been sent away.
+    fn make(
+        &mut self,
+        records: &Records,
+        directory: &Path,
+        gate: Option<Gate>,
+    ) -> Result<(Container, Option<OwnedFd>), Fault> {
         let root = self.spec.root.as_ref().ok_or_else(|| Fault::new("root: is missing; there is nothing to run in"))?;
         let rootfs = Rootfs::Directory(self.bundle.join(&root.path));
+        if self.manager.is_some() {
+            notify::prepare(directory, &mut self.spec)?;
+        }
+        let driver = if self.line.has("systemd-cgroup") { Driver::Systemd } else { Driver::Cgroupfs };
+        let rootless = self.line.rootless()?.unwrap_or_else(is_rootless);
         // As the specification has it: of bind mounts only those are mapped that the bundle asks for.
         let request = CreateRequest {
             about: self.about(),
+            cgroup_driver: driver,
+            rootless_cgroup: rootless,
+            strict_limits: true,
+            session_keyring: !self.line.has("no-new-keyring"),
+            preserved: std::mem::take(&mut self.preserved),
+            no_pivot: self.line.has("no-pivot"),
+            gate,
             ..CreateRequest::new(self.id, &self.spec, rootfs, self.stdio()?, CGROUP_PARENT)
         };
         let mut container = brig_runtime::create(request)?;
+        log::debug(|| format!("nsexec container setup: the namespaces are made; init is process {}", container.pid()));
         let console = match self.console.as_deref().map(connect).transpose() {
             Ok(console) => console,
             Err(fault) => return Err(undo(container, fault)),
         };
         let master = container.wait_ready()?;
+        log::debug(|| {
+            format!("child process in init(): process {} has its root and stands at its gate", container.pid())
+        });
         match self.announce(&container, master, console, records) {
-            Ok(()) => Ok(container),
+            Ok(master) => Ok((container, master)),
             Err(fault) => Err(undo(container, fault)),
         }
     }
@@ -83,10 +132,15 @@ impl<'a> Order<'a> {
         master: Option<OwnedFd>,
         console: Option<Channel>,
         records: &Records,
-    ) -> Result<(), Fault> {
-        if let (Some(master), Some(console)) = (master, console) {
+    ) -> Result<Option<OwnedFd>, Fault> {
+        container.warnings().iter().for_each(|warning| log::warn(warning));
+        let mut master = master;
+        if let Some(console) = console
+            && let Some(master) = master.take()
+        {
             console.send(b"/dev/ptmx", &[master.as_fd()])?;
         }
+        send_pidfd(self.pidfd_socket.as_deref(), container.pidfd())?;
         let pid = container.pid();
         let record = Record {
             id: self.id.to_owned(),
@@ -97,9 +151,72 @@ impl<'a> Order<'a> {
             boot_id: boot_id(),
             created: Timestamp::now().to_string(),
             cgroup: container.cgroup().place().clone(),
+            session_keyring: !self.line.has("no-new-keyring"),
         };
         records.save(&record, &self.spec)?;
+        Ok(master)
+    }
+
+    fn write_pid(&self, pid: i32) -> Result<(), Fault> {
         self.pid_file.as_deref().map_or(Ok(()), |path| replace(path, pid.to_string().as_bytes()))
+    }
+
+    /// Waits until the program says that it is ready, if anybody wants to know.
+    fn wait_until_ready(&self, container: &Container, notify: Option<&Notify>) -> Result<(), Fault> {
+        notify.map_or(Ok(()), |notify| notify.wait(container.pid(), container.pidfd()))
+    }
+
+    fn listen(&self, directory: &Path) -> Result<Option<Notify>, Fault> {
+        self.manager.as_deref().map_or(Ok(None), |manager| Notify::listen(directory, manager))
+    }
+}
+
+/// Where the pid goes, absolute.
+pub(crate) fn pid_file(line: &CommandLine) -> Result<Option<PathBuf>, Fault> {
+    let absolute = |path: PathBuf| std::path::absolute(&path).map_err(|error| Fault::io("pid file", &path, &error));
+    line.path("pid-file").map(absolute).transpose()
+}
+
+/// The bundle's specification.
+fn load(bundle: &Path) -> Result<Spec, Fault> {
+    let path = bundle.join("config.json");
+    if !path.exists() {
+        return Err(Fault::new(format!("JSON specification file {} not found", path.display())));
+    }
+    crate::launch::load_regular(&path).map_err(|failure| Fault::new(failure.message))
+}
+
+/// Descriptors that the program keeps: those of socket activation, then those that the caller counts. How many are the
+/// former comes with them.
+pub(crate) fn preserved(line: &CommandLine, activation: bool) -> Result<(Vec<OwnedFd>, u32), Fault> {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
+    // Meant for another process, for example the shell that called us: then they are not ours to pass on.
+    let ours = || number("LISTEN_PID").is_some_and(|pid| pid == std::process::id());
+    let listening = number("LISTEN_FDS").filter(|_| activation && ours()).unwrap_or_default();
+    let asked: u32 = line.number("preserve-fds")?.unwrap_or_default();
+    let mut fds = Vec::new();
+    let (count, mut next) = (listening.saturating_add(asked), 3);
+    for index in 0..count {
+        let taken = brig_sys::inherited::take(next).map_err(|error| {
+            let which = i64::from(index) - i64::from(listening);
+            Fault::new(format!("unable to stat preserved-fd {which} (of {asked}): {error}"))
+        })?;
+        fds.push(taken);
+        next += 1;
+    }
+    Ok((fds, listening))
+}
+
+/// Whether the streams can be had as they are asked for.
+pub(crate) fn check_terminal(terminal: bool, detached: bool, socket: bool) -> Result<(), Fault> {
+    match (terminal, detached, socket) {
+        (true, true, false) => {
+            Err(Fault::new("cannot allocate tty if runc will detach without setting console socket"))
+        }
+        (false, _, true) | (_, false, true) => {
+            Err(Fault::new("cannot use console socket if runc will not detach or allocate tty"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -113,7 +230,7 @@ fn undo(container: Container, fault: Fault) -> Fault {
 
 /// The caller's own streams.
 pub(crate) fn inherited() -> Result<Stdio, Fault> {
-    let copy = |fd: std::os::fd::BorrowedFd<'_>| {
+    let copy = |fd: BorrowedFd<'_>| {
         fd.try_clone_to_owned().map_err(|error| Fault::new(format!("dup of a standard stream: {error}")))
     };
     Ok(Stdio::Pipes {
@@ -123,127 +240,123 @@ pub(crate) fn inherited() -> Result<Stdio, Fault> {
     })
 }
 
-/// Connects to a console socket.
+/// Connects to a console socket, or to one for pidfds.
 pub(crate) fn connect(path: &Path) -> Result<Channel, Fault> {
-    let socket = UnixStream::connect(path).map_err(|error| Fault::io("console socket", path, &error))?;
+    let socket = UnixStream::connect(path).map_err(|error| Fault::io("connect to socket", path, &error))?;
     Ok(Channel::from_fd(socket.into()))
 }
 
-/// `create`: leaves a container at its gate, held by a process of its own.
-pub(crate) fn create(line: &CommandLine, records: &Records) -> Result<u8, Fault> {
-    create_detached(&Order::read(line)?, records).map(|()| 0)
+/// Gives a process to whoever listens at `--pidfd-socket`.
+pub(crate) fn send_pidfd(socket: Option<&Path>, pidfd: BorrowedFd<'_>) -> Result<(), Fault> {
+    socket.map_or(Ok(()), |socket| Ok(connect(socket)?.send(b"pidfd", &[pidfd])?))
 }
 
-fn create_detached(order: &Order<'_>, records: &Records) -> Result<(), Fault> {
+/// `create`: leaves a container at its gate, where its first process waits alone.
+pub(crate) fn create(line: &CommandLine, records: &Records) -> Result<u8, Fault> {
+    let mut order = Order::read(line, true)?;
     let directory = records.claim(order.id)?;
-    let created = spawn_holder(order, records, &directory);
+    let created = create_claimed(&mut order, records, &directory);
     if created.is_err() {
         records.forget(order.id)?;
     }
-    created
+    created.map(|()| 0)
 }
 
-/// Makes the process that creates and holds the container, and hears from it whether it could.
-fn spawn_holder(order: &Order<'_>, records: &Records, directory: &Path) -> Result<(), Fault> {
-    let (ours, theirs) = brig_sys::fdpass::pair()?;
-    let holder = brig_sys::clone::spawn(0, None, || {
-        // The gate comes first: without it the container would look as if it ran already.
-        let made = gate::listen(directory).and_then(|listener| Ok((listener, order.make(records)?)));
-        let parted = made.and_then(|made| part(&theirs).map(|()| made));
-        match parted {
-            Ok((listener, container)) => {
-                gate::hold(container, &listener, records, order.id);
-                0
-            }
-            Err(fault) => {
-                // A parent that is gone needs no reason.
-                theirs.send(fault.to_string().as_bytes(), &[]).ok();
-                1
-            }
-        }
-    })?;
-    drop(theirs);
-    let said = ours.receive()?;
-    match said.bytes.as_slice() {
-        b"\0" => Ok(()),
-        [] => Err(Fault::new("the process that creates the container died")),
-        text => {
-            // It has nothing left to do, so this is no wait worth a deadline.
-            brig_sys::pidfd::reap(holder.pidfd.as_fd())?;
-            Err(Fault::new(String::from_utf8_lossy(text)))
-        }
+fn create_claimed(order: &mut Order<'_>, records: &Records, directory: &Path) -> Result<(), Fault> {
+    // Whoever wants to delete it meanwhile waits until it is whole.
+    let _lock = records.lock(order.id)?;
+    let (container, _) = order.make(records, directory, Some(Gate::make(directory)?))?;
+    match order.write_pid(container.pid()) {
+        Ok(()) => {}
+        Err(fault) => return Err(undo(container, fault)),
     }
-}
-
-/// Lets go of everything of the caller: its terminal, its streams, its directory; then tells that the container is there.
-fn part(parent: &Channel) -> Result<(), Fault> {
-    let failed = |call: &str, errno| Fault::from(brig_sys::Error::new(call, errno));
-    brig_sys::process::new_session()?;
-    rustix::process::chdir("/").map_err(|errno| failed("chdir(\"/\")", errno))?;
-    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
-    let null = rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty())
-        .map_err(|errno| failed("open(\"/dev/null\")", errno))?;
-    for number in 0..3 {
-        brig_sys::process::duplicate_to(null.as_fd(), number)?;
-    }
-    Ok(parent.send(b"\0", &[])?)
+    log::debug(|| "init: closing the pipe to signal completion: it waits alone".to_owned());
+    Ok(container.leave()?)
 }
 
 /// `run`: `create` and `start`; in the foreground also waits, deletes, and ends with the container's exit code.
 pub(crate) fn run(line: &CommandLine, records: &Records) -> Result<u8, Fault> {
-    let order = Order::read(line)?;
-    if line.has("detach") {
-        create_detached(&order, records)?;
-        return match gate::open(&records.directory(order.id)) {
-            Ok(()) => Ok(0),
-            Err(fault) => {
-                records.forget(order.id)?;
-                Err(fault)
+    let detached = line.has("detach");
+    let mut order = Order::read(line, detached)?;
+    let directory = records.claim(order.id)?;
+    let ran = if detached {
+        run_detached(&mut order, records, &directory).map_err(|fault| (fault, false))
+    } else {
+        run_attached(&mut order, records, &directory)
+    };
+    match ran {
+        Ok(code) if detached || line.has("keep") => Ok(code),
+        Ok(code) => {
+            records.forget(order.id)?;
+            after_delete(&order.spec, &order.about());
+            Ok(code)
+        }
+        Err((fault, made)) => {
+            records.forget(order.id)?;
+            // The hooks of one that could not be made have run.
+            if made {
+                after_delete(&order.spec, &order.about());
             }
-        };
+            Err(fault)
+        }
     }
-    records.claim(order.id)?;
-    let made = order.make(records);
-    // The hooks of one that could not be made have run.
-    let deleted = made.is_ok() && !line.has("keep");
-    let ran = made.and_then(foreground);
-    if !line.has("keep") {
-        records.forget(order.id)?;
+}
+
+fn run_detached(order: &mut Order<'_>, records: &Records, directory: &Path) -> Result<u8, Fault> {
+    let _lock = records.lock(order.id)?;
+    let (mut container, _) = order.make(records, directory, None)?;
+    let notify = match order.listen(directory) {
+        Ok(notify) => notify,
+        Err(fault) => return Err(undo(container, fault)),
+    };
+    container.start()?;
+    log::debug(|| "init: closing the pipe to signal completion: the program runs".to_owned());
+    if let Err(fault) = order.write_pid(container.pid()) {
+        return Err(undo(container, fault));
     }
-    if deleted {
-        after_delete(&order.spec, &order.about());
+    order.wait_until_ready(&container, notify.as_ref())?;
+    Ok(0)
+}
+
+/// The fault comes with whether there was a container.
+fn run_attached(order: &mut Order<'_>, records: &Records, directory: &Path) -> Result<u8, (Fault, bool)> {
+    let before = |fault| (fault, false);
+    let host = if order.terminal() { Some(Host::find().map_err(before)?) } else { None };
+    let foreground = Foreground::prepare(!order.line.has("no-subreaper")).map_err(before)?;
+    let (container, master) = order.make(records, directory, None).map_err(before)?;
+    attend(order, directory, foreground, container, host.zip(master)).map_err(|fault| (fault, true))
+}
+
+fn attend(
+    order: &Order<'_>,
+    directory: &Path,
+    foreground: Foreground,
+    mut container: Container,
+    terminals: Option<(Host, OwnedFd)>,
+) -> Result<u8, Fault> {
+    let prepared = order.listen(directory).and_then(|notify| {
+        let relay = terminals.map(|(host, master)| Relay::new(host, master)).transpose()?;
+        Ok((notify, relay))
+    });
+    let (notify, relay) = match prepared {
+        Ok(prepared) => prepared,
+        Err(fault) => return Err(undo(container, fault)),
+    };
+    container.start()?;
+    log::debug(|| "init: closing the pipe to signal completion: the program runs".to_owned());
+    if let Err(fault) = order.write_pid(container.pid()) {
+        return Err(undo(container, fault));
     }
-    ran
+    let waited = foreground.wait(container.pid(), container.pidfd(), relay, notify);
+    match waited {
+        Ok(code) if order.line.has("keep") => Ok(code),
+        Ok(code) => container.delete().map(|()| code).map_err(Fault::from),
+        Err(fault) => Err(undo(container, fault)),
+    }
 }
 
 /// Runs the hooks for a container that is gone; that one of them fails changes nothing about that.
 pub(crate) fn after_delete(spec: &Spec, about: &About) {
     let warnings = brig_runtime::hooks::poststop(spec, about).unwrap_or_else(|error| vec![error.message]);
-    warnings.iter().for_each(|warning| eprintln!("brig-rt: warning: {warning}"));
-}
-
-fn foreground(mut container: Container) -> Result<u8, Fault> {
-    brig_sys::signal::block_all()?;
-    container.start()?;
-    let ended = wait(&container)?;
-    container.delete()?;
-    Ok(u8::try_from(ended.shell_code() & 0xff).unwrap_or(u8::MAX))
-}
-
-/// Hands signals on to the container until it has ended.
-fn wait(container: &Container) -> Result<Ended, Fault> {
-    const SIGCHLD: i32 = 17;
-    loop {
-        match brig_sys::signal::wait()? {
-            SIGCHLD => {
-                while let Ok(Some((pid, ended))) = brig_sys::signal::reap_any() {
-                    if pid == container.pid() {
-                        return Ok(ended);
-                    }
-                }
-            }
-            // It may have ended in between; then SIGCHLD is next.
-            signal => container.kill(signal).unwrap_or_default(),
-        }
-    }
+    warnings.iter().for_each(|warning| log::warn(warning));
 }

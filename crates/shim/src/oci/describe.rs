@@ -1,17 +1,22 @@
-//! What only tells: `state`, `list`, `ps`, `spec`, `features`, `--version`.
+//! `state` and `events`.
 //!
-//! Owns: the forms that other engines parse. Must not: change anything but the file that `spec` writes.
+//! Owns: the forms that other engines parse. Must not: change anything.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
 
-use brig_runtime::cgroup::{Layout, Mode};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 
 use crate::oci::Fault;
 use crate::oci::arguments::CommandLine;
-use crate::oci::control::{cgroup, describe};
+use crate::oci::control::{cgroup, describe, init};
 use crate::oci::record::{Condition, Record, Records};
+
+/// Time between two lines of `events`.
+const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Prints text on stdout.
 pub(crate) fn print(text: &str) -> Result<u8, Fault> {
@@ -23,28 +28,22 @@ pub(crate) fn print(text: &str) -> Result<u8, Fault> {
     Ok(0)
 }
 
-fn print_json(value: &Value) -> Result<u8, Fault> {
-    print(&format!("{value:#}\n"))
-}
-
-/// `--version`: callers parse the lines.
-pub(crate) fn version() -> Result<u8, Fault> {
-    print(&format!("brig-rt version {}\nspec: {}\n", env!("CARGO_PKG_VERSION"), brig_oci::runtime::VERSION))
-}
-
-fn state_of(record: &Record, records: &Records) -> Result<Value, Fault> {
+/// What is told of a container, with the owner of its directory.
+pub(crate) fn state_of(record: &Record, records: &Records) -> Result<Value, Fault> {
     let condition = records.condition(record);
     let spec = records.spec(&record.id)?;
     let rootfs = spec.root.map(|root| record.bundle.join(root.path)).unwrap_or_default();
+    let directory = records.directory(&record.id);
+    let owner = std::fs::metadata(&directory).map_err(|error| Fault::io("stat", &directory, &error))?.uid();
     let mut state = json!({
-        "ociVersion": brig_oci::runtime::VERSION,
+        "ociVersion": spec.oci_version,
         "id": record.id,
         "pid": if condition == Condition::Stopped { 0 } else { record.pid },
         "status": describe(record, condition)?,
         "bundle": record.bundle,
         "rootfs": rootfs,
         "created": record.created,
-        "owner": "",
+        "owner": user_name(owner),
     });
     if !spec.annotations.is_empty() {
         state["annotations"] = json!(spec.annotations);
@@ -52,133 +51,139 @@ fn state_of(record: &Record, records: &Records) -> Result<Value, Fault> {
     Ok(state)
 }
 
+/// A user's name, or `#` and the number where there is none.
+fn user_name(uid: u32) -> String {
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    });
+    name.unwrap_or_else(|| format!("#{uid}"))
+}
+
 /// `state`.
 pub(crate) fn state(line: &CommandLine, records: &Records) -> Result<u8, Fault> {
     let record = records.load(line.id()?)?;
-    print_json(&state_of(&record, records)?)
+    let mut state = state_of(&record, records)?;
+    state["owner"] = json!("");
+    print(&format!("{state:#}"))
 }
 
-/// `list`.
-pub(crate) fn list(line: &CommandLine, records: &Records) -> Result<u8, Fault> {
-    // One that is being made or removed at this moment is not there.
-    let found = records.ids().into_iter().filter_map(|id| records.load(&id).ok());
-    let states: Vec<Value> = found.filter_map(|record| state_of(&record, records).ok()).collect();
-    if line.has("quiet") {
-        let ids: String =
-            states.iter().map(|state| format!("{}\n", state["id"].as_str().unwrap_or_default())).collect();
-        return print(&ids);
+/// `events`: a line of usage now and then, and one whenever memory ran out, until the container ends.
+pub(crate) fn events(line: &CommandLine, records: &Records) -> Result<u8, Fault> {
+    let id = line.id()?;
+    let record = records.load(id)?;
+    let interval = match line.value("interval") {
+        None => INTERVAL,
+        Some(text) => parse_duration(text).ok_or_else(|| {
+            Fault::new(format!("invalid value {text:?} for flag -interval: a duration as 5s or 100ms"))
+        })?,
+    };
+    if interval.is_zero() {
+        return Err(Fault::new("duration interval must be greater than 0"));
     }
-    match line.value("format").unwrap_or("table") {
-        "json" => print(&format!("{}\n", Value::Array(states))),
-        "table" => {
-            let mut text = format!("{:<24} {:>8} {:<10} {:<40} CREATED\n", "ID", "PID", "STATUS", "BUNDLE");
-            for state in &states {
-                let word = |name: &str| state[name].as_str().unwrap_or_default();
-                text.push_str(&format!(
-                    "{:<24} {:>8} {:<10} {:<40} {}\n",
-                    word("id"),
-                    state["pid"],
-                    word("status"),
-                    word("bundle"),
-                    word("created")
-                ));
+    if records.condition(&record) == Condition::Stopped {
+        return Err(Fault::new(format!("container with id {id} is not running")));
+    }
+    let cgroup = cgroup(&record)?;
+    let usage = || -> Result<u8, Fault> {
+        print(&format!("{}\n", json!({"type": "stats", "id": id, "data": cgroup.usage()?})))
+    };
+    if line.has("stats") {
+        return usage();
+    }
+    let process = init(&record)?;
+    let watch = cgroup.watch_oom()?;
+    let mut kills = cgroup.oom_kills()?;
+    let mut next = Instant::now() + interval;
+    loop {
+        let left = next.saturating_duration_since(Instant::now());
+        let wait = Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(left.subsec_nanos()),
+        };
+        let mut fds = [PollFd::new(&watch, PollFlags::IN), PollFd::from_borrowed_fd(process.as_fd(), PollFlags::IN)];
+        match poll(&mut fds, Some(&wait)) {
+            Ok(0) => {
+                usage()?;
+                next = Instant::now() + interval;
+                continue;
             }
-            print(&text)
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(errno) => return Err(brig_sys::Error::new("poll(memory, init)", errno).into()),
         }
-        other => Err(Fault::new(format!("invalid format option {other:?}: table or json"))),
-    }
-}
-
-/// `ps`.
-pub(crate) fn ps(line: &CommandLine, records: &Records) -> Result<u8, Fault> {
-    let record = records.load(line.id()?)?;
-    let mut pids = cgroup(&record)?.processes()?;
-    pids.sort_unstable();
-    match line.value("format").unwrap_or("table") {
-        "json" => print(&format!("{}\n", json!(pids))),
-        "table" => {
-            let mut text = format!("{:>8} CMD\n", "PID");
-            for pid in pids {
-                let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                let command = String::from_utf8_lossy(&command).replace('\0', " ");
-                text.push_str(&format!("{pid:>8} {}\n", command.trim_end()));
+        let (scarce, ended) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
+        if scarce {
+            watch.clear();
+            let now = cgroup.oom_kills().unwrap_or(kills);
+            // Another line for each would tell nothing more.
+            if now > kills {
+                print(&format!("{}\n", json!({"type": "oom", "id": id})))?;
             }
-            print(&text)
+            kills = now;
         }
-        other => Err(Fault::new(format!("invalid format option {other:?}: table or json"))),
+        if ended {
+            return Ok(0);
+        }
     }
 }
 
-/// `spec`: a bundle's first `config.json`.
-pub(crate) fn spec(line: &CommandLine) -> Result<u8, Fault> {
-    if line.has("rootless") {
-        return Err(Fault::new("--rootless: not supported"));
+/// A duration as Go writes it: numbers with units, one after the other (`1m30s`, `1.5h`, `100ms`).
+fn parse_duration(text: &str) -> Option<Duration> {
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    if rest == "0" {
+        return Some(Duration::ZERO);
     }
-    let path = line.path("bundle").unwrap_or_else(|| PathBuf::from(".")).join("config.json");
-    let text = format!("{:#}\n", example());
-    let file = std::fs::OpenOptions::new().write(true).create_new(true).open(&path);
-    file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => Fault::new(format!("file {} exists. Remove it first", path.display())),
-        _ => Fault::io("write", &path, &error),
-    })?;
-    Ok(0)
+    let mut seconds = 0.0_f64;
+    while !rest.is_empty() {
+        let number = rest.find(|char: char| !char.is_ascii_digit() && char != '.')?;
+        let (digits, behind) = rest.split_at(number);
+        let unit = behind.find(|char: char| char.is_ascii_digit() || char == '.').unwrap_or(behind.len());
+        let (unit, behind) = behind.split_at(unit);
+        let factor = match unit {
+            "ns" => 1e-9,
+            "us" | "µs" | "μs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        seconds += digits.parse::<f64>().ok()? * factor;
+        rest = behind;
+    }
+    (!text.is_empty()).then(|| Duration::try_from_secs_f64(seconds).ok())?
 }
 
-fn example() -> Value {
-    let capabilities = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
-    let quiet = ["nosuid", "noexec", "nodev"];
-    json!({
-        "ociVersion": brig_oci::runtime::VERSION,
-        "process": {
-            "terminal": true, "user": {"uid": 0, "gid": 0}, "args": ["sh"],
-            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"], "cwd": "/",
-            "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
-            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
-            "noNewPrivileges": true,
-        },
-        "root": {"path": "rootfs", "readonly": true},
-        "hostname": "brig",
-        "mounts": [
-            {"destination": "/proc", "type": "proc", "source": "proc"},
-            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
-            {"destination": "/dev/pts", "type": "devpts", "source": "devpts",
-             "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]},
-            {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]},
-            {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": quiet},
-            {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
-            {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]},
-        ],
-        "linux": {
-            "resources": {"devices": [{"allow": false, "access": "rwm"}]},
-            "namespaces": [
-                {"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "cgroup"}
-            ],
-            "maskedPaths": [
-                "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats",
-                "/proc/sched_debug", "/sys/firmware", "/proc/scsi"
-            ],
-            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
-        },
-    })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// `features`: what this build can do, in the specification's form.
-pub(crate) fn features() -> Result<u8, Fault> {
-    let mode = Layout::detect()?.mode();
-    print_json(&json!({
-        "ociVersionMin": "1.0.0",
-        "ociVersionMax": brig_oci::runtime::VERSION,
-        "linux": {
-            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],
-            "capabilities": brig_oci::capabilities::ALL.as_slice(),
-            "cgroup": {
-                "v1": mode != Mode::V2, "v2": mode == Mode::V2, "systemd": false, "systemdUser": false, "rdma": false,
-            },
-            "seccomp": {"enabled": true, "archs": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32", "SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]},
-            "apparmor": {"enabled": true},
-            "selinux": {"enabled": true},
-            "intelRdt": {"enabled": false},
-            "mountExtensions": {"idmap": {"enabled": true}},
-        },
-    }))
+    #[test]
+    fn durations() {
+        for (text, milliseconds) in [
+            ("5s", Some(5_000)),
+            ("100ms", Some(100)),
+            ("1m30s", Some(90_000)),
+            ("1.5h", Some(5_400_000)),
+            ("0", Some(0)),
+            ("0s", Some(0)),
+            ("5", None),
+            ("", None),
+            ("s", None),
+            ("-1s", None),
+            ("1x", None),
+            ("999999999999999999999h", None),
+        ] {
+            assert_eq!(parse_duration(text), milliseconds.map(Duration::from_millis), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_users() {
+        assert_eq!(user_name(0), "root");
+        assert_eq!(user_name(4_000_000_000), "#4000000000");
+    }
 }

@@ -1,81 +1,230 @@
 //! `exec`: another process in a container that this runtime made.
 //!
-//! Owns: where that process is described, its streams, and the wait for it. Must not: give it more than the container has.
+//! Owns: where that process is described, its streams, and the wait for it. Must not: give it more than the container has,
+//! unless the caller says so.
 
 use std::os::fd::AsFd;
 
 use brig_oci::runtime::{Process, Spec};
 use brig_runtime::{About, Container, ExecRequest, Stdio};
 
-use crate::oci::Fault;
 use crate::oci::arguments::CommandLine;
-use crate::oci::control::init;
-use crate::oci::create::{connect, inherited};
-use crate::oci::record::{Condition, Records, replace};
+use crate::oci::control::{describe, init};
+use crate::oci::create::{check_terminal, connect, inherited, pid_file, preserved, send_pidfd};
+use crate::oci::foreground::Foreground;
+use crate::oci::record::{Record, Records, replace};
+use crate::oci::relay::{Host, Relay};
+use crate::oci::{Fault, log};
 
 /// Runs a process; in the foreground ends with its exit code.
 pub(crate) fn exec(line: &CommandLine, records: &Records) -> Result<u8, Fault> {
-    let id = line.id()?;
+    let (preserved, _) = preserved(line, false)?;
+    let (id, pid_file, detached) = (line.id()?, pid_file(line)?, line.has("detach"));
     let record = records.load(id)?;
-    match records.condition(&record) {
-        Condition::Running | Condition::Created => {}
-        Condition::Stopped => return Err(Fault::new("cannot exec in a stopped container")),
+    let ignore_paused = line.has("ignore-paused");
+    match describe(&record, records.condition(&record))? {
+        "stopped" => return Err(Fault::new("cannot exec in a stopped container")),
+        "paused" if !ignore_paused => {
+            return Err(Fault::new("cannot exec in a paused container (use --ignore-paused to override)"));
+        }
+        _ => {}
     }
     let spec = records.spec(id)?;
     let process = process(line, &spec)?;
     let console = line.path("console-socket");
-    let stdio = match (process.terminal, &console) {
-        (true, None) => {
-            return Err(Fault::new("a terminal needs --console-socket: this runtime does not relay terminals itself"));
-        }
-        (false, Some(_)) => {
-            return Err(Fault::new("cannot use console socket if runc will not detach or allocate tty"));
-        }
-        (true, Some(_)) => Stdio::Terminal { width: 0, height: 0 },
-        (false, None) => inherited()?,
-    };
-    let about = About { id: record.id.clone(), bundle: record.bundle.clone() };
-    // The pid is proven to be the container's before and after it is taken over.
-    let _proof = init(&record)?;
-    let container = Container::adopt(record.pid, &spec, record.cgroup.clone(), about)?;
-    let _proof = init(&record)?;
+    check_terminal(process.terminal, detached, console.is_some())?;
+    let stdio = if process.terminal { size(&process) } else { inherited()? };
+    let host = if process.terminal && !detached { Some(Host::find()?) } else { None };
+    let foreground = if detached { None } else { Some(Foreground::prepare(false)?) };
+    let container = adopt(&record, &spec)?;
     let console = console.as_deref().map(connect).transpose()?;
-    let started = container.exec(ExecRequest::new(&process, spec.linux.as_ref(), stdio))?;
+    let mut started = container.exec(ExecRequest {
+        preserved,
+        session_keyring: record.session_keyring,
+        privileged: line.has("process") || line.has("cap"),
+        ignore_paused,
+        sub_cgroups: sub_cgroups(line.values("cgroup"))?,
+        ..ExecRequest::new(&process, spec.linux.as_ref(), stdio)
+    })?;
+    log::debug(|| format!("nsexec container setup: process {} has joined the container", started.pid));
+    log::debug(|| "child process in init(): setns_init: about to exec".to_owned());
+    started.warnings.iter().for_each(|warning| log::warn(warning));
     if let (Some(master), Some(console)) = (&started.master, &console) {
         console.send(b"/dev/ptmx", &[master.as_fd()])?;
     }
-    if let Some(path) = line.path("pid-file") {
+    send_pidfd(line.path("pidfd-socket").as_deref(), started.pidfd.as_fd())?;
+    if let Some(path) = pid_file {
         replace(&path, started.pid.to_string().as_bytes())?;
     }
-    if line.has("detach") {
-        return Ok(0);
-    }
-    let ended = brig_sys::pidfd::reap(started.pidfd.as_fd())?;
-    Ok(u8::try_from(ended.shell_code() & 0xff).unwrap_or(u8::MAX))
+    let Some(foreground) = foreground else { return Ok(0) };
+    let relay = host.zip(started.master.take()).map(|(host, master)| Relay::new(host, master)).transpose()?;
+    foreground.wait(started.pid, started.pidfd.as_fd(), relay, None)
 }
 
-/// The process as `--process` has it, or the container's own with another command.
+/// The container, its first process proven to be the one of the record before and after it is taken over.
+fn adopt(record: &Record, spec: &Spec) -> Result<Container, Fault> {
+    let about = About { id: record.id.clone(), bundle: record.bundle.clone() };
+    let _proof = init(record)?;
+    let container = Container::adopt(record.pid, spec, record.cgroup.clone(), about)?;
+    let _proof = init(record)?;
+    Ok(container)
+}
+
+fn size(process: &Process) -> Stdio {
+    let size = process.console_size.unwrap_or_default();
+    let narrow = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
+    Stdio::Terminal { width: narrow(size.width), height: narrow(size.height) }
+}
+
+/// `--cgroup`: controllers, empty for all of them, and where below the container's cgroup the process goes for them.
+fn sub_cgroups(values: &[String]) -> Result<Vec<(String, String)>, Fault> {
+    let mut paths: Vec<(String, String)> = Vec::new();
+    for value in values {
+        let Some((controllers, path)) = value.split_once(':') else {
+            if values.len() != 1 {
+                return Err(Fault::new(format!("invalid --cgroup argument: {value} (missing <controller>: prefix)")));
+            }
+            return Ok(vec![(String::new(), value.clone())]);
+        };
+        for controller in controllers.split(',') {
+            if controller.is_empty() {
+                return Err(Fault::new(format!("invalid --cgroup argument: {value} (empty <controller> prefix)")));
+            }
+            if paths.iter().any(|(known, _)| known == controller) {
+                return Err(Fault::new(format!(
+                    "invalid --cgroup argument(s): controller {controller} specified multiple times"
+                )));
+            }
+            paths.push((controller.to_owned(), path.to_owned()));
+        }
+    }
+    Ok(paths)
+}
+
+/// The process as `--process` has it, or the container's own with what else the command line says.
 fn process(line: &CommandLine, spec: &Spec) -> Result<Process, Fault> {
-    if let Some(path) = line.path("process") {
-        return crate::launch::load(&path).map_err(|failure| Fault::new(failure.message));
+    let process = match line.path("process") {
+        Some(path) => crate::launch::load(&path).map_err(|failure| Fault::new(failure.message))?,
+        None => like_the_first(line, spec)?,
+    };
+    if process.cwd.is_empty() {
+        return Err(Fault::new("Cwd property must not be empty"));
     }
-    if line.operands.len() < 2 {
-        return Err(Fault::new("process args cannot be empty"));
+    if !process.cwd.starts_with('/') {
+        return Err(Fault::new("Cwd must be an absolute path"));
     }
+    if process.args.is_empty() {
+        return Err(Fault::new("args must not be empty"));
+    }
+    Ok(process)
+}
+
+fn like_the_first(line: &CommandLine, spec: &Spec) -> Result<Process, Fault> {
     let mut process = spec.process.clone().unwrap_or_default();
-    process.args = line.operands[1..].to_vec();
+    let command = line.operands.get(1..).unwrap_or_default();
+    if command.is_empty() {
+        return Err(Fault::new("exec args cannot be empty"));
+    }
+    process.args = command.to_vec();
     process.terminal = line.has("tty");
     process.env.extend_from_slice(line.values("env"));
     if let Some(cwd) = line.value("cwd") {
         cwd.clone_into(&mut process.cwd);
     }
+    if let Some(profile) = line.value("apparmor") {
+        profile.clone_into(&mut process.apparmor_profile);
+    }
+    if let Some(label) = line.value("process-label") {
+        label.clone_into(&mut process.selinux_label);
+    }
+    if line.has("no-new-privs") {
+        process.no_new_privileges = true;
+    }
     if let Some(user) = line.value("user") {
-        let bad = || Fault::new(format!("--user {user:?}: expected UID[:GID] in numbers"));
-        let (uid, gid) = user.split_once(':').unwrap_or((user, ""));
-        process.user.uid = uid.parse().map_err(|_| bad())?;
-        if !gid.is_empty() {
-            process.user.gid = gid.parse().map_err(|_| bad())?;
+        let bad = |what: &str, text: &str| Fault::new(format!("bad {what}: {text:?} in --user {user:?}: not a number"));
+        let (uid, gid) = user.split_once(':').map_or((user, None), |(uid, gid)| (uid, Some(gid)));
+        if let Some(gid) = gid {
+            process.user.gid = gid.parse().map_err(|_| bad("gid", gid))?;
+        }
+        process.user.uid = uid.parse().map_err(|_| bad("uid", uid))?;
+    }
+    for gid in line.values("additional-gids").iter().flat_map(|value| value.split(',')) {
+        let bad = |_| Fault::new(format!("additional-gids must be a positive number {gid}"));
+        process.user.additional_gids.push(gid.parse().map_err(bad)?);
+    }
+    let more = line.values("cap");
+    if !more.is_empty() {
+        let sets = process.capabilities.get_or_insert_default();
+        for set in [&mut sets.bounding, &mut sets.effective, &mut sets.permitted] {
+            set.extend_from_slice(more);
+        }
+        // An ambient capability must be inheritable, which this flag does not make it.
+        if !sets.inheritable.is_empty() {
+            sets.ambient.extend_from_slice(more);
         }
     }
     Ok(process)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn like_first(flags: &str) -> Result<Process, Fault> {
+        let arguments: Vec<std::ffi::OsString> = flags.split_whitespace().map(Into::into).collect();
+        let line = CommandLine::parse(&arguments).map_err(|(_, misuse)| misuse)?;
+        let first = Process { cwd: "/".into(), args: vec!["first".into()], terminal: true, ..Process::default() };
+        process(&line, &Spec { process: Some(first), ..Spec::default() })
+    }
+
+    #[test]
+    fn flags_change_the_containers_own_process() {
+        let process = like_first(
+            "exec --cwd /tmp -e A=1 --user 5:6 -g 7 --additional-gids 8,9 --no-new-privs --cap CAP_KILL \
+             --apparmor p --process-label l c1 ls -l",
+        )
+        .unwrap();
+        assert_eq!((process.args, process.terminal), (vec!["ls".to_owned(), "-l".to_owned()], false));
+        assert_eq!((process.cwd.as_str(), process.env), ("/tmp", vec!["A=1".to_owned()]));
+        assert_eq!((process.user.uid, process.user.gid, process.user.additional_gids), (5, 6, vec![7, 8, 9]));
+        assert!(process.no_new_privileges);
+        assert_eq!((process.apparmor_profile.as_str(), process.selinux_label.as_str()), ("p", "l"));
+        let sets = process.capabilities.unwrap();
+        assert_eq!((sets.permitted, sets.ambient.len()), (vec!["CAP_KILL".to_owned()], 0));
+        assert_eq!(like_first("exec --user 5 c1 ls").unwrap().user.gid, 0);
+        assert!(like_first("exec -t c1 ls").unwrap().terminal);
+    }
+
+    #[test]
+    fn refusals_say_what_is_wrong() {
+        for (flags, says) in [
+            ("exec c1", "exec args cannot be empty"),
+            ("exec --user x c1 ls", "bad uid"),
+            ("exec --user 1:x c1 ls", "bad gid"),
+            ("exec --user -1 c1 ls", "bad uid"),
+            ("exec -g -1 c1 ls", "additional-gids must be a positive number -1"),
+            ("exec --cwd tmp c1 ls", "Cwd must be an absolute path"),
+        ] {
+            let fault = like_first(flags).unwrap_err().to_string();
+            assert!(fault.contains(says), "{flags}: {fault}");
+        }
+    }
+
+    #[test]
+    fn cgroups_below_the_containers() {
+        let parse = |values: &[&str]| {
+            sub_cgroups(&values.iter().map(|&value| value.to_owned()).collect::<Vec<_>>())
+                .map_err(|fault| fault.to_string())
+        };
+        let pair = |controller: &str, path: &str| (controller.to_owned(), path.to_owned());
+        assert_eq!(parse(&[]), Ok(vec![]));
+        assert_eq!(parse(&["/sub"]), Ok(vec![pair("", "/sub")]));
+        assert_eq!(
+            parse(&["cpu,memory:a", "pids:b"]),
+            Ok(vec![pair("cpu", "a"), pair("memory", "a"), pair("pids", "b")])
+        );
+        for bad in [&["a", "b"][..], &[":a"], &["cpu,:a"], &["cpu:a", "cpu:b"]] {
+            assert!(parse(bad).unwrap_err().starts_with("invalid --cgroup argument"), "{bad:?}");
+        }
+    }
 }

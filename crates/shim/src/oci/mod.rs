@@ -8,43 +8,31 @@ mod control;
 mod create;
 mod describe;
 mod exec;
-mod gate;
+mod features;
+mod foreground;
+mod help;
+mod list;
+mod log;
+mod notify;
 mod record;
+mod relay;
+mod spec;
+mod update;
+mod verbs;
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use arguments::{CommandLine, Misuse};
 use record::Records;
 
-use crate::timestamp::Timestamp;
-
 /// Where containers are remembered unless `--root` says otherwise.
 const DEFAULT_ROOT: &str = "/run/brig-rt";
 
-const HELP: &str = "\
-usage: brig-rt [--root DIR] [--log FILE] [--log-format text|json] COMMAND
-
-OCI runtime:
-  create   --bundle DIR [--pid-file FILE] [--console-socket SOCKET] ID
-  start    ID
-  run      --bundle DIR [--detach] [--pid-file FILE] [--console-socket SOCKET] ID
-  exec     [--process FILE] [--detach] [--pid-file FILE] [--console-socket SOCKET] ID [COMMAND...]
-  state    ID
-  list     [--format table|json] [--quiet]
-  ps       [--format table|json] ID
-  kill     [--all] ID [SIGNAL]
-  pause    ID
-  resume   ID
-  delete   [--force] ID
-  spec     [--bundle DIR]
-  features
-
-brig daemon:
-  shim     --dir DIR
-";
+/// What `exec` ends with when it could not run the program, so that callers can tell it from the program's own codes.
+const EXEC_FAILED: u8 = 255;
 
 /// What ended a verb early; the text is for people, and for callers that match it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,23 +84,33 @@ impl From<brig_sys::Error> for Fault {
 pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
     let line = match CommandLine::parse(arguments) {
         Ok(line) => line,
-        Err(misuse) => return fail(None, &misuse.into()),
+        Err((line, misuse)) => {
+            log::open(&line);
+            log::error(&misuse.0);
+            return ExitCode::FAILURE;
+        }
     };
+    log::open(&line);
     match dispatch(&line) {
         Ok(code) => ExitCode::from(code),
-        Err(fault) => fail(Some(&line), &fault),
+        Err(fault) => {
+            log::error(&fault.0);
+            if line.verb == "exec" { ExitCode::from(EXEC_FAILED) } else { ExitCode::FAILURE }
+        }
     }
 }
 
 fn dispatch(line: &CommandLine) -> Result<u8, Fault> {
     if line.has("version") {
-        return describe::version();
+        return help::version();
     }
-    if line.has("help") || line.verb.is_empty() {
-        return describe::print(HELP);
+    if line.help || line.verb.is_empty() {
+        return help::help(&line.verb);
     }
-    check(line)?;
-    let records = Records::new(line.path("root").unwrap_or_else(|| PathBuf::from(DEFAULT_ROOT)));
+    if let Some(other) = line.value("log-format").filter(|format| !matches!(*format, "text" | "json")) {
+        return Err(Fault::new(format!("invalid log-format: {other}")));
+    }
+    let records = Records::new(root(line)?);
     match line.verb.as_str() {
         "create" => create::create(line, &records),
         "run" => create::run(line, &records),
@@ -121,57 +119,46 @@ fn dispatch(line: &CommandLine) -> Result<u8, Fault> {
         "delete" => control::delete(line, &records),
         "pause" => control::freeze(line, &records, true),
         "resume" => control::freeze(line, &records, false),
+        "update" => update::update(line, &records),
         "exec" => exec::exec(line, &records),
         "state" => describe::state(line, &records),
-        "list" => describe::list(line, &records),
-        "ps" => describe::ps(line, &records),
-        "spec" => describe::spec(line),
-        "features" => describe::features(),
-        verb => Err(Fault::new(format!("no such command: {verb}; try brig-rt --help"))),
+        "events" => describe::events(line, &records),
+        "list" => list::list(line, &records),
+        "ps" => list::ps(line, &records),
+        "spec" => spec::spec(line),
+        "features" => features::features(),
+        "checkpoint" | "restore" => Err(Fault::new(format!("{}: not supported by this runtime", line.verb))),
+        verb => Err(Fault::new(format!("No help topic for '{verb}'"))),
     }
 }
 
-/// Refuses by name what this runtime does not do, instead of doing something else.
-fn check(line: &CommandLine) -> Result<(), Fault> {
-    if line.has("systemd-cgroup") {
-        return Err(Fault::new(
-            "--systemd-cgroup: not supported: this runtime manages cgroups itself; configure the caller for cgroupfs",
-        ));
+/// The directory of all containers: given, below the user's runtime directory, or root's.
+fn root(line: &CommandLine) -> Result<PathBuf, Fault> {
+    if line.has("root") {
+        let path = PathBuf::from(line.value("root").unwrap_or("."));
+        let path = path.canonicalize().or_else(|_| std::path::absolute(&path));
+        let path = path.map_err(|error| Fault::new(format!("--root: {error}")))?;
+        if path.parent().is_none() {
+            return Err(Fault::new("Option --root argument should not be set to /"));
+        }
+        return Ok(path);
     }
-    if line.has("no-pivot") {
-        return Err(Fault::new("--no-pivot: not supported: a container is only safe behind pivot_root"));
-    }
-    if line.value("preserve-fds").is_some_and(|count| count != "0") {
-        return Err(Fault::new("--preserve-fds: not supported"));
-    }
-    if line.has("pidfd-socket") {
-        return Err(Fault::new("--pidfd-socket: not supported"));
-    }
-    match line.value("log-format") {
-        None | Some("text" | "json") => Ok(()),
-        Some(other) => Err(Fault::new(format!("invalid log-format {other:?}: text or json"))),
+    match std::env::var_os("XDG_RUNTIME_DIR").filter(|directory| !directory.is_empty()) {
+        Some(directory) if is_rootless() && std::env::var_os("USER").is_none_or(|user| user != "root") => {
+            let root = PathBuf::from(directory).join("brig-rt");
+            let made = std::fs::create_dir_all(&root);
+            // The sticky bit keeps it from being cleaned away by age (XDG base directories).
+            made.and_then(|()| std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o1700)))
+                .map_err(|error| Fault::io("$XDG_RUNTIME_DIR must be the caller's own: create", &root, &error))?;
+            Ok(root)
+        }
+        _ => Ok(PathBuf::from(DEFAULT_ROOT)),
     }
 }
 
-/// Tells an error as runc does: in the log file for programs, on stderr for people.
-fn fail(line: Option<&CommandLine>, fault: &Fault) -> ExitCode {
-    let time = Timestamp::now().to_string();
-    let json = line.and_then(|line| line.value("log-format")) == Some("json");
-    let entry = if json {
-        serde_json::json!({"level": "error", "msg": fault.0, "time": time}).to_string()
-    } else {
-        format!("time={time:?} level=error msg={:?}", fault.0)
-    };
-    let log = line.and_then(|line| line.path("log"));
-    if let Some(path) = &log {
-        // A log that cannot be written leaves stderr, where the same text goes.
-        let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
-        file.and_then(|mut file| file.write_all(format!("{entry}\n").as_bytes())).ok();
-    }
-    if log.is_some() {
-        eprintln!("{fault}");
-    } else {
-        eprintln!("{entry}");
-    }
-    ExitCode::FAILURE
+/// Whether this is not the host's root: another user, or root of a user namespace.
+pub(crate) fn is_rootless() -> bool {
+    const WHOLE: &str = "4294967295";
+    !rustix::process::geteuid().is_root()
+        || std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !map.split_whitespace().eq(["0", "0", WHOLE]))
 }

@@ -1,6 +1,6 @@
 //! What the OCI runtime remembers of a container between two calls.
 //!
-//! Owns: `<root>/<id>/`: its lock, `state.json`, the copy of the spec, the gate's socket; and whether a process still is the one
+//! Owns: `<root>/<id>/`: its lock, `state.json`, the copy of the spec; and whether a process still is the one
 //! that was started. Must not: change anything in the kernel.
 
 use std::fs::{DirBuilder, File};
@@ -14,9 +14,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::read_file;
 use crate::oci::Fault;
-
-/// The gate's socket inside a container's directory: there from `create` until `start`.
-pub(crate) const GATE: &str = "gate.sock";
 
 /// The content of `state.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +33,8 @@ pub(crate) struct Record {
     pub(crate) created: String,
     /// Where its cgroup is.
     pub(crate) cgroup: Place,
+    /// Whether it has a session keyring of its own, which its execs join.
+    pub(crate) session_keyring: bool,
 }
 
 /// What has become of a container.
@@ -79,11 +78,13 @@ impl Records {
     ///
     /// Errors: it exists already.
     pub(crate) fn claim(&self, id: &str) -> Result<PathBuf, Fault> {
-        let mut private = DirBuilder::new();
-        private.mode(0o700);
-        private.recursive(true).create(&self.0).map_err(|error| Fault::io("create", &self.0, &error))?;
+        DirBuilder::new()
+            .mode(0o700)
+            .recursive(true)
+            .create(&self.0)
+            .map_err(|error| Fault::io("create", &self.0, &error))?;
         let directory = self.directory(id);
-        match private.recursive(false).create(&directory) {
+        match DirBuilder::new().mode(0o700).create(&directory) {
             Ok(()) => Ok(directory),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 Err(Fault::new("container with given ID already exists"))
@@ -132,7 +133,8 @@ impl Records {
     /// The ids of all containers, sorted.
     pub(crate) fn ids(&self) -> Vec<String> {
         let Ok(entries) = std::fs::read_dir(&self.0) else { return Vec::new() };
-        let mut ids: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let mut ids: Vec<String> = directories.filter_map(|entry| entry.file_name().into_string().ok()).collect();
         ids.sort_unstable();
         ids
     }
@@ -153,7 +155,7 @@ impl Records {
     pub(crate) fn condition(&self, record: &Record) -> Condition {
         if !is_alive(record) {
             Condition::Stopped
-        } else if self.directory(&record.id).join(GATE).exists() {
+        } else if brig_runtime::gate::is_closed(&self.directory(&record.id)) {
             Condition::Created
         } else {
             Condition::Running
@@ -209,6 +211,7 @@ mod tests {
             boot_id: boot_id(),
             created: "t".into(),
             cgroup: Place::below("p", id).unwrap(),
+            session_keyring: true,
         }
     }
 
@@ -235,7 +238,7 @@ mod tests {
         let mut record = record("c");
         assert_eq!(records.condition(&record), Condition::Running);
         std::fs::create_dir(records.directory("c")).unwrap();
-        std::fs::write(records.directory("c").join(GATE), "").unwrap();
+        let _gate = brig_runtime::gate::Gate::make(&records.directory("c")).unwrap();
         assert_eq!(records.condition(&record), Condition::Created);
         record.start_time += 1;
         assert_eq!(records.condition(&record), Condition::Stopped);
