@@ -1,7 +1,7 @@
 //! Bind mounts: trees of the host's, cloned and mapped by the parent, handed over detached.
 //! Owns the rule that a file system whose owners cannot be mapped is refused. Must not attach anything.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use brig_sys::mount::{Change, Propagation};
@@ -25,20 +25,35 @@ pub(crate) fn make(mount: &Planned, identity: &Identity, map_all: bool) -> Resul
             Error::system(format!("{}: {error}", place()))
         }
     })?;
+    finish(mount, &tree, identity.map(), map_all)?;
+    Ok(tree)
+}
+
+/// Maps and changes a cloned tree as its mount wants it; `container` is the container's user namespace.
+pub(crate) fn finish(mount: &Planned, tree: &OwnedFd, container: Option<BorrowedFd<'_>>, map_all: bool) -> Result<()> {
+    let source = mount.source.as_deref().unwrap_or(Path::new(""));
+    let place = || format!("mounts: /{}", mount.destination.display());
+    let recursive = mount.options.bind == Some(true);
+    check_special(mount, tree)?;
     let own = mount.mappings.as_ref().map(|(uids, gids)| identity::mapping_only(uids, gids)).transpose().step(place)?;
     let map = match (&own, mount.options.idmap) {
         (Some(own), _) => Some(own.as_fd()),
-        (None, Some(_)) if identity.map().is_none() => {
+        (None, Some(_)) if container.is_none() => {
             return Err(Error::invalid(format!(
                 "{}: idmap needs uidMappings or a container with a user namespace",
                 place()
             )));
         }
-        (None, Some(_)) => identity.map(),
-        (None, None) if map_all => identity.map(),
+        (None, Some(_)) => container,
+        (None, None) if map_all => container,
         (None, None) => None,
     };
-    let map_recursive = recursive && mount.options.idmap != Some(Idmap::Top);
+    // A map that was asked for is the top's unless "ridmap" says otherwise; the container's own is for everything.
+    let map_recursive = recursive
+        && match mount.options.idmap {
+            Some(which) => which == Idmap::Recursive,
+            None => own.is_none(),
+        };
     let (propagation, spread) = mount.options.propagation.unwrap_or((Propagation::Private, true));
     // As few calls as can be: usually one.
     let all = Change {
@@ -47,7 +62,7 @@ pub(crate) fn make(mount: &Planned, identity: &Identity, map_all: bool) -> Resul
         propagation: Some(propagation).filter(|_| spread || !recursive),
         idmap: map.filter(|_| map_recursive || !recursive),
     };
-    configure(&tree, recursive, all, source, &place)?;
+    configure(tree, recursive, all, source, &place)?;
     let top = Change {
         set: mount.options.top.set,
         clear: mount.options.top.clear,
@@ -55,9 +70,28 @@ pub(crate) fn make(mount: &Planned, identity: &Identity, map_all: bool) -> Resul
         idmap: map.filter(|_| !map_recursive && recursive),
     };
     if !mount.options.top.is_none() || top.propagation.is_some() || top.idmap.is_some() {
-        configure(&tree, false, top, source, &place)?;
+        configure(tree, false, top, source, &place)?;
     }
-    Ok(tree)
+    Ok(())
+}
+
+/// What is bound to `/proc` or `/sys` must be a whole procfs or sysfs: security settings are written through them
+/// (CVE-2019-16884 and kin).
+fn check_special(mount: &Planned, tree: &OwnedFd) -> Result<()> {
+    const SYSFS_MAGIC: i64 = 0x6265_6572;
+    let (name, wanted) = if mount.destination == Path::new("proc") {
+        ("proc", crate::init::PROC_MAGIC)
+    } else if mount.destination == Path::new("sys") {
+        ("sysfs", SYSFS_MAGIC)
+    } else {
+        return Ok(());
+    };
+    let stat = rustix::fs::fstat(tree).map_err(|errno| brig_sys::Error::new("fstat()", errno))?;
+    // The root of either has this number.
+    if crate::init::magic(tree.as_fd())? == wanted && stat.st_ino == 1 {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("mounts: /{}: only a whole {name} may be mounted there", mount.destination.display())))
 }
 
 fn configure(

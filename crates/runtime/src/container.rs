@@ -179,7 +179,12 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
         no_pivot,
         gate,
     } = request;
-    let mut plan = Plan::new(spec, &about, init)?;
+    let root = match &rootfs {
+        // A root that is mapped shows other owners than the directory on the host.
+        Rootfs::Directory(path) if !idmap_binds => Some(path.as_path()),
+        _ => None,
+    };
+    let mut plan = Plan::new(spec, &about, root, init)?;
     plan.no_pivot = no_pivot;
     plan.check_no_pivot()?;
     check_terminal(spec.process.as_ref().is_some_and(|process| process.terminal), &stdio)?;
@@ -445,9 +450,13 @@ impl Creation {
         for mount in &plan.mounts {
             match mount.kind {
                 Kind::Dev => made.push(devices::make(mount, &plan.nodes, console, &identity)?),
+                Kind::Bind if mount.inner.is_some() => {}
                 Kind::Bind => made.push(binds::make(mount, &identity, idmap_binds)?),
                 Kind::Cgroup | Kind::FileSystem => {}
             }
+        }
+        if !plan.nodes.outside.is_empty() {
+            made.push(devices::make_outside(&plan.nodes, &identity)?);
         }
         let fds: Vec<BorrowedFd<'_>> = [root.root.as_fd()].into_iter().chain(made.iter().map(AsFd::as_fd)).collect();
         wire::send_fds(&self.channel, &fds).map_err(|error| self.why(error))?;

@@ -13,10 +13,18 @@ use crate::error::{Error, Result};
 const MAX_DEPTH: u32 = 64;
 const MAX_ENTRIES: u32 = 100_000;
 
-/// Copies directories, files and links with their modes and owners; device nodes and sockets are left out.
-pub(crate) fn tree(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
+/// Copies directories, files and links with their modes and owners; device nodes and sockets are left out. `to` itself keeps
+/// its mode if `keep_mode`.
+pub(crate) fn tree(from: &OwnedFd, to: &OwnedFd, keep_mode: bool) -> Result<()> {
+    let failed = |call: &str, errno| Error::from(brig_sys::Error::new(call, errno));
+    let stat = rustix::fs::fstat(to).map_err(|errno| failed("fstat()", errno))?;
     let mut left = MAX_ENTRIES;
-    level(from, to, MAX_DEPTH, &mut left)
+    level(from, to, MAX_DEPTH, &mut left)?;
+    if keep_mode {
+        rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))
+            .map_err(|errno| failed("fchmod()", errno))?;
+    }
+    Ok(())
 }
 
 fn level(from: &OwnedFd, to: &OwnedFd, depth: u32, left: &mut u32) -> Result<()> {

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use brig_oci::runtime::LinuxDevice;
-use brig_sys::mount::Context;
+use brig_sys::mount::{Attr, Context};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 
 use crate::error::{Error, Result, Step};
@@ -35,26 +35,36 @@ pub(crate) struct Node {
     gid: u32,
 }
 
-/// Nodes by their path in `/dev`.
-pub(crate) type Nodes = BTreeMap<PathBuf, Node>;
+/// The nodes of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Nodes {
+    /// By their path in `/dev`. If that is a bind mount it is taken as it is, and none of these is made.
+    pub dev: BTreeMap<PathBuf, Node>,
+    /// By their path in the root, elsewhere.
+    pub outside: BTreeMap<PathBuf, Node>,
+}
 
 /// The default nodes and those of the specification.
 pub(crate) fn plan(devices: &[LinuxDevice]) -> Result<Nodes> {
-    let mut nodes: Nodes = DEFAULT
+    let mut dev: BTreeMap<PathBuf, Node> = DEFAULT
         .iter()
         .map(|(name, major, minor)| {
             let number = rustix::fs::makedev(*major, *minor);
             (PathBuf::from(name), Node { kind: FileType::CharacterDevice, number, mode: 0o666, uid: 0, gid: 0 })
         })
         .collect();
+    let mut outside = BTreeMap::new();
     for device in devices {
         let bad = |why: &str| Error::invalid(format!("linux.devices: {}: {why}", device.path.display()));
-        let path = mounts::inside(&device.path, "linux.devices")?;
-        let Ok(path) = path.strip_prefix("dev") else {
-            return Err(Error::unsupported(format!(
-                "linux.devices: {}: nodes outside of /dev are not supported",
-                device.path.display()
-            )));
+        let whole = mounts::inside(&device.path, "linux.devices")?;
+        if whole.as_os_str().is_empty() || whole.starts_with("proc") || whole.starts_with("sys") {
+            return Err(bad("is no place for a node"));
+        }
+        let Ok(path) = whole.strip_prefix("dev") else {
+            if outside.insert(whole.clone(), node(device, &bad)?).is_some() {
+                return Err(bad("is listed twice"));
+            }
+            continue;
         };
         if path.as_os_str().is_empty() {
             return Err(bad("is not the name of a node"));
@@ -67,14 +77,14 @@ pub(crate) fn plan(devices: &[LinuxDevice]) -> Result<Nodes> {
             return Err(bad("is a link in every container"));
         }
         let node = node(device, &bad)?;
-        if let Some(known) = nodes.get(path)
+        if let Some(known) = dev.get(path)
             && (known.kind, known.number) != (node.kind, node.number)
         {
             return Err(bad("is already another device"));
         }
-        nodes.insert(path.to_owned(), node);
+        dev.insert(path.to_owned(), node);
     }
-    Ok(nodes)
+    Ok(Nodes { dev, outside })
 }
 
 fn node(device: &LinuxDevice, bad: &dyn Fn(&str) -> Error) -> Result<Node> {
@@ -116,25 +126,38 @@ pub(crate) fn make(mount: &Planned, nodes: &Nodes, console: bool, identity: &Ide
             None => tmpfs.set_flag(key).step(step)?,
         }
     }
-    let dev = tmpfs.mount(mount.options.top.set).step(|| "mounts: /dev".to_owned())?;
-    let old = rustix::process::umask(Mode::empty());
-    let filled = fill(&dev, nodes, console, identity);
-    rustix::process::umask(old);
-    filled.map(|()| dev)
+    // If it is to be read-only it becomes so when everything has been mounted in it.
+    let attributes = mount.options.top.set & !Attr::MOUNT_ATTR_RDONLY;
+    let dev = tmpfs.mount(attributes).step(|| "mounts: /dev".to_owned())?;
+    without_umask(|| {
+        fill(&dev, &nodes.dev, identity)?;
+        finish(&dev, console, identity)
+    })?;
+    Ok(dev)
 }
 
-fn fill(dev: &OwnedFd, nodes: &Nodes, console: bool, identity: &Identity) -> Result<()> {
-    let failed = |call: &str, path: &Path, errno| {
-        Error::from(brig_sys::Error::new(format!("{call}(\"/dev/{}\")", path.display()), errno))
-    };
-    let own = |path: &Path, uid: u32, gid: u32| -> Result<()> {
-        let (uid, gid) = identity.outside(uid, gid).step(|| format!("linux.devices: /dev/{}", path.display()))?;
-        if (uid, gid) == (0, 0) {
-            return Ok(());
-        }
-        rustix::fs::chownat(dev, path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|errno| failed("fchownat", path, errno))
-    };
+/// Makes the nodes whose places are elsewhere, in a file system of their own, from where each is bound to its place: what
+/// stands there then is certainly what was made here. They are named by their number in the list.
+pub(crate) fn make_outside(nodes: &Nodes, identity: &Identity) -> Result<OwnedFd> {
+    let tmpfs = Context::open("tmpfs")?;
+    tmpfs.set("source", "tmpfs")?;
+    tmpfs.set("mode", "755")?;
+    let place = tmpfs.mount(Attr::MOUNT_ATTR_NOEXEC | Attr::MOUNT_ATTR_NOSUID)?;
+    let numbered = (0..).map(|number: usize| PathBuf::from(number.to_string()));
+    let nodes = numbered.zip(nodes.outside.values().cloned()).collect();
+    without_umask(|| fill(&place, &nodes, identity))?;
+    Ok(place)
+}
+
+fn without_umask<T>(work: impl FnOnce() -> T) -> T {
+    let old = rustix::process::umask(Mode::empty());
+    let done = work();
+    rustix::process::umask(old);
+    done
+}
+
+fn fill(dev: &OwnedFd, nodes: &BTreeMap<PathBuf, Node>, identity: &Identity) -> Result<()> {
+    let own = |path: &Path, uid: u32, gid: u32| own(dev, path, (uid, gid), identity);
     for (path, node) in nodes {
         for above in
             path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()).collect::<Vec<_>>().into_iter().rev()
@@ -149,6 +172,26 @@ fn fill(dev: &OwnedFd, nodes: &Nodes, console: bool, identity: &Identity) -> Res
             .map_err(|errno| failed("mknodat", path, errno))?;
         own(path, node.uid, node.gid)?;
     }
+    Ok(())
+}
+
+fn failed(call: &str, path: &Path, errno: rustix::io::Errno) -> Error {
+    brig_sys::Error::new(format!("{call}(\"/dev/{}\")", path.display()), errno).into()
+}
+
+/// Gives an entry to an owner as the container calls it.
+fn own(dev: &OwnedFd, path: &Path, (uid, gid): (u32, u32), identity: &Identity) -> Result<()> {
+    let (uid, gid) = identity.outside(uid, gid).step(|| format!("linux.devices: /dev/{}", path.display()))?;
+    if (uid, gid) == (0, 0) {
+        return Ok(());
+    }
+    rustix::fs::chownat(dev, path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(|errno| failed("fchownat", path, errno))
+}
+
+/// What a `/dev` has besides nodes.
+fn finish(dev: &OwnedFd, console: bool, identity: &Identity) -> Result<()> {
+    let own = |path: &Path, uid: u32, gid: u32| own(dev, path, (uid, gid), identity);
     for (name, target) in LINKS {
         rustix::fs::symlinkat(target, dev, name).map_err(|errno| failed("symlinkat", Path::new(name), errno))?;
         own(Path::new(name), 0, 0)?;
@@ -179,8 +222,12 @@ mod tests {
             device("/dev/ptmx", "c", 5, 2),
         ])
         .unwrap();
-        assert_eq!(nodes.len(), 7);
-        assert!(nodes.contains_key(Path::new("net/tun")));
+        assert_eq!((nodes.dev.len(), nodes.outside.len()), (7, 0));
+        assert!(nodes.dev.contains_key(Path::new("net/tun")));
+        let nodes = plan(&[device("/other/x", "c", 1, 5), device("y", "p", 0, 0)]);
+        assert!(nodes.is_err());
+        let nodes = plan(&[device("/other/x", "c", 1, 5), device("/y", "p", 0, 0)]).unwrap();
+        assert_eq!((nodes.dev.len(), nodes.outside.len()), (6, 2));
     }
 
     #[test]
@@ -191,7 +238,8 @@ mod tests {
             device("/dev/../x", "c", 1, 5),
             device("x", "c", 1, 5),
             device("/dev", "c", 1, 5),
-            device("/other/x", "c", 1, 5),
+            device("/proc/x", "c", 1, 5),
+            device("/", "c", 1, 5),
             device("/dev/x", "c", -1, 5),
             device("/dev/x", "b", 1, 1 << 32),
             device("/dev/fd", "c", 1, 3),

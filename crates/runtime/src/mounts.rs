@@ -29,6 +29,8 @@ pub(crate) struct Planned {
     pub kind: Kind,
     pub fs: String,
     pub source: Option<PathBuf>,
+    /// The source is in the container's own root, where earlier mounts may have put it: its path there.
+    pub inner: Option<PathBuf>,
     pub options: Options,
     pub mappings: Option<(Vec<brig_sys::idmap::Range>, Vec<brig_sys::idmap::Range>)>,
 }
@@ -47,14 +49,23 @@ const PROC_FILES: [&str; 10] = [
     "proc/sys/crypto/fips_enabled",
 ];
 
+/// Where relative paths begin, and which absolute ones mean the container.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Outside<'a> {
+    /// The bundle: sources may be relative to it.
+    pub bundle: &'a Path,
+    /// The root, if it is a directory of the host's: paths through it mean what the container sees there.
+    pub root: Option<&'a Path>,
+}
+
 /// The mounts of a specification in their order. A container always gets a `/dev` of ours: if none is listed, one is added.
-pub(crate) fn plan(spec: &Spec) -> Result<Vec<Planned>> {
+pub(crate) fn plan(spec: &Spec, outside: Outside<'_>) -> Result<Vec<Planned>> {
     if spec.mounts.len() > 4096 {
         return Err(Error::invalid(format!("mounts: {} of them; 4096 are supported", spec.mounts.len())));
     }
-    let mut planned = spec.mounts.iter().map(plan_one).collect::<Result<Vec<_>>>()?;
+    let mut planned = spec.mounts.iter().map(|mount| plan_one(mount, outside)).collect::<Result<Vec<_>>>()?;
     if !planned.iter().any(|mount| mount.destination == Path::new("dev")) {
-        planned.insert(0, plan_one(&default_dev())?);
+        planned.insert(0, plan_one(&default_dev(), outside)?);
     }
     Ok(planned)
 }
@@ -70,8 +81,11 @@ fn default_dev() -> Mount {
     }
 }
 
-fn plan_one(mount: &Mount) -> Result<Planned> {
-    let destination = inside(&mount.destination, "mounts.destination")?;
+fn plan_one(mount: &Mount, outside: Outside<'_>) -> Result<Planned> {
+    let through_root = |path: &Path| outside.root.and_then(|root| path.strip_prefix(root).ok()).map(Path::to_owned);
+    // Before 1.1 the specification let destinations be relative, to the container's root.
+    let destination = through_root(&mount.destination).unwrap_or_else(|| mount.destination.clone());
+    let destination = inside(&Path::new("/").join(destination), "mounts.destination")?;
     let place = mount.destination.display();
     if destination.as_os_str().is_empty() {
         return Err(Error::invalid(format!("mounts: {place}: the root itself cannot be a mount of its own; use root")));
@@ -89,18 +103,18 @@ fn plan_one(mount: &Mount) -> Result<Planned> {
             mount.type_
         )));
     }
-    if kind == Kind::Bind && mount.source.as_deref().is_none_or(|source| !source.is_absolute()) {
-        return Err(Error::invalid(format!("mounts: {place}: a bind mount needs an absolute source path")));
+    let mut source = mount.source.clone();
+    let mut inner = None;
+    if kind == Kind::Bind {
+        let given = source.filter(|source| !source.as_os_str().is_empty());
+        let given =
+            given.ok_or_else(|| Error::invalid(format!("mounts: {place}: a bind mount needs a source path")))?;
+        let path = outside.bundle.join(given);
+        inner = through_root(&path);
+        source = Some(path);
     }
     check_special(mount, &destination, kind)?;
-    Ok(Planned {
-        destination,
-        kind,
-        fs: mount.type_.clone(),
-        source: mount.source.clone(),
-        options,
-        mappings: mappings(mount)?,
-    })
+    Ok(Planned { destination, kind, fs: mount.type_.clone(), source, inner, options, mappings: mappings(mount)? })
 }
 
 fn mappings(mount: &Mount) -> Result<Option<(Vec<brig_sys::idmap::Range>, Vec<brig_sys::idmap::Range>)>> {
@@ -139,14 +153,15 @@ fn check_special(mount: &Mount, destination: &Path, kind: Kind) -> Result<()> {
     let bad = |why: &str| Err(Error::invalid(format!("mounts: {}: {why}", mount.destination.display())));
     let fs = mount.type_.as_str();
     if destination == Path::new("proc") {
-        return if kind != Kind::Bind && fs == "proc" {
+        // What is bound must itself be a whole procfs, which is seen when it is opened.
+        return if kind == Kind::Bind || fs == "proc" {
             Ok(())
         } else {
             bad("only a proc file system may be mounted there")
         };
     }
     if destination == Path::new("sys") {
-        return if kind != Kind::Bind && matches!(fs, "sysfs" | "tmpfs") {
+        return if kind == Kind::Bind || matches!(fs, "sysfs" | "tmpfs") {
             Ok(())
         } else {
             bad("only a sysfs file system may be mounted there")
@@ -167,14 +182,29 @@ pub(crate) fn may_hide_in_proc(destination: &Path) -> bool {
 mod tests {
     use super::*;
 
+    fn outside() -> Outside<'static> {
+        Outside { bundle: Path::new("/bundle"), root: Some(Path::new("/bundle/root")) }
+    }
+
     fn one(destination: &str, type_: &str, source: &str, options: &[&str]) -> Result<Planned> {
-        plan_one(&Mount {
+        let mount = Mount {
             destination: destination.into(),
             type_: type_.into(),
             source: Some(source.into()),
             options: options.iter().map(|word| (*word).to_owned()).collect(),
             ..Mount::default()
-        })
+        };
+        plan_one(&mount, outside())
+    }
+
+    #[test]
+    fn paths_through_the_bundle() {
+        assert_eq!(one("x", "tmpfs", "tmpfs", &[]).unwrap().destination, Path::new("x"));
+        assert_eq!(one("/bundle/root/a/b", "bind", "/y", &[]).unwrap().destination, Path::new("a/b"));
+        let planned = one("/x", "bind", "sub/dir", &[]).unwrap();
+        assert_eq!((planned.source.as_deref(), planned.inner), (Some(Path::new("/bundle/sub/dir")), None));
+        assert_eq!(one("/x", "bind", "root/dir", &[]).unwrap().inner.as_deref(), Some(Path::new("dir")));
+        assert_eq!(one("/x", "bind", "/bundle/rootless", &[]).unwrap().inner, None);
     }
 
     #[test]
@@ -191,14 +221,14 @@ mod tests {
     fn refuses_dangerous_places() {
         for (destination, type_, source) in [
             ("/", "tmpfs", "tmpfs"),
-            ("x", "tmpfs", "tmpfs"),
+            (".", "tmpfs", "tmpfs"),
+            ("/bundle/root", "tmpfs", "tmpfs"),
             ("/a/../b", "tmpfs", "tmpfs"),
-            ("/proc", "bind", "/fake"),
             ("/proc", "tmpfs", "x"),
             ("/proc/self", "bind", "/fake"),
             ("/proc/sys/net", "tmpfs", "x"),
-            ("/sys", "bind", "/fake"),
-            ("/x", "bind", "relative"),
+            ("/sys", "proc", "x"),
+            ("/x", "bind", ""),
             ("/dev", "ramfs", "x"),
         ] {
             assert!(one(destination, type_, source, &[]).is_err(), "{destination} {type_}");
@@ -207,7 +237,7 @@ mod tests {
 
     #[test]
     fn adds_dev() {
-        let planned = plan(&Spec::default()).unwrap();
+        let planned = plan(&Spec::default(), outside()).unwrap();
         assert_eq!((planned.len(), planned[0].kind), (1, Kind::Dev));
     }
 }

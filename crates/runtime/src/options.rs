@@ -135,6 +135,23 @@ pub const KNOWN: [&str; 62] = [
     "unbindable",
 ];
 
+impl Options {
+    /// The attributes of a file system that is made for the container: nothing is beneath it yet.
+    pub fn all_set(&self) -> Attr {
+        (self.top.set & !self.recursive.clear) | self.recursive.set
+    }
+
+    /// Whether it is to be read-only.
+    pub fn read_only(&self) -> bool {
+        self.all_set().contains(Attr::MOUNT_ATTR_RDONLY)
+    }
+
+    /// Whether the file system is given this option.
+    pub fn has_data(&self, key: &str) -> bool {
+        self.data.iter().any(|(known, _)| known == key)
+    }
+}
+
 /// Takes the options of a mount apart. Of contradicting words the last counts, as in fstab.
 ///
 /// # Errors
@@ -185,11 +202,11 @@ fn common(options: &mut Options, word: &str) -> bool {
     match word {
         "bind" => options.bind = Some(options.bind.unwrap_or(false)),
         "rbind" => options.bind = Some(true),
-        "defaults" | "async" | "loud" | "nomand" | "noiversion" | "nolazytime" | "remount" => {}
+        "defaults" | "async" | "loud" | "silent" | "nomand" | "iversion" | "noiversion" | "nolazytime" | "remount" => {}
         "tmpcopyup" => options.copy_up = true,
         "idmap" => options.idmap = Some(Idmap::Top),
         "ridmap" => options.idmap = Some(Idmap::Recursive),
-        "sync" | "dirsync" | "lazytime" | "mand" | "iversion" | "silent" if options.bind.is_some() => {}
+        "sync" | "dirsync" | "lazytime" | "mand" if options.bind.is_some() => {}
         _ => return propagation(options, word) || attribute(options, word),
     }
     true

@@ -1,6 +1,8 @@
 //! A specification, checked as a whole and taken apart before anything is made.
 //! Owns the refusal of what is contradictory or not supported. Must not change anything.
 
+use std::path::Path;
+
 use brig_oci::runtime::{Linux, Spec};
 use brig_sys::clone::flags;
 use brig_sys::mount::Propagation;
@@ -11,7 +13,7 @@ use crate::devices::{self, Nodes};
 use crate::error::{Error, Result, Step};
 use crate::hooks::Hooks;
 use crate::launch::Launch;
-use crate::mounts::{self, Planned};
+use crate::mounts::{self, Outside, Planned};
 use crate::namespaces::Namespaces;
 use crate::options;
 use crate::sysctl::{self, Parameter};
@@ -35,7 +37,7 @@ pub(crate) struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     /// Checks everything that can be checked without making anything.
-    pub fn new(spec: &'a Spec, about: &About, reaper: bool) -> Result<Plan<'a>> {
+    pub fn new(spec: &'a Spec, about: &About, root: Option<&Path>, reaper: bool) -> Result<Plan<'a>> {
         check_version(&spec.oci_version)?;
         let linux = spec
             .linux
@@ -46,11 +48,8 @@ impl<'a> Plan<'a> {
         check_supported(spec, linux, &namespaces)?;
         let process =
             spec.process.as_ref().ok_or_else(|| Error::invalid("process: is missing; there is nothing to run"))?;
-        let mounts = mounts::plan(spec)?;
+        let mounts = mounts::plan(spec, Outside { bundle: &about.bundle, root })?;
         let nodes = devices::plan(&linux.devices)?;
-        if !linux.devices.is_empty() && !mounts.iter().any(|mount| mount.kind == mounts::Kind::Dev) {
-            return Err(Error::unsupported("linux.devices: /dev is a bind mount, in which no nodes are made"));
-        }
         for (field, paths) in
             [("linux.maskedPaths", &linux.masked_paths), ("linux.readonlyPaths", &linux.readonly_paths)]
         {

@@ -55,7 +55,7 @@ impl Root {
 
     /// Makes `path` and what is missing above it, each step in-root and links followed in-root, also those
     /// that lead to a directory that does not exist yet. Returns the directory, `O_PATH`.
-    /// New directories get exactly `mode`. Fails with ENOTDIR if something else stands there.
+    /// New directories get exactly `mode`, and the set-group-id bit of the one that they are in. Fails with ENOTDIR if something else stands there.
     pub fn mkdir_all(&self, path: &Path, mode: Mode) -> Result<OwnedFd> {
         match self.open_in(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()) {
             Err(error) if error.errno == Errno::NOENT => {}
@@ -172,11 +172,14 @@ fn components(path: &Path) -> impl Iterator<Item = OsString> {
     })
 }
 
-/// Makes one directory with exactly `mode`, whatever the umask; one that a racing maker made is fine.
+/// Makes one directory with exactly `mode` (and what it inherits), whatever the umask; one that a racing maker made is fine.
 fn make_dir(parent: &OwnedFd, name: &OsStr, mode: Mode) -> Result<()> {
     match rustix::fs::mkdirat(parent, name, mode) {
         Ok(()) => {
             let made = open_beneath(parent.as_fd(), name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW)?;
+            // What is made in a directory with this bit has it too, or groups that share the directory would not share it.
+            let stat = rustix::fs::fstat(&made).map_err(|errno| Error::new(format!("fstat({name:?})"), errno))?;
+            let mode = mode | (Mode::from_raw_mode(stat.st_mode) & Mode::SGID);
             rustix::fs::fchmod(&made, mode)
                 .map_err(|errno| Error::new(format!("fchmod({name:?}, {:#o})", mode.as_raw_mode()), errno))
         }

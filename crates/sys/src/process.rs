@@ -85,9 +85,25 @@ pub fn set_limit(pid: i32, resource: u32, limits: Option<Limits>) -> Result<Limi
 
 /// Closes every descriptor from `first` on, really (a flag would leave them open to execve itself).
 pub fn close_from(first: u32) -> Result<()> {
+    close_range(first, u32::MAX)
+}
+
+/// `close_range(2)`. Under a filter that does not know the call, one by one: what was opened since such a filter is in force
+/// has low numbers.
+fn close_range(first: u32, last: u32) -> Result<()> {
+    const ONE_BY_ONE: u32 = 1024;
     // SAFETY: callers own no object that uses those descriptors afterwards: it is the last step before execve or a process that only waits.
-    let done = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0u32) };
-    check(done, || format!("close_range({first}, ~0)")).map(drop)
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0u32) };
+    match check(done, || format!("close_range({first}, {last})")) {
+        Err(error) if matches!(error.errno, Errno::PERM | Errno::NOSYS) => {
+            for fd in first..=last.min(first.saturating_add(ONE_BY_ONE)) {
+                // SAFETY: as above.
+                unsafe { libc::close(fd as i32) };
+            }
+            Ok(())
+        }
+        done => done.map(drop),
+    }
 }
 
 /// Marks every descriptor from `first` on close-on-exec.
@@ -106,9 +122,7 @@ pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<()> {
     let mut first = 3;
     for fd in keep {
         if fd > first {
-            // SAFETY: as in close_from.
-            let done = unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0u32) };
-            check(done, || format!("close_range({first}, {})", fd - 1))?;
+            close_range(first, fd - 1)?;
         }
         first = fd + 1;
     }

@@ -81,16 +81,18 @@ impl Process<'_> {
         if launch.own_limits {
             launch::apply_limits(0, &launch.limits, false)?;
         }
+        // Before a filter, which may not know the calls that keep this inside of the root.
+        let entered = enter_directory(&launch.cwd)?;
         if launch.no_new_privileges {
             brig_sys::process::set_no_new_privileges()?;
         } else if let Some(filter) = &launch.filter {
             self.load(filter)?;
         }
-        let entered = enter_directory(&launch.cwd);
         credentials(launch)?;
-        if let Err(error) = entered {
-            // Some file systems (FUSE, NFS) let only the user in.
-            enter_directory(&launch.cwd).map_err(|_| error)?;
+        // Some file systems (FUSE, NFS) let only the user in. A filter may forbid the better call; where the plain one leads
+        // is verified next.
+        if !entered && !enter_directory(&launch.cwd)? {
+            rustix::process::chdir(launch.cwd.as_str()).map_err(|errno| denied(errno, &launch.cwd))?;
         }
         verify_directory(&launch.cwd)?;
         let first = launch.args.first().ok_or_else(|| Error::invalid("process.args: there is no program to run"))?;
@@ -220,24 +222,34 @@ fn credentials(launch: &Launch) -> Result<()> {
     brig_sys::caps::apply(&launch.caps).step(step)
 }
 
-/// Enters the working directory through the root, no link of procfs being followed (CVE-2024-21626).
-fn enter_directory(cwd: &str) -> Result<()> {
+/// Enters the working directory through the root, no link of procfs being followed (CVE-2024-21626). False if this process
+/// may not.
+fn enter_directory(cwd: &str) -> Result<bool> {
     let step = || format!("process.cwd: chdir to cwd ({cwd:?}) failed");
-    let root = brig_sys::beneath::Root::open(Path::new("/")).step(step)?;
-    let directory = root
-        .open_in(Path::new(cwd), OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
-        .map_err(|error| {
-            let why = match error.errno {
-                Errno::NOENT => "no such file or directory",
-                Errno::NOTDIR => "not a directory",
-                Errno::ACCESS | Errno::PERM => "permission denied",
-                Errno::LOOP => "it leads through a link of /proc or too many links",
-                _ => return Error::from(error),
-            };
-            Error::invalid(why)
-        })
-        .step(step)?;
-    rustix::process::fchdir(&directory).map_err(|errno| brig_sys::Error::new("fchdir()", errno)).step(step)
+    let opened = brig_sys::beneath::Root::open(Path::new("/"))
+        .and_then(|root| root.open_in(Path::new(cwd), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()));
+    let directory = match opened {
+        Ok(directory) => directory,
+        Err(error) if matches!(error.errno, Errno::ACCESS | Errno::PERM | Errno::NOSYS) => return Ok(false),
+        Err(error) if matches!(error.errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+            return Err(denied(error.errno, cwd));
+        }
+        Err(error) => return Err(error).step(step),
+    };
+    match rustix::process::fchdir(&directory) {
+        Err(Errno::ACCESS) => Ok(false),
+        done => done.map(|()| true).map_err(|errno| brig_sys::Error::new("fchdir()", errno)).step(step),
+    }
+}
+
+fn denied(errno: Errno, cwd: &str) -> Error {
+    let why = match errno {
+        Errno::NOENT => "no such file or directory",
+        Errno::NOTDIR => "not a directory",
+        Errno::LOOP => "it leads through a link of /proc or too many links",
+        _ => "permission denied",
+    };
+    Error::invalid(format!("process.cwd: chdir to cwd ({cwd:?}) failed: {why}"))
 }
 
 /// The kernel says where we are: it must be inside.

@@ -172,6 +172,7 @@ impl Init<'_> {
         if let Some(launch) = &plan.launch {
             make_working_directory(&root, &launch.cwd);
         }
+        places.seal(plan)?;
         jail::enter(plan, &root, host_root.as_fd())?;
         Ok(Some(terminal))
     }

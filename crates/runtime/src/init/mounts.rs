@@ -2,7 +2,7 @@
 //! that were resolved in its root. Owns masked and read-only paths too. Must not follow a path outside of the root.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use brig_sys::beneath::Root;
 use brig_sys::mount::{Attr, Change, Context, Propagation};
@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use super::cgroups;
 use super::{PROC_MAGIC, magic};
+use crate::binds;
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result, Step};
 use crate::mounts::{self as rules, Kind, Planned};
@@ -20,6 +21,10 @@ use crate::sysctl;
 /// A mount that waits for its place.
 enum Ready {
     Detached(OwnedFd),
+    /// What it is like depends on the place that it is mounted on.
+    Later,
+    /// A tree of the container's own root, with what earlier mounts have put there.
+    Inner(PathBuf),
     Cgroup,
     FromParent,
 }
@@ -30,6 +35,20 @@ pub(super) struct Places {
     pub dev: Option<OwnedFd>,
     /// The root of the container's devpts.
     pub devpts: Option<OwnedFd>,
+    /// What becomes read-only when nothing is to be made in it any more.
+    read_only: Vec<OwnedFd>,
+}
+
+impl Places {
+    /// Makes read-only what had to be written until now.
+    pub fn seal(&self, plan: &Plan<'_>) -> Result<()> {
+        let dev = plan.mounts.iter().any(|mount| mount.kind == Kind::Dev && mount.options.read_only());
+        let read_only = Change { set: Attr::MOUNT_ATTR_RDONLY, ..Change::default() };
+        for place in self.read_only.iter().chain(self.dev.as_ref().filter(|_| dev)) {
+            brig_sys::mount::configure(place.as_fd(), false, read_only).step(|| "mounts: ro".to_owned())?;
+        }
+        Ok(())
+    }
 }
 
 /// Everything that can be mounted before the root is there.
@@ -41,15 +60,16 @@ pub(super) fn prepare(plan: &Plan<'_>) -> Result<Prepared> {
     let mut ready = Vec::with_capacity(plan.mounts.len());
     for mount in &plan.mounts {
         ready.push(match mount.kind {
-            Kind::Bind | Kind::Dev => Ready::FromParent,
+            Kind::Bind | Kind::Dev => mount.inner.clone().map_or(Ready::FromParent, Ready::Inner),
             Kind::Cgroup => Ready::Cgroup,
+            Kind::FileSystem if is_like_its_place(mount) => Ready::Later,
             Kind::FileSystem => {
-                let made = make(mount).step(|| place(mount))?;
+                let made = make(mount, None).step(|| place(mount))?;
                 if mount.fs == "proc" && mount.options.data.is_empty() && !parameters.is_empty() {
                     sysctl::write(made.as_fd(), std::mem::take(&mut parameters))?;
                 }
                 // Only now: a read-only procfs would have refused the parameters.
-                if mount.fs == "proc" && mount.options.top.set.contains(Attr::MOUNT_ATTR_RDONLY) {
+                if mount.fs == "proc" && mount.options.read_only() {
                     let read_only = Change { set: Attr::MOUNT_ATTR_RDONLY, ..Change::default() };
                     brig_sys::mount::configure(made.as_fd(), false, read_only).step(|| place(mount))?;
                 }
@@ -68,7 +88,12 @@ fn place(mount: &Planned) -> String {
     format!("mounts: /{} ({})", mount.destination.display(), mount.fs)
 }
 
-fn make(mount: &Planned) -> Result<OwnedFd> {
+/// A tmpfs without a mode takes that of the directory that it covers.
+fn is_like_its_place(mount: &Planned) -> bool {
+    mount.fs == "tmpfs" && !mount.options.has_data("mode")
+}
+
+fn make(mount: &Planned, mode: Option<u32>) -> Result<OwnedFd> {
     let context = Context::open(&mount.fs).map_err(|error| match error.errno {
         Errno::NODEV => Error::unsupported(format!("{error}: this kernel does not have that file system")),
         _ => Error::from(error),
@@ -84,8 +109,11 @@ fn make(mount: &Planned) -> Result<OwnedFd> {
             None => context.set_flag(key)?,
         }
     }
-    let mut attributes = mount.options.top.set;
-    if mount.fs == "proc" || mount.options.copy_up {
+    if let Some(mode) = mode {
+        context.set("mode", format!("{mode:o}").as_str())?;
+    }
+    let mut attributes = mount.options.all_set();
+    if matches!(mount.fs.as_str(), "proc" | "tmpfs") {
         attributes &= !Attr::MOUNT_ATTR_RDONLY;
     }
     let made = context.mount(attributes).map_err(|error| match (error.errno, mount.fs.as_str()) {
@@ -112,7 +140,7 @@ pub(super) fn attach(
     prepared: Prepared,
     fds: &mut impl Iterator<Item = OwnedFd>,
 ) -> Result<Places> {
-    let mut places = Places { dev: None, devpts: None };
+    let mut places = Places { dev: None, devpts: None, read_only: Vec::new() };
     for (mount, ready) in plan.mounts.iter().zip(prepared.0) {
         match ready {
             Ready::Cgroup => cgroups::mount(plan, cgroup, root, mount).step(|| place(mount))?,
@@ -120,7 +148,21 @@ pub(super) fn attach(
                 attach_one(root, mount, &made).step(|| place(mount))?;
                 if mount.fs == "devpts" && mount.destination == Path::new("dev/pts") {
                     places.devpts = Some(made);
+                } else if mount.fs == "tmpfs" && mount.options.read_only() {
+                    places.read_only.push(made);
                 }
+            }
+            Ready::Later => {
+                let mode = mode_of(root, &mount.destination).step(|| place(mount))?;
+                let made = make(mount, mode).step(|| place(mount))?;
+                attach_one(root, mount, &made).step(|| place(mount))?;
+                if mount.options.read_only() {
+                    places.read_only.push(made);
+                }
+            }
+            Ready::Inner(source) => {
+                let made = inner(root, mount, &source).step(|| place(mount))?;
+                attach_one(root, mount, &made).step(|| place(mount))?;
             }
             Ready::FromParent => {
                 let made = fds.next().ok_or_else(|| Error::system("the parent sent too few mounts"))?;
@@ -131,21 +173,48 @@ pub(super) fn attach(
             }
         }
     }
+    if !plan.nodes.outside.is_empty() {
+        let made = fds.next().ok_or_else(|| Error::system("the parent sent no device nodes"))?;
+        for (number, path) in plan.nodes.outside.keys().enumerate() {
+            bind_node(root, &made, number, path).step(|| format!("linux.devices: /{}", path.display()))?;
+        }
+    }
     Ok(places)
+}
+
+/// Binds a node that the parent has made to its place.
+fn bind_node(root: &Root, made: &OwnedFd, number: usize, path: &Path) -> Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let node = rustix::fs::openat(made, number.to_string(), flags, Mode::empty())
+        .map_err(|errno| brig_sys::Error::new("openat(node, O_PATH|O_NOFOLLOW)", errno))?;
+    let place = root.create_file(path, Mode::from_raw_mode(0o600))?;
+    if magic(place.as_fd())? == PROC_MAGIC {
+        return Err(Error::invalid("leads into /proc by a symbolic link"));
+    }
+    let copy = brig_sys::mount::clone_tree(node.as_fd(), false)?;
+    Ok(brig_sys::mount::attach(copy.as_fd(), place.as_fd())?)
+}
+
+/// The mode of what stands at a path, if anything does.
+fn mode_of(root: &Root, path: &Path) -> Result<Option<u32>> {
+    let Some(place) = open_if_there(root, path)? else { return Ok(None) };
+    let stat = rustix::fs::fstat(&place).map_err(|errno| brig_sys::Error::new("fstat()", errno))?;
+    Ok(Some(stat.st_mode & 0o7777))
+}
+
+/// A copy of a tree of the container's, as the mount wants it.
+fn inner(root: &Root, mount: &Planned, source: &Path) -> Result<OwnedFd> {
+    let from = root.open_in(source, OFlags::PATH, Mode::empty())?;
+    let tree = brig_sys::mount::clone_tree(from.as_fd(), mount.options.bind == Some(true))?;
+    binds::finish(mount, &tree, None, false)?;
+    Ok(tree)
 }
 
 fn attach_one(root: &Root, mount: &Planned, made: &OwnedFd) -> Result<()> {
     let directory = mount.kind != Kind::Bind || file_type(made.as_fd())? == FileType::Directory;
     let target = target(root, mount, directory)?;
     if mount.options.copy_up {
-        copy_up(&target, made)?;
-        if mount.options.top.set.contains(Attr::MOUNT_ATTR_RDONLY) {
-            brig_sys::mount::configure(
-                made.as_fd(),
-                false,
-                Change { set: Attr::MOUNT_ATTR_RDONLY, ..Change::default() },
-            )?;
-        }
+        copy_up(&target, made, mount.options.has_data("mode"))?;
     }
     Ok(brig_sys::mount::attach(made.as_fd(), target.as_fd())?)
 }
@@ -159,7 +228,8 @@ pub(super) fn file_type(fd: BorrowedFd<'_>) -> Result<FileType> {
 pub(crate) fn target(root: &Root, mount: &Planned, directory: bool) -> Result<OwnedFd> {
     let path = mount.destination.as_path();
     let mode = Mode::from_raw_mode(0o755);
-    if matches!(mount.fs.as_str(), "proc" | "sysfs") && mount.kind == Kind::FileSystem {
+    let special = path == Path::new("proc") || path == Path::new("sys");
+    if special || (matches!(mount.fs.as_str(), "proc" | "sysfs") && mount.kind == Kind::FileSystem) {
         return plain_directory(root, path);
     }
     if path.starts_with("proc") {
@@ -191,10 +261,14 @@ fn plain_directory(root: &Root, path: &Path) -> Result<OwnedFd> {
     ) {
         Ok(fd) => Ok(fd),
         Err(Errno::NOENT) => Ok(root.mkdir_all(path, Mode::from_raw_mode(0o755))?),
-        Err(Errno::LOOP) => {
-            Err(Error::invalid(format!("/{} is a symbolic link in the image; it must be a directory", path.display())))
-        }
-        Err(Errno::NOTDIR) => Err(Error::invalid(format!("/{} is not a directory in the image", path.display()))),
+        Err(Errno::LOOP) => Err(Error::invalid(format!(
+            "/{} must be mounted on ordinary directory: it is a symbolic link in the image",
+            path.display()
+        ))),
+        Err(Errno::NOTDIR) => Err(Error::invalid(format!(
+            "/{} must be mounted on ordinary directory: it is not a directory in the image",
+            path.display()
+        ))),
         Err(errno) => Err(brig_sys::Error::new(
             format!("openat2({path:?}, O_PATH|O_DIRECTORY, RESOLVE_IN_ROOT|RESOLVE_NO_SYMLINKS)"),
             errno,
@@ -204,12 +278,12 @@ fn plain_directory(root: &Root, path: &Path) -> Result<OwnedFd> {
 }
 
 /// Copies what a directory of the image holds into a new tmpfs.
-fn copy_up(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
+fn copy_up(from: &OwnedFd, to: &OwnedFd, keep_mode: bool) -> Result<()> {
     let open = |errno| brig_sys::Error::new("openat(\".\" of a tmpfs with tmpcopyup)", errno);
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let from = rustix::fs::openat(from, ".", flags, Mode::empty()).map_err(open)?;
     let to = rustix::fs::openat(to, ".", flags, Mode::empty()).map_err(open)?;
-    crate::copy::tree(&from, &to).step(|| "tmpcopyup".to_owned())
+    crate::copy::tree(&from, &to, keep_mode).step(|| "tmpcopyup".to_owned())
 }
 
 /// Masked and read-only paths.

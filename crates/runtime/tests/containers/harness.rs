@@ -34,7 +34,7 @@ impl Place {
         for applet in [
             "sh", "cat", "ls", "id", "echo", "stat", "mount", "true", "false", "sleep", "touch", "mkdir", "head",
             "hostname", "readlink", "grep", "ps", "pwd", "chown", "rm", "env", "tty", "kill", "wc", "stty", "ln",
-            "mknod", "umount", "dd",
+            "mknod", "umount", "dd", "sort",
         ] {
             symlink("busybox", place.path("lower/bin").join(applet)).unwrap();
         }

@@ -9,6 +9,7 @@ mod hostile;
 mod inside;
 mod keyring;
 mod listener;
+mod mounts;
 mod namespaces;
 mod placement;
 mod program;
@@ -29,6 +30,7 @@ fn main() {
         hostile::TESTS,
         keyring::TESTS,
         listener::TESTS,
+        mounts::TESTS,
         namespaces::TESTS,
         placement::TESTS,
     ]
