@@ -111,6 +111,21 @@ impl<'a> CreateRequest<'a> {
     }
 }
 
+impl CreateRequest<'_> {
+    /// The root, if paths of the host's through it mean what the container sees there.
+    pub(crate) fn root_directory(&self) -> Option<&Path> {
+        root_directory(&self.rootfs, self.idmap_binds)
+    }
+}
+
+/// A root that is mapped shows other owners than its directory on the host.
+fn root_directory(rootfs: &Rootfs, mapped: bool) -> Option<&Path> {
+    match rootfs {
+        Rootfs::Directory(path) if !mapped => Some(path),
+        _ => None,
+    }
+}
+
 /// How far a container has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -179,12 +194,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
         no_pivot,
         gate,
     } = request;
-    let root = match &rootfs {
-        // A root that is mapped shows other owners than the directory on the host.
-        Rootfs::Directory(path) if !idmap_binds => Some(path.as_path()),
-        _ => None,
-    };
-    let mut plan = Plan::new(spec, &about, root, init)?;
+    let mut plan = Plan::new(spec, &about, root_directory(&rootfs, idmap_binds), init)?;
     plan.no_pivot = no_pivot;
     plan.check_no_pivot()?;
     check_terminal(spec.process.as_ref().is_some_and(|process| process.terminal), &stdio)?;
@@ -204,29 +214,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
     match Creation::start(&plan, &given, &cgroup, keyring.as_deref())
         .and_then(|creation| creation.finish(&plan, &given, idmap_binds))
     {
-        Ok(Made { child: spawned, channel, used, attached }) => {
-            let launch = plan.launch.as_ref();
-            Ok(Container {
-                about,
-                pid: spawned.pid,
-                pidfd: spawned.pidfd,
-                channel: Some(channel),
-                warnings: cgroup.warnings().to_vec(),
-                cgroup,
-                namespaces: plan.namespaces.all(),
-                bounding: launch.map_or(0, |launch| launch.caps.bounding),
-                limits: launch.map(|launch| launch.limits.clone()).unwrap_or_default(),
-                own_limits: launch.is_some_and(|launch| launch.own_limits),
-                terminal: None,
-                agent: launch.and_then(|launch| launch.agent.clone()),
-                annotations: spec.annotations.clone(),
-                used,
-                attached,
-                chrooted: !plan.namespaces.own_mounts(),
-                hooks: plan.hooks.take(),
-                phase: Phase::Preparing,
-            })
-        }
+        Ok(made) => Ok(Container::begun(plan, made, cgroup, about)),
         Err(error) => {
             // The first error is what the caller must read.
             cgroup.remove().unwrap_or_default();
@@ -518,6 +506,32 @@ fn join(plan: &Plan<'_>, channel: &Channel, new: u64, child: impl FnOnce() -> i3
 }
 
 impl Container {
+    /// A container whose init prepares the root.
+    fn begun(plan: Plan<'_>, made: Made, cgroup: Cgroup, about: About) -> Container {
+        let Made { child: spawned, channel, used, attached } = made;
+        let launch = plan.launch.as_ref();
+        Container {
+            about,
+            pid: spawned.pid,
+            pidfd: spawned.pidfd,
+            channel: Some(channel),
+            warnings: cgroup.warnings().to_vec(),
+            cgroup,
+            namespaces: plan.namespaces.all(),
+            bounding: launch.map_or(0, |launch| launch.caps.bounding),
+            limits: launch.map(|launch| launch.limits.clone()).unwrap_or_default(),
+            own_limits: launch.is_some_and(|launch| launch.own_limits),
+            terminal: None,
+            agent: launch.and_then(|launch| launch.agent.clone()),
+            annotations: plan.spec.annotations.clone(),
+            used,
+            attached,
+            chrooted: !plan.namespaces.own_mounts(),
+            hooks: plan.hooks,
+            phase: Phase::Preparing,
+        }
+    }
+
     /// A container that another process made: it can be joined, signalled and deleted.
     ///
     /// # Errors

@@ -95,7 +95,7 @@ fn close_range(first: u32, last: u32) -> Result<()> {
     // SAFETY: callers own no object that uses those descriptors afterwards: it is the last step before execve or a process that only waits.
     let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0u32) };
     match check(done, || format!("close_range({first}, {last})")) {
-        Err(error) if matches!(error.errno, Errno::PERM | Errno::NOSYS) => {
+        Err(error) if matches!(error.errno, rustix::io::Errno::PERM | rustix::io::Errno::NOSYS) => {
             for fd in first..=last.min(first.saturating_add(ONE_BY_ONE)) {
                 // SAFETY: as above.
                 unsafe { libc::close(fd as i32) };

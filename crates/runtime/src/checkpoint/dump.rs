@@ -108,7 +108,10 @@ impl Container {
     /// What of the container comes from outside: mounts and streams.
     fn describe_outside(&self, spec: &Spec, options: &Options, opts: &mut Opts) -> Result<()> {
         let mounts = mountinfo::of_process(self.pid())?;
-        for (place, name) in self.externals(&mounts::plan(spec)?, &mounts)? {
+        let bundle = self.about.bundle.as_path();
+        let root = spec.root.as_ref().map(|root| bundle.join(&root.path));
+        let planned = mounts::plan(spec, mounts::Outside { bundle, root: root.as_deref() })?;
+        for (place, name) in self.externals(&planned, &mounts)? {
             opts.external_mount(&place, &name);
         }
         let names = descriptors::of_process(self.pid(), &mounts)?;

@@ -50,7 +50,7 @@ pub struct Restored {
 /// nothing is left.
 pub fn restore(request: RestoreRequest<'_>) -> Result<Restored> {
     let RestoreRequest { create, options, console } = request;
-    let mut plan = Plan::new(create.spec, &create.about, false)?;
+    let mut plan = Plan::new(create.spec, &create.about, create.root_directory(), false)?;
     container::check_root(&create.rootfs)?;
     check_restorable(&plan)?;
     let directories = Directories::open(options, false, LOG)?;
