@@ -82,6 +82,9 @@ fn default_dev() -> Mount {
 }
 
 fn plan_one(mount: &Mount, outside: Outside<'_>) -> Result<Planned> {
+    if mount.destination.as_os_str().is_empty() {
+        return Err(Error::invalid("mounts.destination: is missing"));
+    }
     let through_root = |path: &Path| outside.root.and_then(|root| path.strip_prefix(root).ok()).map(Path::to_owned);
     // Before 1.1 the specification let destinations be relative, to the container's root.
     let destination = through_root(&mount.destination).unwrap_or_else(|| mount.destination.clone());
