@@ -227,6 +227,13 @@ impl Bundle {
         found
     }
 
+    /// Processes in the container's cgroup.
+    pub fn inside(&self) -> Vec<i32> {
+        let inside =
+            |pid: &i32| fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| text.contains(&self.id));
+        self.processes().into_iter().map(|(pid, _)| pid).filter(inside).collect()
+    }
+
     /// Its cgroup's directories, on every hierarchy, wherever the configuration may have put them.
     fn cgroups(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();

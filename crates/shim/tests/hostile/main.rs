@@ -5,4 +5,5 @@
 #[allow(dead_code)]
 mod bundle;
 mod callers;
+mod escapes;
 mod table;
