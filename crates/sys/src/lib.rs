@@ -16,6 +16,7 @@ pub mod mount;
 pub mod namespace;
 pub mod netlink;
 pub mod netns;
+pub mod own_program;
 pub mod pidfd;
 pub mod process;
 pub mod pty;

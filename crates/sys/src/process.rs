@@ -175,6 +175,11 @@ impl StringArray {
         let pointers = strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect();
         StringArray { _strings: strings, pointers }
     }
+
+    /// The array as the kernel takes it, for as long as this lives.
+    pub(crate) fn as_ptr(&self) -> *const *const libc::c_char {
+        self.pointers.as_ptr()
+    }
 }
 
 /// `execve(2)`. Returns only on failure.

@@ -14,6 +14,7 @@ mod help;
 mod list;
 mod log;
 mod notify;
+mod own_program;
 mod record;
 mod relay;
 mod spec;
@@ -110,6 +111,7 @@ fn dispatch(line: &CommandLine) -> Result<u8, Fault> {
     if let Some(other) = line.value("log-format").filter(|format| !matches!(*format, "text" | "json")) {
         return Err(Fault::new(format!("invalid log-format: {other}")));
     }
+    own_program::protect(&line.verb)?;
     let records = Records::new(root(line)?);
     match line.verb.as_str() {
         "create" => create::create(line, &records),
