@@ -144,13 +144,13 @@ fn like_the_first(line: &CommandLine, spec: &Spec) -> Result<Process, Fault> {
         let bad = |what: &str, text: &str| Fault::new(format!("bad {what}: {text:?} in --user {user:?}: not a number"));
         let (uid, gid) = user.split_once(':').map_or((user, None), |(uid, gid)| (uid, Some(gid)));
         if let Some(gid) = gid {
-            process.user.gid = gid.parse().map_err(|_| bad("gid", gid))?;
+            process.user.gid = number(gid).ok_or_else(|| bad("gid", gid))?;
         }
-        process.user.uid = uid.parse().map_err(|_| bad("uid", uid))?;
+        process.user.uid = number(uid).ok_or_else(|| bad("uid", uid))?;
     }
     for gid in line.values("additional-gids").iter().flat_map(|value| value.split(',')) {
-        let bad = |_| Fault::new(format!("additional-gids must be a positive number {gid}"));
-        process.user.additional_gids.push(gid.parse().map_err(bad)?);
+        let bad = || Fault::new(format!("additional-gids must be a positive number {gid}"));
+        process.user.additional_gids.push(number(gid).ok_or_else(bad)?);
     }
     let more = line.values("cap");
     if !more.is_empty() {
@@ -164,6 +164,11 @@ fn like_the_first(line: &CommandLine, spec: &Spec) -> Result<Process, Fault> {
         }
     }
     Ok(process)
+}
+
+/// An id: digits and nothing else, as a sign or a space may mean that somebody meant something else (CVE-2026-30892).
+fn number(text: &str) -> Option<u32> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 #[cfg(test)]

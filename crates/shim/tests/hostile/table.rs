@@ -803,7 +803,7 @@ fn o23_execs() {
     refused(|process| process["cwd"] = json!("/proc/self/fd/7"), "process.cwd");
     refused(|process| process["cwd"] = json!("/nope"), "process.cwd");
     refused(|process| process["apparmorProfile"] = json!("brig-nobody-has-this"), "process.apparmorProfile");
-    refused(|process| process["args"] = json!([]), "process");
+    refused(|process| process["args"] = json!([]), "args must not be empty");
     refused(|process| process["args"] = json!(["/nope"]), "no such file or directory");
     refused(|process| process["terminal"] = json!(true), "terminal");
     refused(|process| process["user"]["uid"] = json!(u32::MAX), "process.user");
