@@ -206,6 +206,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
         parent: cgroup_parent,
         id,
         driver: cgroup_driver,
+        annotations: &spec.annotations,
         rootless: rootless_cgroup,
         strict: strict_limits,
     };
@@ -611,6 +612,7 @@ impl Container {
             phase => return Err(Error::invalid(format!("the container is not being created but {phase:?}"))),
         }
         let ready = self.hear_ready().and_then(|()| {
+            self.cgroup.entered().step(|| "cgroup".to_owned())?;
             self.warnings.extend(launch::apply_limits(self.pid, &self.limits, self.own_limits)?);
             Ok(())
         });

@@ -25,6 +25,7 @@ pub(crate) fn clean_up(dir: &Path) -> Result<(), Failure> {
         parent: &config.cgroup_parent,
         id: &config.id,
         driver: Driver::Cgroupfs,
+        annotations: &std::collections::BTreeMap::new(),
         rootless: false,
         strict: false,
     });

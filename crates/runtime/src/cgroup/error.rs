@@ -13,6 +13,8 @@ pub enum ErrorKind {
     NotFound,
     /// Processes are in the way.
     Busy,
+    /// The caller may not.
+    Denied,
     /// The kernel refused.
     System,
 }
@@ -60,6 +62,7 @@ impl Error {
             (_, Some(EOPNOTSUPP)) => ErrorKind::Unsupported,
             (std::io::ErrorKind::NotFound, _) | (_, Some(ENODEV)) => ErrorKind::NotFound,
             (_, Some(EBUSY)) => ErrorKind::Busy,
+            (std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem, _) => ErrorKind::Denied,
             _ => ErrorKind::System,
         };
         Error::new(kind, format!("{verb} {}: {}", path.display(), reason(error)))

@@ -16,6 +16,21 @@ pub(super) fn write(dir: &Path, file: &str, value: &str) -> Result<()> {
     result.map_err(|error| Error::io(&format!("write {value:?} to"), &path, &error))
 }
 
+/// Writes each value in one write(2), with the file opened once.
+pub(super) fn write_each<'a>(dir: &Path, file: &str, values: impl Iterator<Item = &'a String>) -> Result<()> {
+    let mut opened = None;
+    for value in values {
+        let path = dir.join(file);
+        let written = match &mut opened {
+            Some(opened) => Ok(opened),
+            empty => OpenOptions::new().write(true).open(&path).map(|file| empty.insert(file)),
+        };
+        let written = written.and_then(|opened: &mut std::fs::File| opened.write_all(value.as_bytes()));
+        written.map_err(|error| Error::io(&format!("write {value:?} to"), &path, &error))?;
+    }
+    Ok(())
+}
+
 /// Writes, or returns false when the kernel has no such file.
 pub(super) fn write_if_present(dir: &Path, file: &str, value: &str) -> Result<bool> {
     if !dir.join(file).exists() {

@@ -119,6 +119,13 @@ impl Layout {
     }
 }
 
+/// The parent of the cgroup that this process is in on version 2, without a leading slash.
+pub(super) fn own_parent() -> Result<PathBuf> {
+    let text = files::read(Path::new("/proc/self"), "cgroup")?;
+    let own = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    Ok(Path::new(own).parent().map(Path::to_path_buf).unwrap_or_default())
+}
+
 /// mountinfo writes space, tab, newline and backslash as `\040` and the like.
 fn unescape(field: &str) -> PathBuf {
     let bytes = field.as_bytes();

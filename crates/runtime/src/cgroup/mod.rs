@@ -9,6 +9,7 @@
 mod below;
 mod control;
 mod convert;
+mod create;
 mod device_bpf;
 mod devices;
 mod error;
@@ -17,6 +18,7 @@ mod layout;
 mod oom;
 mod place;
 mod stats;
+mod systemd;
 #[cfg(test)]
 mod tests;
 mod usage;
@@ -39,17 +41,26 @@ pub use place::{Driver, Place, Unit, Wish};
 pub use stats::{BlockIoEntry, BlockIoStats, CpuStats, MemoryStats, PidsStats, Stats};
 
 use error::{Dropped, Field};
+use systemd::Placeholder;
 use v1::Directories;
 
 /// How long [`Cgroup::remove`] waits for processes that are just ending.
 const REMOVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// A container's cgroup. Dropping it changes nothing; [`Cgroup::remove`] removes it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Default)]
 pub struct Cgroup {
     layout: Layout,
     place: Place,
     warnings: Vec<String>,
+    /// The directories that this process has made.
+    made: Vec<PathBuf>,
+    /// Why there is none in some hierarchy.
+    denied: Option<Error>,
+    /// Until the container's first process is in: systemd stops a scope without processes.
+    placeholder: Option<Placeholder>,
+    /// What is to be the limit of processes once it is gone.
+    pids_limit: Option<u64>,
 }
 
 impl Directories for Cgroup {
@@ -59,71 +70,16 @@ impl Directories for Cgroup {
 }
 
 impl Cgroup {
-    /// Makes the cgroup and applies `resources` and the device rules. A left-over of that name without processes is
-    /// replaced. On failure nothing stays.
-    ///
-    /// # Errors
-    /// A cgroup of that name with processes or frozen, limits that the kernel refuses.
-    pub fn create(layout: &Layout, place: Place, resources: &Resources) -> Result<Cgroup> {
-        if let Some(unit) = &place.unit {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("systemd not running on this host, cannot use systemd cgroups manager for {}", unit.name),
-            ));
-        }
-        let mut cgroup = Cgroup::at(layout, place);
-        if cgroup.exists() {
-            // Processes here are someone's container: never joined, never killed on the way.
-            let pids = cgroup.processes()?;
-            if !pids.is_empty() {
-                return Err(Error::new(
-                    ErrorKind::Busy,
-                    format!(
-                        "container's cgroup is not empty: {} process(es) found in {}; choose another name or end them",
-                        pids.len(),
-                        cgroup.path().display()
-                    ),
-                ));
-            }
-            if cgroup.frozen()? {
-                return Err(Error::new(
-                    ErrorKind::Busy,
-                    format!("container's cgroup unexpectedly frozen: {}", cgroup.path().display()),
-                ));
-            }
-            cgroup.remove()?;
-        }
-        cgroup.fill(resources).inspect_err(|_first| {
-            // The first failure is what the caller must read; what cannot be removed now is found by name later.
-            cgroup.remove().unwrap_or_default();
-        })?;
-        Ok(cgroup)
-    }
-
     /// The cgroup of a container that was created earlier; nothing is read or checked.
     #[must_use]
     pub fn at(layout: &Layout, place: Place) -> Cgroup {
         // Without a name it would be the root of every hierarchy.
-        let layout = if place.path.as_os_str().is_empty() { Layout::default() } else { layout.clone() };
-        Cgroup { layout, place, warnings: Vec::new() }
-    }
-
-    fn fill(&mut self, resources: &Resources) -> Result<()> {
-        for hierarchy in &self.layout.v1 {
-            let cpuset = hierarchy.controllers.iter().any(|name| name == "cpuset");
-            make(&hierarchy.mount, &self.place.path, cpuset)?;
+        let mut layout = if place.path.as_os_str().is_empty() { Layout::default() } else { layout.clone() };
+        if place.rootless && !place.optional {
+            // Made without rights over the others.
+            layout.v1.retain(|hierarchy| hierarchy.mount.join(&place.path).exists());
         }
-        if let Some(mount) = &self.layout.v2 {
-            let dir = mount.join(&self.place.path);
-            make(mount, &self.place.path, false)?;
-            if self.layout.mode() == Mode::V2 || !resources.hugepage_limits.is_empty() {
-                v2::delegate(mount, &dir)?;
-                v2::settle_type(&dir, resources)?;
-            }
-        }
-        let policy = devices::Policy::new(&resources.devices)?;
-        self.warnings = self.apply(resources)?;
-        self.apply_devices(&policy)
+        Cgroup { layout, place, ..Cgroup::default() }
     }
 
     fn apply(&self, resources: &Resources) -> Result<Vec<String>> {
@@ -155,9 +111,10 @@ impl Cgroup {
         Ok(warnings)
     }
 
-    fn apply_devices(&self, policy: &devices::Policy) -> Result<()> {
+    /// `fresh`: nobody is in it yet.
+    fn apply_devices(&self, policy: &devices::Policy, fresh: bool) -> Result<()> {
         match (self.directory("devices"), self.v2_directory()) {
-            (Some(dir), _) => v1::devices(&dir, policy),
+            (Some(dir), _) => v1::devices(&dir, policy, fresh),
             (None, Some(dir)) => v2::devices(&dir, policy),
             (None, None) => Err(Error::new(
                 ErrorKind::Unsupported,
@@ -194,6 +151,11 @@ impl Cgroup {
     #[must_use]
     pub fn freezer(&self) -> Option<PathBuf> {
         self.directory("freezer").or_else(|| self.v2_directory())
+    }
+
+    /// Where the files of a controller are, on whichever version.
+    fn controller_directory(&self, controller: &str) -> Option<PathBuf> {
+        if self.layout.mode() == Mode::V2 { self.v2_directory() } else { self.directory(controller) }
     }
 
     /// Every directory of this cgroup, version 2 first.
@@ -236,18 +198,6 @@ impl Cgroup {
             file.map(OwnedFd::from).map_err(|error| Error::io("open", &path, &error))
         };
         self.layout.v1.iter().map(open).collect()
-    }
-
-    /// Changes limits of a running container; returns warnings as [`Cgroup::warnings`] has them. Device rules are
-    /// replaced if any are given.
-    ///
-    /// # Errors
-    /// Limits that the kernel refuses, for example memory below what is in use. What came before stays applied.
-    pub fn update(&self, resources: &Resources) -> Result<Vec<String>> {
-        let policy = if resources.devices.is_empty() { None } else { Some(devices::Policy::new(&resources.devices)?) };
-        let warnings = self.apply(resources)?;
-        policy.map_or(Ok(()), |policy| self.apply_devices(&policy))?;
-        Ok(warnings)
     }
 
     /// What the container uses now.
@@ -378,36 +328,4 @@ impl Cgroup {
         }
         self.process_directory().map_or(Ok(()), |dir| control::kill_by_signal(&dir, freezer.as_deref()))
     }
-
-    /// Removes it from every hierarchy, with what was made below it. May be called again; waits a few seconds at most
-    /// for processes that are just ending.
-    ///
-    /// # Errors
-    /// Processes are in it. The hierarchies without any are removed all the same.
-    pub fn remove(&self) -> Result<()> {
-        let mut first = Ok(());
-        for dir in self.directories() {
-            let limit = if first.is_ok() { REMOVE_LIMIT } else { Duration::ZERO };
-            first = first.and(control::remove(&dir, limit));
-        }
-        first
-    }
-}
-
-/// Makes `path` below `mount` step by step. The last step must be new.
-fn make(mount: &Path, path: &Path, cpuset: bool) -> Result<()> {
-    let mut dir = mount.to_path_buf();
-    let mut names = path.components().peekable();
-    while let Some(name) = names.next() {
-        dir.push(name);
-        match std::fs::create_dir(&dir) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && names.peek().is_some() => {}
-            Err(error) => return Err(Error::io("create cgroup", &dir, &error)),
-        }
-        if cpuset {
-            v1::inherit_cpuset(&dir)?;
-        }
-    }
-    Ok(())
 }

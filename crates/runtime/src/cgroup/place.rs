@@ -3,11 +3,13 @@
 //! Owns: the reading of that path in both of its forms, and what a caller keeps to find the cgroup again. Must not: make or
 //! remove anything.
 
+use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
+use super::systemd::{self, Property};
 
 /// Who makes and removes the cgroup.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +34,9 @@ pub struct Place {
     /// Made without root's rights: hierarchies without permission are passed over.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) rootless: bool,
+    /// And nothing was said about where it is to be: then it may be missing, too.
+    #[serde(skip)]
+    pub(super) optional: bool,
     /// Limits that cannot be kept here are refused instead of dropped with a warning.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) strict: bool,
@@ -44,6 +49,9 @@ pub struct Unit {
     pub name: String,
     /// The slice that it is in: `system.slice`.
     pub slice: String,
+    /// What else it is told at the start, from annotations.
+    #[serde(skip)]
+    pub(super) properties: Vec<Property>,
 }
 
 /// What a [`Place`] is worked out from.
@@ -57,6 +65,8 @@ pub struct Wish<'a> {
     pub id: &'a str,
     /// Who looks after it.
     pub driver: Driver,
+    /// The specification's; those that begin with `org.systemd.property.` are properties of systemd's unit.
+    pub annotations: &'a BTreeMap<String, String>,
     /// The caller has not root's rights over cgroups.
     pub rootless: bool,
     /// Refuse limits that cannot be kept here instead of dropping them with a warning.
@@ -94,7 +104,8 @@ impl Place {
                 Place { path, ..Place::default() }
             }
         };
-        Ok(Place { rootless: wish.rootless, strict: wish.strict, ..place })
+        let optional = wish.rootless && wish.path.is_empty() && wish.driver == Driver::Cgroupfs;
+        Ok(Place { rootless: wish.rootless, optional, strict: wish.strict, ..place })
     }
 
     fn unit(wish: &Wish<'_>) -> Result<Place> {
@@ -110,13 +121,22 @@ impl Place {
                 )));
             }
         };
-        let name = if name.ends_with(".slice") { name.to_owned() } else { format!("{prefix}-{name}.scope") };
+        if name.ends_with(".slice") {
+            return Err(Error::invalid(format!(
+                "linux.cgroupsPath: {name:?} is a slice; a container is in a scope, which is in one"
+            )));
+        }
+        let name = format!("{prefix}-{name}.scope");
         let usable = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
         if name.len() > 255 || !name.chars().all(usable) {
             return Err(Error::invalid(format!("linux.cgroupsPath: {name:?} cannot be the name of a systemd unit")));
         }
         let path = expand_slice(slice)?.join(check_name(&name)?);
-        Ok(Place { path, unit: Some(Unit { name, slice: slice.to_owned() }), ..Place::default() })
+        Ok(Place {
+            path,
+            unit: Some(Unit { name, slice: slice.to_owned(), properties: systemd::annotated(wish.annotations)? }),
+            ..Place::default()
+        })
     }
 
     /// The name below each hierarchy's mount: `brig/<id>`. Empty: the container has no cgroup of its own.
@@ -190,7 +210,16 @@ mod tests {
     use super::*;
 
     fn place(path: &str, driver: Driver, rootless: bool) -> Result<Place> {
-        Place::of(&Wish { path, parent: "/brig-rt", id: "c1", driver, rootless, strict: true })
+        let annotations = BTreeMap::new();
+        Place::of(&Wish {
+            path,
+            parent: "/brig-rt",
+            id: "c1",
+            driver,
+            annotations: &annotations,
+            rootless,
+            strict: true,
+        })
     }
 
     #[test]
@@ -221,7 +250,6 @@ mod tests {
             ("machine.slice:libpod:x", false, "machine.slice/libpod-x.scope", "machine.slice"),
             ("a-b-c.slice:p:x", false, "a.slice/a-b.slice/a-b-c.slice/p-x.scope", "a-b-c.slice"),
             ("-.slice:p:x", false, "p-x.scope", "-.slice"),
-            ("a.slice:p:x.slice", false, "a.slice/x.slice", "a.slice"),
         ] {
             let place = place(path, Driver::Systemd, rootless).unwrap();
             assert_eq!(place.path(), Path::new(want), "{path:?}");
@@ -239,6 +267,7 @@ mod tests {
             "a--b.slice:p:x",
             "a/b.slice:p:x",
             "a.slice:p:x/y",
+            "a.slice:p:x.slice",
             "a.slice:p:x y",
             "a.slice:p:..\n",
             "../a.slice:p:x",

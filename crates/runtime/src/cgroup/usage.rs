@@ -107,7 +107,7 @@ fn raw(dir: &Path) -> Result<BTreeMap<String, u64>> {
 
 fn v1_memory(dir: &Path) -> Result<Memory> {
     let entry = |name: &str| -> Result<MemoryEntry> {
-        let value = |file: &str| Ok(number(dir, &format!("memory.{name}{file}"))?.unwrap_or(0));
+        let value = |file: &str| -> Result<u64> { Ok(number(dir, &format!("memory.{name}{file}"))?.unwrap_or(0)) };
         Ok(MemoryEntry {
             limit: value("limit_in_bytes")?,
             usage: value("usage_in_bytes")?,
@@ -159,8 +159,8 @@ fn v2_memory(dir: &Path) -> Result<Memory> {
 fn cpuset(dir: &Path) -> Result<Cpuset> {
     // With the option "noprefix" the files have no prefix.
     let prefix = if dir.join("cpuset.cpus").exists() { "cpuset." } else { "" };
-    let list = |name: &str| Ok(list(&text(dir, &format!("{prefix}{name}"))?));
-    let value = |name: &str| Ok(number(dir, &format!("{prefix}{name}"))?.unwrap_or(0));
+    let list = |name: &str| -> Result<Vec<u16>> { Ok(list(&text(dir, &format!("{prefix}{name}"))?)) };
+    let value = |name: &str| -> Result<u64> { Ok(number(dir, &format!("{prefix}{name}"))?.unwrap_or(0)) };
     let level = text(dir, &format!("{prefix}sched_relax_domain_level"))?;
     Ok(Cpuset {
         cpus: list("cpus")?,

@@ -6,7 +6,7 @@ use brig_oci::runtime::{BlockIo, Cpu, Memory, NetworkLimits, Pids, Resources};
 
 use super::devices::{Policy, v1_text};
 use super::error::{Dropped, Error, ErrorKind, Field, Result};
-use super::files::{number, read, read_if_present, write, write_if_present};
+use super::files::{number, read, read_if_present, write, write_each, write_if_present};
 
 /// Where a cgroup lives, by controller.
 pub(super) trait Directories {
@@ -391,12 +391,15 @@ fn with_usage(dir: &Path, limit: i64, error: Error) -> Error {
 
 /// Gives a new cpuset the processors and memory nodes of its parent: without them nothing can be put in.
 pub(super) fn inherit_cpuset(dir: &Path) -> Result<()> {
+    let Some(parent) = dir.parent() else { return Ok(()) };
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        if !read(dir, file)?.trim().is_empty() {
-            continue;
+        // Above the mount there is no such file: then there is nothing to inherit any more.
+        let Some(mut value) = read_if_present(parent, file)? else { return Ok(()) };
+        if value.trim().is_empty() {
+            inherit_cpuset(parent)?;
+            value = read(parent, file)?;
         }
-        let Some(parent) = dir.parent() else { continue };
-        if let Some(value) = read_if_present(parent, file)? {
+        if !value.trim().is_empty() && read(dir, file)?.trim().is_empty() {
             write(dir, file, value.trim())?;
         }
     }
@@ -405,8 +408,10 @@ pub(super) fn inherit_cpuset(dir: &Path) -> Result<()> {
 
 /// Makes `devices.list` say exactly what the policy says. A running container never passes through "nothing allowed":
 /// what is new is allowed before what is gone is taken away.
-pub(super) fn devices(dir: &Path, policy: &Policy) -> Result<()> {
-    let listed = read(dir, "devices.list")?;
+///
+/// `fresh`: nobody is in it yet, so what it has from its parent is not worth comparing.
+pub(super) fn devices(dir: &Path, policy: &Policy, fresh: bool) -> Result<()> {
+    let listed = if fresh { "a".to_owned() } else { read(dir, "devices.list")? };
     let current: Vec<&str> = listed.lines().collect();
     let all = current.first().is_some_and(|line| line.starts_with('a'));
     if policy.allow {
@@ -421,9 +426,7 @@ pub(super) fn devices(dir: &Path, policy: &Policy) -> Result<()> {
         write(dir, "devices.deny", "a")?;
     }
     let wanted: Vec<String> = policy.exceptions.iter().map(|(devices, bits)| v1_text(*devices, *bits)).collect();
-    for line in wanted.iter().filter(|line| all || !current.contains(&line.as_str())) {
-        write(dir, "devices.allow", line)?;
-    }
+    write_each(dir, "devices.allow", wanted.iter().filter(|line| all || !current.contains(&line.as_str())))?;
     for line in current.iter().filter(|line| !all && !wanted.iter().any(|wanted| wanted == *line)) {
         // Same device, fewer letters: take away only the letters that are gone.
         let kept = wanted

@@ -177,9 +177,7 @@ impl Setter<'_> {
     fn memory(&mut self, memory: &Memory) -> Result<()> {
         let limit = memory.limit.filter(|limit| *limit != 0);
         let swap = convert::swap_alone(memory.swap, memory.limit).field("memory.swap")?;
-        if memory.check_before_update == Some(true) {
-            self.check_usage(memory)?;
-        }
+        check_memory_usage(self.dir, memory)?;
         if let Some(swap) = swap {
             let text = convert::or_max(swap).field("memory.swap")?;
             if !write_if_present(self.dir, "memory.swap.max", &text).field("memory.swap")? && swap > 0 {
@@ -206,19 +204,6 @@ impl Setter<'_> {
         }
         if memory.disable_oom_killer == Some(true) {
             warnings.push("Your kernel does not support OomKillDisable. OomKillDisable discarded.".to_owned());
-        }
-        Ok(())
-    }
-
-    /// A limit below what is in use makes the kernel kill: whoever wants to hear of that before says so.
-    fn check_usage(&self, memory: &Memory) -> Result<()> {
-        let Some(usage) = number(self.dir, "memory.current")? else { return Ok(()) };
-        let limits = [("memory.swap", "memory+swap", memory.swap), ("memory.limit", "memory", memory.limit)];
-        for (field, what, limit) in limits {
-            if let Some(limit) = limit.filter(|limit| *limit > 0 && limit.cast_unsigned() <= usage) {
-                let message = format!("rejecting {what} limit {limit} <= usage {usage}");
-                return Err(Error::new(ErrorKind::Busy, message)).field(field);
-            }
         }
         Ok(())
     }
@@ -297,6 +282,26 @@ impl Setter<'_> {
         }
         Ok(())
     }
+}
+
+/// A limit below what is in use makes the kernel kill: whoever wants to hear of that before says so.
+pub(super) fn check_usage(dir: &Path, resources: &Resources) -> Result<()> {
+    resources.memory.as_ref().map_or(Ok(()), |memory| check_memory_usage(dir, memory))
+}
+
+fn check_memory_usage(dir: &Path, memory: &Memory) -> Result<()> {
+    if memory.check_before_update != Some(true) {
+        return Ok(());
+    }
+    let Some(usage) = number(dir, "memory.current")? else { return Ok(()) };
+    let limits = [("memory.swap", "memory+swap", memory.swap), ("memory.limit", "memory", memory.limit)];
+    for (field, what, limit) in limits {
+        if let Some(limit) = limit.filter(|limit| *limit > 0 && limit.cast_unsigned() <= usage) {
+            let message = format!("rejecting {what} limit {limit} <= usage {usage}");
+            return Err(Error::new(ErrorKind::Busy, message)).field(field);
+        }
+    }
+    Ok(())
 }
 
 /// Attaches the program for a policy; earlier programs of this cgroup go, the first of them in the same step.

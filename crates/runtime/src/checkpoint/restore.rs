@@ -63,6 +63,7 @@ pub fn restore(request: RestoreRequest<'_>) -> Result<Restored> {
             parent: create.cgroup_parent,
             id: create.id,
             driver: create.cgroup_driver,
+            annotations: &create.spec.annotations,
             rootless: create.rootless_cgroup,
             strict: create.strict_limits,
         },
@@ -80,7 +81,8 @@ pub fn restore(request: RestoreRequest<'_>) -> Result<Restored> {
     }
 }
 
-fn finish(pid: i32, plan: &mut Plan<'_>, create: CreateRequest<'_>, cgroup: Cgroup) -> Result<Restored> {
+fn finish(pid: i32, plan: &mut Plan<'_>, create: CreateRequest<'_>, mut cgroup: Cgroup) -> Result<Restored> {
+    cgroup.entered().step(|| "cgroup".to_owned())?;
     let listed = plan.namespaces.has(flags::NEWTIME);
     let own = |pid: i32| rustix::fs::stat(format!("/proc/{pid}/ns/time")).map(|stat| stat.st_ino);
     let time_namespace = !listed && own(pid) != own(std::process::id().cast_signed());
