@@ -31,7 +31,7 @@ impl Cgroup {
         }
         let made = cgroup.make_all().and_then(|fresh| cgroup.fill(resources, fresh));
         // The first failure is what the caller must read; what cannot be removed now is found by name later.
-        made.inspect_err(|_first| cgroup.remove_made().unwrap_or_default())?;
+        made.inspect_err(|_first| remove_each(cgroup.made.clone()).unwrap_or_default())?;
         Ok(cgroup)
     }
 
@@ -78,7 +78,7 @@ impl Cgroup {
     /// Removes a left-over of this name; false if it has to be taken as it is.
     fn replace(&mut self) -> Result<bool> {
         self.check_free()?;
-        match self.remove_directories() {
+        match remove_each(self.directories()) {
             Ok(()) => {
                 self.made.clear();
                 Ok(true)
@@ -227,17 +227,8 @@ impl Cgroup {
             Some(unit) => Manager::connect(self.place.rootless).and_then(|mut manager| manager.stop(unit)),
             None => Ok(()),
         };
-        let removed = self.remove_directories();
+        let removed = remove_each(self.directories());
         stopped.and(removed)
-    }
-
-    fn remove_directories(&self) -> Result<()> {
-        remove_each(self.directories())
-    }
-
-    /// After a failure: only what this call has made.
-    fn remove_made(&self) -> Result<()> {
-        remove_each(self.made.clone())
     }
 }
 

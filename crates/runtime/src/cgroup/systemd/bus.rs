@@ -126,8 +126,8 @@ impl Bus {
         let deadline = Instant::now() + ANSWER;
         // Without a user's number: whose socket it is, the kernel says, also across user namespaces.
         bus.send(b"\0AUTH EXTERNAL\r\nDATA\r\n", deadline)?;
-        bus.expect("DATA", deadline)?;
-        bus.expect("OK", deadline)?;
+        bus.line("DATA", deadline)?;
+        bus.line("OK", deadline)?;
         bus.send(b"BEGIN\r\n", deadline)?;
         if through_daemon {
             bus.call(daemon("Hello"), &[])?;
@@ -158,7 +158,7 @@ impl Bus {
     }
 
     /// One line of the authentication.
-    fn expect(&mut self, word: &str, deadline: Instant) -> Result<()> {
+    fn line(&mut self, word: &str, deadline: Instant) -> Result<()> {
         let end = loop {
             if let Some(end) = self.received.windows(2).position(|pair| pair == b"\r\n") {
                 break end;
@@ -328,10 +328,10 @@ pub mod tests {
         std::thread::spawn(move || {
             let mut other = Bus { stream, serial: 0, received: Vec::new(), signals: VecDeque::new() };
             let deadline = Instant::now() + Duration::from_secs(20);
-            other.expect("\0AUTH EXTERNAL", deadline).unwrap();
-            other.expect("DATA", deadline).unwrap();
+            other.line("\0AUTH EXTERNAL", deadline).unwrap();
+            other.line("DATA", deadline).unwrap();
             other.send(b"DATA\r\nOK 1234deadbeef\r\n", deadline).unwrap();
-            other.expect("BEGIN", deadline).unwrap();
+            other.line("BEGIN", deadline).unwrap();
             let mut serial = 0;
             while let Ok(call) = other.next(deadline) {
                 serial += 1;
