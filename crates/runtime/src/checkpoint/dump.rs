@@ -43,7 +43,7 @@ impl Container {
         }
         criu.send(&rpc::request(if options.pre_dump { Kind::PreDump } else { Kind::Dump }, &opts))?;
         loop {
-            let (response, _) = criu.next().map_err(|error| Error::system(directories.explain(error.message)))?;
+            let (response, _) = criu.next().map_err(|error| directories.broken(&error))?;
             match response.kind {
                 Some(Kind::Notify) if response.success => {
                     if let ("status-ready", Some(fd)) = (response.script.as_str(), &options.status_fd) {
@@ -59,8 +59,7 @@ impl Container {
         let ended = criu.finish()?;
         // After a pre-dump CRIU waits for the next one, and calls it a failure that none comes.
         if ended.shell_code() != 0 && !options.pre_dump {
-            let text = format!("criu failed: exit code {}", ended.shell_code());
-            return Err(Error::system(directories.explain(text)));
+            return Err(directories.broken(&Error::system(format!("criu failed: exit code {}", ended.shell_code()))));
         }
         Ok(())
     }

@@ -140,26 +140,44 @@ impl Directories {
     /// A failed answer as an error, with the log's words.
     fn failure(&self, response: &Response) -> Error {
         let kind = response.kind.map_or("unknown", Kind::name);
-        let mut text = format!("criu failed: type {kind} errno {}", response.errno);
-        if !response.message.is_empty() {
-            text.push_str(&format!(": {}", response.message.trim()));
-        }
-        Error::system(self.explain(text))
+        let text = format!("criu failed: type {kind} errno {}", response.errno);
+        // CRIU repeats its first error; usually the log has better ones.
+        let explained = self.explain(text);
+        Error::system(if explained.errors == 0 && !response.message.is_empty() {
+            format!("{}: {}", explained.text, response.message.trim())
+        } else {
+            explained.text
+        })
+    }
+
+    /// CRIU ended, or said what makes no sense.
+    fn broken(&self, error: &Error) -> Error {
+        Error::system(self.explain(error.message.clone()).text)
     }
 
     /// Adds where the log is, and its last errors.
-    fn explain(&self, text: String) -> String {
+    fn explain(&self, text: String) -> Explained {
         let content = std::fs::read(&self.log).unwrap_or_default();
         let content = String::from_utf8_lossy(&content);
-        let errors: Vec<&str> = content.lines().filter(|line| line.contains("Error")).collect();
-        let last = errors.iter().skip(errors.len().saturating_sub(3)).map(|line| line.trim());
+        // Without the right to raise its own limit CRIU goes on, having said so.
+        let errors: Vec<&str> =
+            content.lines().filter(|line| line.contains("Error") && !line.contains("rlimit: ")).collect();
         let mut text = format!("{text}; log file: {}", self.log.display());
-        for line in last {
+        for line in errors.iter().skip(errors.len().saturating_sub(LOG_LINES)) {
             text.push_str("; ");
-            text.push_str(line);
+            text.push_str(line.trim());
         }
-        text
+        Explained { text, errors: errors.len() }
     }
+}
+
+/// How many errors of the log an error shows.
+const LOG_LINES: usize = 3;
+
+/// An error with the log's words, and how many errors the log has.
+struct Explained {
+    text: String,
+    errors: usize,
 }
 
 fn make_directory(path: &Path) -> Result<()> {

@@ -10,7 +10,7 @@ use brig_sys::fdpass::{self, Channel};
 
 use super::criu::{Criu, FIRST_FD, Handover};
 use super::mountinfo::{self, Entry};
-use super::rpc::{self, Kind, Opts, Response, Switch, Text};
+use super::rpc::{self, CgroupsMode, Kind, Opts, Response, Switch, Text};
 use super::stage::{self, Stage, Staged};
 use super::verify::{self, Measure};
 use super::{Directories, Options, config_file, descriptors, images};
@@ -171,16 +171,18 @@ impl Run<'_> {
         let pid = self.converse(&criu, &measure, console)?;
         let ended = criu.finish()?;
         if ended.shell_code() != 0 {
-            return Err(Error::system(
-                self.directories.explain(format!("criu failed: exit code {}", ended.shell_code())),
-            ));
+            let error = Error::system(format!("criu failed: exit code {}", ended.shell_code()));
+            return Err(self.directories.broken(&error));
         }
         Ok(pid)
     }
 
     /// In the child that becomes CRIU.
     fn lay_out(&self, stage: &Stage<'_>, early: &Channel) -> Result<Handover> {
-        brig_sys::namespace::unshare(flags::NEWNS)?;
+        // CRIU makes a cgroup namespace only if it manages cgroups; else what it restores stays in its own.
+        let ignored = self.options.cgroups == CgroupsMode::Ignore;
+        let cgroup = if ignored { self.plan.namespaces.new & flags::NEWCGROUP } else { 0 };
+        brig_sys::namespace::unshare(flags::NEWNS | cgroup)?;
         let mut given = self.directories.again()?;
         stage.run()?;
         for (_, fd) in self.joined() {
@@ -270,7 +272,7 @@ impl Run<'_> {
         let mut measured = false;
         loop {
             let heard = criu.next();
-            let (response, fd) = heard.map_err(|error| Error::system(self.directories.explain(error.message)))?;
+            let (response, fd) = heard.map_err(|error| self.directories.broken(&error))?;
             match response.kind {
                 Some(Kind::Notify) if response.success => {
                     init = response.pid.or(init);

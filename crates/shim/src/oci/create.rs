@@ -25,12 +25,12 @@ use crate::timestamp::Timestamp;
 const CGROUP_PARENT: &str = "/brig-rt";
 
 /// What the command line asks for.
-struct Order<'a> {
-    line: &'a CommandLine,
-    id: &'a str,
+pub(crate) struct Order<'a> {
+    pub(crate) line: &'a CommandLine,
+    pub(crate) id: &'a str,
     bundle: PathBuf,
-    spec: Spec,
-    console: Option<PathBuf>,
+    pub(crate) spec: Spec,
+    pub(crate) console: Option<PathBuf>,
     pidfd_socket: Option<PathBuf>,
     pid_file: Option<PathBuf>,
     preserved: Vec<OwnedFd>,
@@ -39,7 +39,7 @@ struct Order<'a> {
 
 impl<'a> Order<'a> {
     /// Reads the bundle. From here on its directory is the current one: paths in it may be relative.
-    fn read(line: &'a CommandLine, detached: bool) -> Result<Order<'a>, Fault> {
+    pub(crate) fn read(line: &'a CommandLine, detached: bool) -> Result<Order<'a>, Fault> {
         // Before anything else could be opened at their numbers.
         let (preserved, listening) = preserved(line, true)?;
         let pid_file = pid_file(line)?;
@@ -68,11 +68,11 @@ impl<'a> Order<'a> {
         })
     }
 
-    fn about(&self) -> About {
+    pub(crate) fn about(&self) -> About {
         About { id: self.id.to_owned(), bundle: self.bundle.clone() }
     }
 
-    fn terminal(&self) -> bool {
+    pub(crate) fn terminal(&self) -> bool {
         self.spec.process.as_ref().is_some_and(|process| process.terminal)
     }
 
@@ -83,6 +83,34 @@ impl<'a> Order<'a> {
         Ok(Stdio::Terminal { width: narrow(size.width), height: narrow(size.height) })
     }
 
+    /// Makes the spec ready for the service manager's socket, if there is one.
+    pub(crate) fn prepare(&mut self, directory: &Path) -> Result<(), Fault> {
+        if self.manager.is_some() {
+            notify::prepare(directory, &mut self.spec)?;
+        }
+        Ok(())
+    }
+
+    /// What the runtime is asked for.
+    pub(crate) fn request(&self, preserved: Vec<OwnedFd>, gate: Option<Gate>) -> Result<CreateRequest<'_>, Fault> {
+        let root = self.spec.root.as_ref().ok_or_else(|| Fault::new("root: is missing; there is nothing to run in"))?;
+        let rootfs = Rootfs::Directory(self.bundle.join(&root.path));
+        let driver = if self.line.has("systemd-cgroup") { Driver::Systemd } else { Driver::Cgroupfs };
+        let rootless = self.line.rootless()?.unwrap_or_else(is_rootless);
+        // As the specification has it: of bind mounts only those are mapped that the bundle asks for.
+        Ok(CreateRequest {
+            about: self.about(),
+            cgroup_driver: driver,
+            rootless_cgroup: rootless,
+            strict_limits: true,
+            session_keyring: !self.line.has("no-new-keyring"),
+            preserved,
+            no_pivot: self.line.has("no-pivot"),
+            gate,
+            ..CreateRequest::new(self.id, &self.spec, rootfs, self.stdio()?, CGROUP_PARENT)
+        })
+    }
+
     /// Makes the container, remembers it and tells whoever wants to know. The terminal's master comes back unless it has
     /// been sent away.
     fn make(
@@ -91,25 +119,9 @@ impl<'a> Order<'a> {
         directory: &Path,
         gate: Option<Gate>,
     ) -> Result<(Container, Option<OwnedFd>), Fault> {
-        let root = self.spec.root.as_ref().ok_or_else(|| Fault::new("root: is missing; there is nothing to run in"))?;
-        let rootfs = Rootfs::Directory(self.bundle.join(&root.path));
-        if self.manager.is_some() {
-            notify::prepare(directory, &mut self.spec)?;
-        }
-        let driver = if self.line.has("systemd-cgroup") { Driver::Systemd } else { Driver::Cgroupfs };
-        let rootless = self.line.rootless()?.unwrap_or_else(is_rootless);
-        // As the specification has it: of bind mounts only those are mapped that the bundle asks for.
-        let request = CreateRequest {
-            about: self.about(),
-            cgroup_driver: driver,
-            rootless_cgroup: rootless,
-            strict_limits: true,
-            session_keyring: !self.line.has("no-new-keyring"),
-            preserved: std::mem::take(&mut self.preserved),
-            no_pivot: self.line.has("no-pivot"),
-            gate,
-            ..CreateRequest::new(self.id, &self.spec, rootfs, self.stdio()?, CGROUP_PARENT)
-        };
+        self.prepare(directory)?;
+        let preserved = std::mem::take(&mut self.preserved);
+        let request = self.request(preserved, gate)?;
         let mut container = brig_runtime::create(request)?;
         log::debug(|| format!("nsexec container setup: the namespaces are made; init is process {}", container.pid()));
         let console = match self.console.as_deref().map(connect).transpose() {
@@ -126,7 +138,8 @@ impl<'a> Order<'a> {
         }
     }
 
-    fn announce(
+    /// Remembers the container; the master goes to the console socket, if there is one.
+    pub(crate) fn announce(
         &self,
         container: &Container,
         master: Option<OwnedFd>,
@@ -157,7 +170,7 @@ impl<'a> Order<'a> {
         Ok(master)
     }
 
-    fn write_pid(&self, pid: i32) -> Result<(), Fault> {
+    pub(crate) fn write_pid(&self, pid: i32) -> Result<(), Fault> {
         self.pid_file.as_deref().map_or(Ok(()), |path| replace(path, pid.to_string().as_bytes()))
     }
 
@@ -221,7 +234,7 @@ pub(crate) fn check_terminal(terminal: bool, detached: bool, socket: bool) -> Re
 }
 
 /// Removes what was made before `fault` happened.
-fn undo(container: Container, fault: Fault) -> Fault {
+pub(crate) fn undo(container: Container, fault: Fault) -> Fault {
     match container.delete() {
         Ok(()) => fault,
         Err(error) => Fault::new(format!("{fault}; and removing the container failed: {error}")),

@@ -9,6 +9,7 @@ use crate::oci::describe::print;
 
 /// `features`.
 pub(crate) fn features() -> Result<u8, Fault> {
+    let checkpoint = if brig_runtime::checkpoint::find_criu().is_some() { "true" } else { "false" };
     let document = json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": brig_oci::runtime::VERSION,
@@ -46,8 +47,8 @@ pub(crate) fn features() -> Result<u8, Fault> {
         },
         "annotations": {
             "org.brig.version": env!("CARGO_PKG_VERSION"),
-            // Callers look for the checkpoint verb here.
-            "org.opencontainers.runc.checkpoint.enabled": "true",
+            // Callers look for the checkpoint verb here; without CRIU it only fails.
+            "org.opencontainers.runc.checkpoint.enabled": checkpoint,
         },
         "potentiallyUnsafeConfigAnnotations": ["org.systemd.property.", "org.criu.config"],
     });

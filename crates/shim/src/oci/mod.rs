@@ -4,6 +4,7 @@
 //! the daemon's.
 
 mod arguments;
+mod checkpoint;
 mod control;
 mod create;
 mod describe;
@@ -17,6 +18,7 @@ mod notify;
 mod own_program;
 mod record;
 mod relay;
+mod restore;
 mod spec;
 mod update;
 mod verbs;
@@ -129,7 +131,8 @@ fn dispatch(line: &CommandLine) -> Result<u8, Fault> {
         "ps" => list::ps(line, &records),
         "spec" => spec::spec(line),
         "features" => features::features(),
-        "checkpoint" | "restore" => Err(Fault::new(format!("{}: not supported by this runtime", line.verb))),
+        "checkpoint" => checkpoint::checkpoint(line, &records),
+        "restore" => restore::restore(line, &records),
         verb => Err(Fault::new(format!("No help topic for '{verb}'"))),
     }
 }
