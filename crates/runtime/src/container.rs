@@ -24,7 +24,9 @@ use crate::init::{self, Init};
 use crate::launch::{self, Launch};
 use crate::listener::{Agent, Whose};
 use crate::mounts::Kind;
+use crate::net_devices::{self, Moved};
 use crate::plan::Plan;
+use crate::resctrl::Class;
 use crate::rootfs::{self, Rootfs};
 use crate::wire::{self, Order, Report};
 
@@ -160,6 +162,10 @@ pub struct Container {
     terminal: Option<OwnedFd>,
     /// Who gets the listener of the first process's filter.
     agent: Option<Agent>,
+    /// Devices that are in its network namespace, until it is started.
+    moved: Option<Moved>,
+    /// Its class of cache and memory bandwidth.
+    pub(crate) class: Option<Class>,
     annotations: BTreeMap<String, String>,
     warnings: Vec<String>,
     /// Mounts that were handed over or used up. Closing them makes the kernel wait, so it is done when nobody else does.
@@ -212,13 +218,16 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
     };
     let cgroup = make_cgroup(&plan, &wish)?;
     let keyring = session_keyring.then(|| about.keyring());
-    match Creation::start(&plan, &given, &cgroup, keyring.as_deref())
+    let made = plan.class.as_ref().map_or(Ok(()), Class::make);
+    match made
+        .and_then(|()| Creation::start(&plan, &given, &cgroup, keyring.as_deref()))
         .and_then(|creation| creation.finish(&plan, &given, idmap_binds))
     {
         Ok(made) => Ok(Container::begun(plan, made, cgroup, about)),
         Err(error) => {
             // The first error is what the caller must read.
             cgroup.remove().unwrap_or_default();
+            plan.class.iter().for_each(Class::remove);
             plan.hooks.iter().for_each(|hooks| drop(hooks.run_all(Moment::Poststop)));
             Err(error)
         }
@@ -323,10 +332,14 @@ struct Creation {
     channel: Channel,
     /// The root, if the caller's mount namespace has it; taken away if dropped.
     attached: Option<OwnedFd>,
+    /// Devices in its network namespace; given back if dropped.
+    moved: Option<Moved>,
 }
 
 impl Drop for Creation {
     fn drop(&mut self) {
+        // While its namespace lives.
+        self.moved.iter().for_each(Moved::give_back);
         if let Some(child) = self.child.take() {
             end(child.pidfd.as_fd());
         }
@@ -350,6 +363,7 @@ struct Made {
     channel: Channel,
     used: Vec<OwnedFd>,
     attached: Option<OwnedFd>,
+    moved: Option<Moved>,
 }
 
 fn copy(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
@@ -387,7 +401,7 @@ impl Creation {
         };
         if plan.namespaces.join.is_empty() {
             let child = clone::spawn(new, directory.as_ref().map(AsFd::as_fd), child)?;
-            return Ok(Creation { child: Some(child), channel: ours, attached: None });
+            return Ok(Creation { child: Some(child), channel: ours, attached: None, moved: None });
         }
         let stage = clone::spawn(0, directory.as_ref().map(AsFd::as_fd), || {
             init::finish(&theirs, join(plan, &theirs, new, child))
@@ -397,7 +411,7 @@ impl Creation {
         pidfd::reap(stage.pidfd.as_fd())?;
         match answer? {
             Some((Report::Child { pid }, Some(pidfd))) => {
-                Ok(Creation { child: Some(Spawned { pid, pidfd }), channel: ours, attached: None })
+                Ok(Creation { child: Some(Spawned { pid, pidfd }), channel: ours, attached: None, moved: None })
             }
             Some((Report::Failed(error), _)) => Err(error),
             _ => Err(Error::system("the process that joins namespaces died")),
@@ -414,6 +428,9 @@ impl Creation {
                 &identity::ranges(&plan.linux.uid_mappings),
                 &identity::ranges(&plan.linux.gid_mappings),
             )?;
+        }
+        if let Some(class) = &plan.class {
+            class.add(pid)?;
         }
         self.shift_clocks(plan, pid)?;
         wire::order(&self.channel, Order::Mapped).map_err(|error| self.why(error))?;
@@ -447,12 +464,13 @@ impl Creation {
         if !plan.nodes.outside.is_empty() {
             made.push(devices::make_outside(&plan.nodes, &identity)?);
         }
+        self.moved = net_devices::move_in(&plan.net_devices, pid).map_err(|error| self.why_if_said(error))?;
         let fds: Vec<BorrowedFd<'_>> = [root.root.as_fd()].into_iter().chain(made.iter().map(AsFd::as_fd)).collect();
         wire::send_fds(&self.channel, &fds).map_err(|error| self.why(error))?;
         made.extend(root.rest);
         let channel = Channel::from_fd(copy(self.channel.as_fd())?);
         let child = self.child.take().ok_or_else(|| Error::system("there is no child"))?;
-        Ok(Made { child, channel, used: made, attached: self.attached.take() })
+        Ok(Made { child, channel, used: made, attached: self.attached.take(), moved: self.moved.take() })
     }
 
     /// Writes the offsets of the time namespace that the child has made and not yet entered.
@@ -470,6 +488,11 @@ impl Creation {
                 .step(|| format!("linux.timeOffsets: {clock}"))?;
         }
         Ok(())
+    }
+
+    /// [`Creation::why`] for a step that may fail while the child lives and has nothing to say.
+    fn why_if_said(&self, error: Error) -> Error {
+        if wire::waiting(&self.channel) { self.why(error) } else { error }
     }
 
     /// If a message could not be sent because the child ended, what it said before it did.
@@ -509,7 +532,7 @@ fn join(plan: &Plan<'_>, channel: &Channel, new: u64, child: impl FnOnce() -> i3
 impl Container {
     /// A container whose init prepares the root.
     fn begun(plan: Plan<'_>, made: Made, cgroup: Cgroup, about: About) -> Container {
-        let Made { child: spawned, channel, used, attached } = made;
+        let Made { child: spawned, channel, used, attached, moved } = made;
         let launch = plan.launch.as_ref();
         Container {
             about,
@@ -527,6 +550,8 @@ impl Container {
             annotations: plan.spec.annotations.clone(),
             used,
             attached,
+            moved,
+            class: plan.class,
             chrooted: !plan.namespaces.own_mounts(),
             hooks: plan.hooks,
             phase: Phase::Preparing,
@@ -542,6 +567,8 @@ impl Container {
         let cgroup = Cgroup::at(&Layout::detect().step(|| "cgroup".to_owned())?, place);
         let capabilities = spec.process.as_ref().and_then(|process| process.capabilities.as_ref());
         let bounding = capabilities.map(launch::capabilities).transpose()?.map_or(0, |sets| sets.bounding);
+        // What could not be found could not have been made.
+        let class = Class::of(linux, &about).unwrap_or_default();
         Ok(Container {
             about,
             pid,
@@ -554,6 +581,8 @@ impl Container {
             own_limits: false,
             terminal: None,
             agent: None,
+            moved: None,
+            class,
             annotations: spec.annotations.clone(),
             warnings: Vec::new(),
             used: Vec::new(),
@@ -722,6 +751,7 @@ impl Container {
         }
         // ECHILD: reaped before, or never a child of this process.
         pidfd::try_reap(self.pidfd.as_fd()).map(drop).unwrap_or_default();
+        self.class.iter().for_each(Class::remove);
         self.remove_cgroup()
     }
 
@@ -734,10 +764,13 @@ impl Container {
 
     /// After a failed step: nothing is left, and the first error is what counts.
     fn fail(&mut self, error: Error) -> Error {
+        // While its namespace lives.
+        self.moved.take().iter().for_each(Moved::give_back);
         end(self.pidfd.as_fd());
         self.channel = None;
         self.terminal = None;
         self.remove_cgroup().unwrap_or_default();
+        self.class.iter().for_each(Class::remove);
         if let Some(root) = self.attached.take() {
             brig_sys::mount::detach(root.as_fd()).unwrap_or_default();
         }

@@ -100,6 +100,9 @@ impl Container {
         let keyring = session_keyring.then(|| self.about.keyring());
         self.spawn(&launch, (&stdio, &preserved), theirs, keyring.as_deref(), entrance, &mut started)?;
         let pid = started.child.as_ref().map_or(0, |(pid, _)| *pid);
+        if let Some(class) = &self.class {
+            class.add_if_there(pid)?;
+        }
         let warnings = launch::apply_limits(pid, &launch.limits, launch.own_limits)?;
         if let Some(value) = launch.oom_score_adj {
             brig_sys::process::set_oom_score_adj(pid, value).step(|| "process.oomScoreAdj".to_owned())?;

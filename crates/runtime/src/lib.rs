@@ -20,10 +20,12 @@ mod launch;
 mod listener;
 mod mounts;
 mod namespaces;
+mod net_devices;
 mod options;
 mod overlay_by_path;
 mod placement;
 mod plan;
+mod resctrl;
 mod rootfs;
 pub mod seccomp;
 mod sysctl;
@@ -34,6 +36,7 @@ pub use container::{Container, CreateRequest, Stdio, create};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{ExecProcess, ExecRequest};
 pub use options::KNOWN as MOUNT_OPTIONS;
+pub use resctrl::release;
 pub use rootfs::Rootfs;
 
 /// Switches for tests of paths that only other kernels take.

@@ -15,7 +15,9 @@ use crate::hooks::Hooks;
 use crate::launch::Launch;
 use crate::mounts::{self, Outside, Planned};
 use crate::namespaces::Namespaces;
+use crate::net_devices::{self, Wanted};
 use crate::options;
+use crate::resctrl::Class;
 use crate::sysctl::{self, Parameter};
 
 /// What [`crate::create`] works from.
@@ -33,6 +35,8 @@ pub(crate) struct Plan<'a> {
     pub reaper: bool,
     pub hooks: Option<Hooks>,
     pub no_pivot: bool,
+    pub net_devices: Vec<Wanted>,
+    pub class: Option<Class>,
 }
 
 impl<'a> Plan<'a> {
@@ -63,6 +67,8 @@ impl<'a> Plan<'a> {
             spec,
             linux,
             sysctl: sysctl::check(&linux.sysctl, namespaces.all())?,
+            net_devices: net_devices::check(&linux.net_devices, namespaces.has(flags::NEWNET))?,
+            class: Class::of(linux, about)?,
             namespaces,
             mounts,
             nodes,
@@ -108,12 +114,6 @@ fn check_supported(spec: &Spec, linux: &Linux, namespaces: &Namespaces) -> Resul
     }
     if !linux.mount_label.is_empty() {
         return Err(Error::unsupported("linux.mountLabel: SELinux labels of mounts are not supported"));
-    }
-    if linux.intel_rdt.is_some() {
-        return Err(Error::unsupported("linux.intelRdt: is not supported"));
-    }
-    if !linux.net_devices.is_empty() {
-        return Err(Error::unsupported("linux.netDevices: is not supported"));
     }
     Ok(())
 }

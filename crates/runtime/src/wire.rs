@@ -174,6 +174,13 @@ pub(crate) fn next(channel: &Channel) -> Result<Option<(Report, Option<OwnedFd>)
     Ok(Some((report, message.fds.pop())))
 }
 
+/// In the parent: whether [`next`] would not wait.
+pub(crate) fn waiting(channel: &Channel) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut fds = [PollFd::from_borrowed_fd(channel.as_fd(), PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+}
+
 /// [`next`], but `None` also if `process` ends without another report: others may hold the child's end open.
 pub(crate) fn next_of(channel: &Channel, process: BorrowedFd<'_>) -> Result<Option<(Report, Option<OwnedFd>)>> {
     use rustix::event::{PollFd, PollFlags, poll};

@@ -198,6 +198,7 @@ fn contradictions_are_refused() {
         ("linux.rootfsPropagation", |spec| linux(spec).rootfs_propagation = "sideways".into()),
         ("linux.maskedPaths", |spec| linux(spec).masked_paths = vec!["relative".into()]),
         ("linux.readonlyPaths", |spec| linux(spec).readonly_paths = vec!["/a/../..".into()]),
+        ("linux.intelRdt", |spec| linux(spec).intel_rdt = Some(brig_oci::runtime::IntelRdt::default())),
         ("linux.mountLabel", |spec| linux(spec).mount_label = "x".into()),
         ("process.terminal", |spec| process(spec).terminal = true),
         ("process.selinuxLabel", |spec| process(spec).selinux_label = "x".into()),

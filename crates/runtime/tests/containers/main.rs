@@ -11,6 +11,7 @@ mod keyring;
 mod listener;
 mod mounts;
 mod namespaces;
+mod net_devices;
 mod placement;
 mod program;
 
@@ -32,6 +33,7 @@ fn main() {
         listener::TESTS,
         mounts::TESTS,
         namespaces::TESTS,
+        net_devices::TESTS,
         placement::TESTS,
     ]
     .concat();
