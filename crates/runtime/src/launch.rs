@@ -169,6 +169,12 @@ pub(crate) fn capabilities(capabilities: &Capabilities) -> Result<Sets> {
     if sets.effective & !sets.permitted != 0 {
         return Err(Error::invalid("process.capabilities: effective has what permitted has not"));
     }
+    if sets.permitted & !sets.bounding != 0 {
+        return Err(Error::invalid("process.capabilities: permitted has what bounding has not"));
+    }
+    if sets.inheritable & !sets.bounding != 0 {
+        return Err(Error::invalid("process.capabilities: inheritable has what bounding has not"));
+    }
     if sets.ambient & !(sets.permitted & sets.inheritable) != 0 {
         return Err(Error::invalid("process.capabilities: ambient has what permitted or inheritable has not"));
     }

@@ -18,7 +18,7 @@ use crate::oci::foreground::Foreground;
 use crate::oci::notify::{self, Notify};
 use crate::oci::record::{Record, Records, boot_id, replace, start_time};
 use crate::oci::relay::{Host, Relay};
-use crate::oci::{Fault, is_rootless, log};
+use crate::oci::{Fault, bundle_process, is_rootless, log};
 use crate::timestamp::Timestamp;
 
 /// Parent of cgroups whose spec names none, or a relative path.
@@ -50,6 +50,7 @@ impl<'a> Order<'a> {
             .map_err(|errno| Fault::from(brig_sys::Error::new(format!("chdir({bundle:?})"), errno)))?;
         let mut spec = load(&bundle)?;
         let process = spec.process.as_mut().ok_or_else(|| Fault::new("process property must not be empty"))?;
+        bundle_process::tolerate(process).iter().for_each(|warning| log::warn(warning));
         if listening > 0 {
             process.env.extend([format!("LISTEN_FDS={listening}"), "LISTEN_PID=1".to_owned()]);
         }
@@ -370,6 +371,7 @@ fn attend(
 
 /// Runs the hooks for a container that is gone; that one of them fails changes nothing about that.
 pub(crate) fn after_delete(spec: &Spec, about: &About) {
+    brig_runtime::release(spec, about);
     let warnings = brig_runtime::hooks::poststop(spec, about).unwrap_or_else(|error| vec![error.message]);
     warnings.iter().for_each(|warning| log::warn(warning));
 }

@@ -4,6 +4,7 @@
 //! unless the caller says so.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use brig_oci::runtime::{Process, Spec};
 use brig_runtime::{About, Container, ExecRequest, Stdio};
@@ -14,7 +15,7 @@ use crate::oci::create::{check_terminal, connect, inherited, pid_file, preserved
 use crate::oci::foreground::Foreground;
 use crate::oci::record::{Record, Records, replace};
 use crate::oci::relay::{Host, Relay};
-use crate::oci::{Fault, log};
+use crate::oci::{Fault, bundle_process, log};
 
 /// Runs a process; in the foreground ends with its exit code.
 pub(crate) fn exec(line: &CommandLine, records: &Records) -> Result<u8, Fault> {
@@ -103,8 +104,8 @@ fn sub_cgroups(values: &[String]) -> Result<Vec<(String, String)>, Fault> {
 
 /// The process as `--process` has it, or the container's own with what else the command line says.
 fn process(line: &CommandLine, spec: &Spec) -> Result<Process, Fault> {
-    let process = match line.path("process") {
-        Some(path) => crate::launch::load(&path).map_err(|failure| Fault::new(failure.message))?,
+    let mut process = match line.path("process") {
+        Some(path) => described(&path, spec)?,
         None => like_the_first(line, spec)?,
     };
     if process.cwd.is_empty() {
@@ -115,6 +116,16 @@ fn process(line: &CommandLine, spec: &Spec) -> Result<Process, Fault> {
     }
     if process.args.is_empty() {
         return Err(Fault::new("args must not be empty"));
+    }
+    bundle_process::tolerate(&mut process).iter().for_each(|warning| log::warn(warning));
+    Ok(process)
+}
+
+/// What a file says, and the container's own where it says nothing.
+fn described(path: &Path, spec: &Spec) -> Result<Process, Fault> {
+    let mut process = crate::launch::load(path).map_err(|failure| Fault::new(failure.message))?;
+    if let Some(first) = &spec.process {
+        bundle_process::inherit(&mut process, first);
     }
     Ok(process)
 }

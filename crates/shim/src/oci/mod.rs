@@ -5,6 +5,7 @@
 
 mod arguments;
 mod checkpoint;
+mod bundle_process;
 mod control;
 mod create;
 mod describe;

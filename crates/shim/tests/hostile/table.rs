@@ -466,11 +466,27 @@ fn o12_capabilities() {
             "process.capabilities",
         ),
         (
-            "ambient beyond inheritable",
-            |s, _| sets(s, &[("ambient", &["CAP_KILL"]), ("inheritable", &[])]),
+            "inheritable beyond bounding",
+            |s, _| sets(s, &[("bounding", &[]), ("inheritable", &["CAP_KILL"])]),
             "process.capabilities",
         ),
     ]);
+    // As runc: said on stderr, and not granted.
+    let mut bundle = Bundle::new("grep -E 'CapAmb|CapPrm|CapBnd' /proc/self/status");
+    bundle.change(|spec| {
+        sets(spec, &[("bounding", &["CAP_KILL", "CAP_NO_SUCH"]), ("inheritable", &["CAP_KILL"])]);
+        sets(spec, &[("permitted", &["CAP_KILL", "CAP_CHOWN"]), ("effective", &["CAP_KILL"])]);
+        sets(spec, &[("ambient", &["CAP_KILL", "CAP_CHOWN"])]);
+    });
+    let called = bundle.call(&["run", "ID"]);
+    assert_eq!(called.code, 0, "{}", called.stderr);
+    for text in
+        ["ignoring unknown or unavailable capabilities: [CAP_NO_SUCH]", "can't raise ambient capability CAP_CHOWN"]
+    {
+        assert!(called.stderr.contains(text), "{}", called.stderr);
+    }
+    assert_eq!(called.stdout.matches("0000000000000020").count(), 3, "{}", called.stdout);
+    bundle.clean();
 }
 
 #[test]
