@@ -4,8 +4,8 @@
 //! the daemon's.
 
 mod arguments;
-mod checkpoint;
 mod bundle_process;
+mod checkpoint;
 mod control;
 mod create;
 mod describe;
