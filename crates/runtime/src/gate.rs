@@ -17,10 +17,11 @@ use rustix::io::Errno;
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::{self, Order, Report};
 
-/// Where orders are written to. It is there as long as the container has not been started.
-pub const ORDERS: &str = "gate.orders";
+/// Where orders are written to. It is there as long as the container has not been started. Who looks what init holds open
+/// knows this name, which runc's has too.
+const ORDERS: &str = "exec.fifo";
 /// Where init's answer is read from.
-const ANSWERS: &str = "gate.answers";
+const ANSWERS: &str = "answer/exec.fifo";
 
 /// Init's side.
 #[derive(Debug)]
@@ -38,6 +39,11 @@ impl Gate {
                 .map_err(|errno| brig_sys::Error::new(format!("mkfifo({path:?})"), errno))?;
             open(&path, OFlags::RDWR)
         };
+        let beside = directory.join(ANSWERS);
+        if let Some(place) = beside.parent() {
+            rustix::fs::mkdir(place, Mode::RWXU)
+                .map_err(|errno| brig_sys::Error::new(format!("mkdir({place:?})"), errno))?;
+        }
         Ok(Gate { orders: make(ORDERS)?, answers: make(ANSWERS)? })
     }
 
@@ -85,9 +91,10 @@ pub fn let_go(directory: &Path) -> Result<()> {
 
 /// Removes the gate: from now on the container counts as started. May be done twice.
 pub fn remove(directory: &Path) {
-    for name in [ORDERS, ANSWERS] {
-        // Gone is what is wanted; what cannot be removed goes with the directory.
-        std::fs::remove_file(directory.join(name)).unwrap_or_default();
+    // Gone is what is wanted; what cannot be removed goes with the directory.
+    std::fs::remove_file(directory.join(ORDERS)).unwrap_or_default();
+    if let Some(place) = directory.join(ANSWERS).parent() {
+        std::fs::remove_dir_all(place).unwrap_or_default();
     }
 }
 

@@ -336,7 +336,7 @@ impl Running<'_> {
         let how = match exit {
             Exit::Code(0) => return Ok(()),
             Exit::Code(code) => format!("exit status {code}"),
-            Exit::Signal(number) => format!("killed by signal {number}"),
+            Exit::Signal(number) => format!("signal: {}", signal_name(number)),
         };
         let said = String::from_utf8_lossy(&self.tail);
         match said.trim() {
@@ -400,6 +400,28 @@ impl Running<'_> {
         }
         Ok(())
     }
+}
+
+/// A signal in the words of runc's errors, which are Go's.
+fn signal_name(number: i32) -> String {
+    match number {
+        1 => "hangup",
+        2 => "interrupt",
+        3 => "quit",
+        4 => "illegal instruction",
+        5 => "trace/breakpoint trap",
+        6 => "aborted",
+        7 => "bus error",
+        8 => "floating point exception",
+        9 => "killed",
+        11 => "segmentation fault",
+        13 => "broken pipe",
+        14 => "alarm clock",
+        15 => "terminated",
+        31 => "bad system call",
+        _ => return format!("signal {number}"),
+    }
+    .to_owned()
 }
 
 /// Runs the `poststart` hooks of a container whose program `pid` was started without its [`crate::Container`].

@@ -64,7 +64,7 @@ impl Launch {
         };
         Ok(Launch {
             args: strings("process.args", &process.args)?,
-            env: strings("process.env", &process.env)?,
+            env: strings("process.env", &last_of_each(&process.env))?,
             cwd: process.cwd.clone(),
             uid: process.user.uid,
             gid: process.user.gid,
@@ -130,6 +130,15 @@ fn check(process: &Process) -> Result<()> {
         return Err(Error::invalid("process.oomScoreAdj: not between -1000 and 1000"));
     }
     Ok(())
+}
+
+/// Of variables that are set several times only the last, where it stands: programs disagree about which one counts.
+fn last_of_each(variables: &[String]) -> Vec<String> {
+    let name = |entry: &String| entry.split_once('=').map_or(entry.clone(), |(name, _)| name.to_owned());
+    let mut seen = std::collections::HashSet::new();
+    let mut kept: Vec<String> = variables.iter().rev().filter(|entry| seen.insert(name(entry))).cloned().collect();
+    kept.reverse();
+    kept
 }
 
 fn strings(field: &str, list: &[String]) -> Result<Vec<CString>> {
@@ -284,6 +293,12 @@ mod tests {
         let launch = Launch::compile(&process(), None).unwrap();
         assert_eq!(launch.variable("A"), Some(b"3".as_slice()));
         assert_eq!(launch.variable("B"), None);
+    }
+
+    #[test]
+    fn a_variable_is_set_once() {
+        let set = |list: &[&str]| last_of_each(&list.iter().map(|&entry| entry.to_owned()).collect::<Vec<_>>());
+        assert_eq!(set(&["A=1", "B=2", "A=", "C", "C"]), ["B=2", "A=", "C"]);
     }
 
     #[test]

@@ -101,7 +101,7 @@ impl Drop for Bench {
 /// The exit code of a process that has become this one's child.
 fn reap(pid: i32) -> i32 {
     for _ in 0..500 {
-        // Until the process that held it at its gate has ended, it is that one's child.
+        // Until the process that made it has ended, it is that one's child.
         if let Ok(Some((_, status))) = waitpid(Pid::from_raw(pid), WaitOptions::empty()) {
             return code(status);
         }
@@ -214,6 +214,68 @@ fn a_created_container_can_be_killed_and_deleted() {
     assert_eq!(reap(pid), 137);
     bench.wait_for("stopped");
     bench.ok(&["delete", "box"]);
+    bench.clean();
+}
+
+#[test]
+fn a_created_container_ends_politely_too() {
+    let bench = Bench::new("echo never");
+    bench.command(&["create", "box"]).stdout(Stdio::null()).status().unwrap();
+    let pid = bench.state()["pid"].as_i64().unwrap() as i32;
+    bench.ok(&["kill", "box", "TERM"]);
+    assert_eq!(reap(pid), 128 + 15);
+    bench.refused(&["start", "box"], "cannot start a container that has stopped");
+    bench.ok(&["delete", "box"]);
+    bench.clean();
+}
+
+#[test]
+fn a_created_container_is_alone() {
+    let bench = Bench::new("exit 5");
+    bench.command(&["create", "box"]).stdout(Stdio::null()).status().unwrap();
+    let pid = bench.state()["pid"].as_i64().unwrap() as i32;
+    // Init is this process's child as soon as `create` has ended: nobody stands in between.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let parent: u32 = stat.rsplit(')').next().unwrap().split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert_eq!(parent, std::process::id());
+    // Two at once: one of them lets it go, the other finds it started or ended.
+    let mut starts: Vec<_> =
+        (0..2).map(|_| bench.command(&["start", "box"]).stderr(Stdio::null()).spawn().unwrap()).collect();
+    let started = starts.iter_mut().filter_map(|start| start.wait().unwrap().success().then_some(())).count();
+    assert_eq!(started, 1);
+    assert_eq!(reap(pid), 5);
+    bench.ok(&["delete", "box"]);
+    bench.clean();
+}
+
+#[test]
+fn a_create_that_was_killed_leaves_no_process() {
+    let mut bench = Bench::new("echo never");
+    let told = bench.path("told");
+    let script = format!("cat > {}; kill -9 $PPID", told.display());
+    bench.plan.spec["hooks"] = json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]});
+    bench.write();
+    let status = bench.command(&["create", "box"]).stdout(Stdio::null()).status().unwrap();
+    assert!(!status.success());
+    // Init has become this process's child, and hears that nobody is there any more.
+    let told: Value = serde_json::from_slice(&std::fs::read(told).unwrap()).unwrap();
+    assert_eq!(reap(told["pid"].as_i64().unwrap() as i32), 0);
+    bench.refused(&["state", "box"], "container does not exist");
+    bench.refused(&["create", "box"], "container with given ID already exists");
+    bench.ok(&["delete", "--force", "box"]);
+}
+
+#[test]
+fn steps_are_told_if_wanted() {
+    let bench = Bench::new("exit 0");
+    let output = bench.run(&["--debug", "--log", "log", "--log-format", "json", "run", "box"]);
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let log = std::fs::read_to_string(bench.path("log")).unwrap();
+    for line in log.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["level"], "debug");
+    }
+    assert!(log.contains("init is process "), "{log}");
     bench.clean();
 }
 

@@ -1,5 +1,5 @@
 //! Signals as a small init process needs them: blocked, then taken one after the other.
-//! Owns masks and waiting. Must not install handlers.
+//! Owns masks and waiting. Must not install handlers, but for one that ends the process.
 
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 
@@ -37,6 +37,23 @@ pub fn reset() -> Result<()> {
         libc::sigprocmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut())
     };
     if done == 0 { Ok(()) } else { Err(Error::new("sigprocmask(SIG_SETMASK, none)", last_errno())) }
+}
+
+/// Makes the process end at these signals even if it is the first of its pid namespace, for which the kernel drops signals
+/// that have no handler. execve undoes it.
+pub fn end_at(signals: &[i32]) -> Result<()> {
+    extern "C" fn end(signal: libc::c_int) {
+        // SAFETY: ends the process without running anything else.
+        unsafe { libc::_exit(128 + signal) }
+    }
+    for &signal in signals {
+        let handler: extern "C" fn(libc::c_int) = end;
+        // SAFETY: the handler only calls what may be called in one.
+        if unsafe { libc::signal(signal, handler as libc::sighandler_t) } == libc::SIG_ERR {
+            return Err(Error::new(format!("signal({signal})"), last_errno()));
+        }
+    }
+    Ok(())
 }
 
 /// Waits for the next blocked signal and takes it.

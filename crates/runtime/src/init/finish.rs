@@ -19,6 +19,9 @@ use crate::launch::{self, Launch};
 use crate::seccomp::Program;
 use crate::wire::{self, Order, Report};
 
+/// SIGHUP, SIGINT, SIGQUIT, SIGTERM.
+const POLITE: [i32; 4] = [1, 2, 3, 15];
+
 /// The program's streams.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Stdio<'a> {
@@ -76,6 +79,10 @@ impl Process<'_> {
             .chain(self.gate.iter().flat_map(|gate| gate.fds()))
             .collect();
         brig_sys::process::close_all_but(&keep)?;
+        if self.gate.is_some() {
+            // What is left to itself must be possible to end politely. Here, as a filter may forbid it later.
+            brig_sys::signal::end_at(&POLITE)?;
+        }
         let hooks = self.hooks.map(Inside::prepare).transpose()?.flatten();
         priorities(launch)?;
         if launch.own_limits {

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use brig_oci::runtime::Spec;
+use brig_oci::runtime::{Mount, Spec};
 use brig_runtime::cgroup::Driver;
 use brig_runtime::gate::Gate;
 use brig_runtime::{About, Container, CreateRequest, Rootfs, Stdio};
@@ -51,11 +51,15 @@ impl<'a> Order<'a> {
         let mut spec = load(&bundle)?;
         let process = spec.process.as_mut().ok_or_else(|| Fault::new("process property must not be empty"))?;
         bundle_process::tolerate(process).iter().for_each(|warning| log::warn(warning));
+        let terminal = process.terminal;
         if listening > 0 {
             process.env.extend([format!("LISTEN_FDS={listening}"), "LISTEN_PID=1".to_owned()]);
         }
+        for mount in &mut spec.mounts {
+            absolute(mount, &bundle);
+        }
         let console = line.path("console-socket");
-        check_terminal(process.terminal, detached, console.is_some())?;
+        check_terminal(terminal, detached, console.is_some())?;
         Ok(Order {
             line,
             id,
@@ -123,6 +127,10 @@ impl<'a> Order<'a> {
         self.prepare(directory)?;
         let preserved = std::mem::take(&mut self.preserved);
         let request = self.request(preserved, gate)?;
+        // Nobody can overwrite the runtime through it (CVE-2019-5736), sealed copy or not.
+        log::debug(|| {
+            "init is a clone of this process and executes no file (runc exeseal: using /proc/self/exe clone)".to_owned()
+        });
         let mut container = brig_runtime::create(request)?;
         log::debug(|| format!("nsexec container setup: the namespaces are made; init is process {}", container.pid()));
         let console = match self.console.as_deref().map(connect).transpose() {
@@ -182,6 +190,14 @@ impl<'a> Order<'a> {
 
     fn listen(&self, directory: &Path) -> Result<Option<Notify>, Fault> {
         self.manager.as_deref().map_or(Ok(None), |manager| Notify::listen(directory, manager))
+    }
+}
+
+/// Paths of bind mounts are relative to the bundle.
+fn absolute(mount: &mut Mount, bundle: &Path) {
+    let binds = mount.type_ == "bind" || mount.options.iter().any(|option| matches!(option.as_str(), "bind" | "rbind"));
+    if let Some(source) = mount.source.as_mut().filter(|source| binds && source.is_relative()) {
+        *source = bundle.join(&source);
     }
 }
 
@@ -356,7 +372,8 @@ fn attend(
         Ok(prepared) => prepared,
         Err(fault) => return Err(undo(container, fault)),
     };
-    container.start()?;
+    // What the program would have said itself if it could run.
+    container.start().map_err(Fault::of_program)?;
     log::debug(|| "init: closing the pipe to signal completion: the program runs".to_owned());
     if let Err(fault) = order.write_pid(container.pid()) {
         return Err(undo(container, fault));

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
+use brig_runtime::cgroup::Layout;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 
@@ -96,6 +97,8 @@ pub(crate) fn events(line: &CommandLine, records: &Records) -> Result<u8, Fault>
     let process = init(&record)?;
     let watch = cgroup.watch_oom()?;
     let mut kills = cgroup.oom_kills()?;
+    // Version 1 wakes before it kills, and only for this, or at the cgroup's end; version 2 after any change.
+    let v1 = Layout::detect()?.hierarchy("memory").is_some();
     let mut next = Instant::now() + interval;
     loop {
         let left = next.saturating_duration_since(Instant::now());
@@ -119,7 +122,7 @@ pub(crate) fn events(line: &CommandLine, records: &Records) -> Result<u8, Fault>
             watch.clear();
             let now = cgroup.oom_kills().unwrap_or(kills);
             // Another line for each would tell nothing more.
-            if now > kills {
+            if now > kills || (v1 && cgroup.exists()) {
                 print(&format!("{}\n", json!({"type": "oom", "id": id})))?;
             }
             kills = now;

@@ -48,6 +48,9 @@ pub(crate) fn exec(line: &CommandLine, records: &Records) -> Result<u8, Fault> {
         ..ExecRequest::new(&process, spec.linux.as_ref(), stdio)
     })?;
     log::debug(|| format!("nsexec container setup: process {} has joined the container", started.pid));
+    if let Some(cpus) = process.exec_cpu_affinity.as_ref().and_then(|affinity| affinity.initial.as_deref()) {
+        log::debug(|| format!("nsexec: affinity: {}", mask(cpus)));
+    }
     log::debug(|| "child process in init(): setns_init: about to exec".to_owned());
     started.warnings.iter().for_each(|warning| log::warn(warning));
     if let (Some(master), Some(console)) = (&started.master, &console) {
@@ -69,6 +72,25 @@ fn adopt(record: &Record, spec: &Spec) -> Result<Container, Fault> {
     let container = Container::adopt(record.pid, spec, record.cgroup.clone(), about)?;
     let _proof = init(record)?;
     Ok(container)
+}
+
+/// A list of CPUs as the mask that tools like taskset know.
+fn mask(cpus: &str) -> String {
+    let mut words = Vec::new();
+    for range in cpus.split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (Ok(first), Ok(last)) = (first.trim().parse::<usize>(), last.trim().parse::<usize>()) else { continue };
+        for cpu in first..=last.min(8191) {
+            let word = cpu / 64;
+            if words.len() <= word {
+                words.resize(word + 1, 0u64);
+            }
+            words[word] |= 1 << (cpu % 64);
+        }
+    }
+    let mut text = words.pop().map_or("0x0".to_owned(), |word| format!("{word:#x}"));
+    words.iter().rev().for_each(|word| text.push_str(&format!("{word:016x}")));
+    text
 }
 
 fn size(process: &Process) -> Stdio {
@@ -109,13 +131,13 @@ fn process(line: &CommandLine, spec: &Spec) -> Result<Process, Fault> {
         None => like_the_first(line, spec)?,
     };
     if process.cwd.is_empty() {
-        return Err(Fault::new("Cwd property must not be empty"));
+        return Err(Fault::new("process.cwd: Cwd property must not be empty"));
     }
     if !process.cwd.starts_with('/') {
-        return Err(Fault::new("Cwd must be an absolute path"));
+        return Err(Fault::new("process.cwd: Cwd must be an absolute path"));
     }
     if process.args.is_empty() {
-        return Err(Fault::new("args must not be empty"));
+        return Err(Fault::new("process.args: args must not be empty"));
     }
     bundle_process::tolerate(&mut process).iter().for_each(|warning| log::warn(warning));
     Ok(process)
@@ -223,6 +245,19 @@ mod tests {
         ] {
             let fault = like_first(flags).unwrap_err().to_string();
             assert!(fault.contains(says), "{flags}: {fault}");
+        }
+    }
+
+    #[test]
+    fn masks_of_cpus() {
+        for (cpus, text) in [
+            ("0", "0x1"),
+            ("1,3", "0xa"),
+            ("0-2,64", "0x10000000000000007"),
+            ("", "0x0"),
+            ("64", "0x10000000000000000"),
+        ] {
+            assert_eq!(mask(cpus), text, "{cpus}");
         }
     }
 

@@ -7,6 +7,9 @@ use serde_json::json;
 use crate::oci::Fault;
 use crate::oci::describe::print;
 
+/// What callers of runc know. Flags that only newer callers know work too.
+const FLAGS: [&str; 3] = ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"];
+
 /// `features`.
 pub(crate) fn features() -> Result<u8, Fault> {
     let checkpoint = if brig_runtime::checkpoint::find_criu().is_some() { "true" } else { "false" };
@@ -30,14 +33,8 @@ pub(crate) fn features() -> Result<u8, Fault> {
                     "SCMP_CMP_NE",
                 ],
                 "archs": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"],
-                "knownFlags": [
-                    "SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC",
-                    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
-                ],
-                "supportedFlags": [
-                    "SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC",
-                    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
-                ],
+                "knownFlags": FLAGS,
+                "supportedFlags": FLAGS,
             },
             "apparmor": {"enabled": true},
             "selinux": {"enabled": true},

@@ -39,10 +39,13 @@ pub(crate) fn warn(text: &str) {
     write("warning", text);
 }
 
-/// What ended a verb. Goes to the file for programs and to stderr for people.
-pub(crate) fn error(text: &str) {
-    write("error", text);
-    if LOG.get().is_some_and(|log| log.file.is_some()) {
+/// What ended a verb. Goes to the file for programs and to stderr for people, there as it is if it is to be `bare`.
+pub(crate) fn error(text: &str, bare: bool) {
+    let file = LOG.get().is_some_and(|log| log.file.is_some());
+    if file || !bare {
+        write("error", text);
+    }
+    if file || bare {
         eprintln!("{text}");
     }
 }

@@ -30,6 +30,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use arguments::{CommandLine, Misuse};
+use brig_runtime::ErrorKind;
 use record::Records;
 
 /// Where containers are remembered unless `--root` says otherwise.
@@ -40,47 +41,57 @@ const EXEC_FAILED: u8 = 255;
 
 /// What ended a verb early; the text is for people, and for callers that match it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fault(String);
+pub(crate) struct Fault {
+    text: String,
+    /// It is the program's, whose terminal this is: told as it would tell it, unless there is a log file.
+    bare: bool,
+}
 
 impl Fault {
     /// A fault with this text.
     pub(crate) fn new(text: impl Into<String>) -> Fault {
-        Fault(text.into())
+        Fault { text: text.into(), bare: false }
     }
 
     /// A failed operation on a file.
     pub(crate) fn io(what: &str, path: &Path, error: &std::io::Error) -> Fault {
-        Fault(format!("{what} {}: {error}", path.display()))
+        Fault::new(format!("{what} {}: {error}", path.display()))
+    }
+
+    /// What became of a program in the foreground that was to be run.
+    pub(crate) fn of_program(error: brig_runtime::Error) -> Fault {
+        let bare = matches!(error.kind, ErrorKind::NotFound | ErrorKind::NotExecutable);
+        Fault { text: error.message, bare }
     }
 }
 
 impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
 impl From<Misuse> for Fault {
     fn from(misuse: Misuse) -> Fault {
-        Fault(misuse.0)
+        Fault::new(misuse.0)
     }
 }
 
 impl From<brig_runtime::Error> for Fault {
     fn from(error: brig_runtime::Error) -> Fault {
-        Fault(error.message)
+        Fault::new(error.message)
     }
 }
 
 impl From<brig_runtime::cgroup::Error> for Fault {
     fn from(error: brig_runtime::cgroup::Error) -> Fault {
-        Fault(error.to_string())
+        Fault::new(error.to_string())
     }
 }
 
 impl From<brig_sys::Error> for Fault {
     fn from(error: brig_sys::Error) -> Fault {
-        Fault(error.to_string())
+        Fault::new(error.to_string())
     }
 }
 
@@ -90,7 +101,7 @@ pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
         Ok(line) => line,
         Err((line, misuse)) => {
             log::open(&line);
-            log::error(&misuse.0);
+            log::error(&misuse.0, false);
             return ExitCode::FAILURE;
         }
     };
@@ -98,7 +109,7 @@ pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
     match dispatch(&line) {
         Ok(code) => ExitCode::from(code),
         Err(fault) => {
-            log::error(&fault.0);
+            log::error(&fault.text, fault.bare);
             if line.verb == "exec" { ExitCode::from(EXEC_FAILED) } else { ExitCode::FAILURE }
         }
     }
