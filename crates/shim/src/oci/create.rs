@@ -127,10 +127,7 @@ impl<'a> Order<'a> {
         self.prepare(directory)?;
         let preserved = std::mem::take(&mut self.preserved);
         let request = self.request(preserved, gate)?;
-        // Nobody can overwrite the runtime through it (CVE-2019-5736), sealed copy or not.
-        log::debug(|| {
-            "init is a clone of this process and executes no file (runc exeseal: using /proc/self/exe clone)".to_owned()
-        });
+        self.tell_plan();
         let mut container = brig_runtime::create(request)?;
         log::debug(|| format!("nsexec container setup: the namespaces are made; init is process {}", container.pid()));
         let console = match self.console.as_deref().map(connect).transpose() {
@@ -144,6 +141,20 @@ impl<'a> Order<'a> {
         match self.announce(&container, master, console, records) {
             Ok(master) => Ok((container, master)),
             Err(fault) => Err(undo(container, fault)),
+        }
+    }
+
+    /// Tells what the runtime is about to do differently from runc, under the lines that people look for.
+    fn tell_plan(&self) {
+        log::debug(|| {
+            "init is a clone of this process and executes no file of the host; instead of \
+             runc exeseal: using /proc/self/exe clone, runc exeseal: using overlayfs for sealed /proc/self/exe"
+                .to_owned()
+        });
+        if let Some(profile) = self.spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref()) {
+            // Compiled once more, but only for those who look.
+            let flags = || brig_runtime::seccomp::compile(profile).map(|program| program.flags).unwrap_or_default();
+            log::debug(|| format!("seccomp filter flags: {}", flags()));
         }
     }
 

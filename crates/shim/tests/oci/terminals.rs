@@ -1,0 +1,126 @@
+//! `run` and `exec` on the caller's terminal. Owns: what is typed and shown. Must not: leave anything behind.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
+
+use rustix::pty::OpenptFlags;
+use rustix::termios::{LocalModes, Winsize};
+use serde_json::json;
+
+use crate::bench::Bench;
+
+/// A terminal and the program on it.
+struct Seat {
+    master: File,
+    slave: OwnedFd,
+    shown: String,
+    child: Child,
+}
+
+impl Seat {
+    /// Calls brig-rt with a terminal that controls it.
+    fn new(bench: &Bench, arguments: &[&str]) -> Seat {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = rustix::pty::openpt(flags).unwrap();
+        rustix::pty::grantpt(&master).unwrap();
+        rustix::pty::unlockpt(&master).unwrap();
+        let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags).unwrap();
+        let stream = || Stdio::from(slave.try_clone().unwrap());
+        let mut command = Command::new("setsid");
+        command.args(["--ctty", "--wait", env!("CARGO_BIN_EXE_brig-rt"), "--root"]).arg(bench.path("state"));
+        command.args(arguments).current_dir(bench.plan.dir.path());
+        let child = command.stdin(stream()).stdout(stream()).stderr(stream());
+        let seat_size = |rows, columns| Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&master, seat_size(33, 44)).unwrap();
+        let child = child.spawn().unwrap();
+        Seat { master: master.into(), slave, shown: String::new(), child }
+    }
+
+    fn read_until(&mut self, text: &str) {
+        let mut bytes = [0u8; 512];
+        while !self.shown.contains(text) {
+            let count = self.master.read(&mut bytes).unwrap();
+            self.shown.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
+        }
+    }
+
+    fn write(&mut self, text: &str) {
+        self.master.write_all(text.as_bytes()).unwrap();
+    }
+
+    fn resize(&self, rows: u16, columns: u16) {
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&self.master, size).unwrap();
+    }
+
+    fn is_cooked(&self) -> bool {
+        let modes = rustix::termios::tcgetattr(&self.slave).unwrap().local_modes;
+        modes.contains(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
+    }
+}
+
+const SCRIPT: &str = "stty size; until [ \"$(stty size)\" = '50 60' ]; do sleep 0.05; done; echo resized; \
+                      read x; echo \"got $x\"; exit 6";
+
+#[test]
+fn run_on_the_callers_terminal() {
+    let mut bench = Bench::new(SCRIPT);
+    bench.plan.spec["process"]["terminal"] = json!(true);
+    bench.write();
+    let mut seat = Seat::new(&bench, &["run", "box"]);
+    assert!(seat.is_cooked());
+    seat.read_until("33 44");
+    // What is typed goes in as it is: the terminal inside echoes it and knows what ^C means.
+    assert!(!seat.is_cooked());
+    seat.resize(50, 60);
+    seat.read_until("resized");
+    seat.write("hello\r");
+    seat.read_until("got hello");
+    assert_eq!(seat.child.wait().unwrap().code(), Some(6));
+    assert!(seat.is_cooked());
+    assert_eq!(seat.shown.matches("hello").count(), 2, "{}", seat.shown);
+    bench.clean();
+}
+
+#[test]
+fn exec_on_the_callers_terminal() {
+    let bench = Bench::new("sleep 100");
+    bench.command(&["run", "-d", "box"]).stdout(Stdio::null()).status().unwrap();
+    let mut seat = Seat::new(&bench, &["exec", "-t", "box", "sh", "-c", SCRIPT]);
+    seat.read_until("33 44");
+    seat.resize(50, 60);
+    seat.read_until("resized");
+    seat.write("hello\r");
+    seat.read_until("got hello");
+    assert_eq!(seat.child.wait().unwrap().code(), Some(6));
+    assert!(seat.is_cooked());
+    // ^C is for the program inside.
+    let mut seat = Seat::new(&bench, &["exec", "-t", "box", "sh", "-c", "echo on; sleep 100"]);
+    seat.read_until("on");
+    seat.write("\x03");
+    assert_eq!(seat.child.wait().unwrap().code(), Some(128 + 2));
+    bench.ok(&["delete", "--force", "box"]);
+    bench.clean();
+}
+
+#[test]
+fn without_a_terminal_there_is_none_to_give() {
+    let mut bench = Bench::new("true");
+    bench.plan.spec["process"]["terminal"] = json!(true);
+    bench.write();
+    // A session without a controlling terminal, and streams that are none.
+    let output = Command::new("setsid")
+        .args(["--wait", env!("CARGO_BIN_EXE_brig-rt"), "--root"])
+        .arg(bench.path("state"))
+        .args(["run", "box"])
+        .current_dir(bench.plan.dir.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("/dev/tty"), "{said}");
+    bench.refused(&["run", "--detach", "box"], "without setting console socket");
+    bench.clean();
+}
