@@ -26,6 +26,7 @@ docker-registry docker-registry
 mmdebstrap mmdebstrap
 nft nftables
 ip iproute2
+iptables-restore iptables
 unshare util-linux
 LIST
     # A busybox that needs libraries cannot be an image by itself.
@@ -51,7 +52,32 @@ install_needed() {
     apt-get install -y -qq --no-install-recommends $packages < /dev/null > /dev/null
 }
 
+# CRIU of version 4 or later, which Debian 12 does not have: of an unstable Debian, unpacked under target/ from the mirror that
+# this machine uses, and run with its own libraries. Where it cannot be had, the tests that need it say so.
+prepare_criu() {
+    criu --version 2> /dev/null | grep -q 'Version: [4-9]' && return
+    local cache=$PWD/target/test-images/criu mirror
+    mkdir -p "$cache/bin"
+    if [ ! -x "$cache/root/usr/sbin/criu" ]; then
+        step "unpacking CRIU"
+        mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' | grep -v security | head -n 1)
+        rm -rf "$cache/part"
+        mmdebstrap --quiet --variant=extract --include=criu --aptopt='Acquire::Check-Valid-Until "false"' \
+            sid "$cache/part" "$mirror" < /dev/null || return 0
+        mv "$cache/part" "$cache/root"
+    fi
+    local loader
+    loader=$(echo "$cache"/root/usr/lib/*-linux-gnu/ld-linux-*.so.*)
+    cat > "$cache/bin/criu" <<WRAPPER
+#!/bin/sh
+exec "$loader" --argv0 criu --library-path "${loader%/*}" "$cache/root/usr/sbin/criu" "\$@"
+WRAPPER
+    chmod 755 "$cache/bin/criu"
+    PATH="$cache/bin:$PATH"
+}
+
 install_needed
+prepare_criu
 export BRIG_SKIPS="$PWD/target/skips.txt"
 mkdir -p target
 : > "$BRIG_SKIPS"

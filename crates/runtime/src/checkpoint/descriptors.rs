@@ -1,7 +1,10 @@
 //! The first three descriptors of a container, by the names that CRIU has for them: `descriptors.json` beside the images.
 //! Owns that file. Must not take a name from it that means anything but a stream.
 
+use std::os::fd::BorrowedFd;
 use std::path::Path;
+
+use rustix::fs::SeekFrom;
 
 use super::mountinfo;
 use crate::error::{Error, Result};
@@ -78,6 +81,19 @@ pub(super) fn read(directory: &Path) -> Result<Vec<Option<String>>> {
             None => Err(failed(format!("{name:?} is not the name of a stream"))),
         })
         .collect()
+}
+
+/// Refuses a stream that CRIU could not set to the place in the file that it was at.
+pub(super) fn check(names: &[Option<String>], streams: [BorrowedFd<'_>; 3]) -> Result<()> {
+    for ((name, stream), word) in names.iter().zip(streams).zip(["stdin", "stdout", "stderr"]) {
+        let was_file = name.as_deref().is_some_and(is_external_file);
+        if was_file && rustix::fs::seek(stream, SeekFrom::Current(0)) == Err(rustix::io::Errno::SPIPE) {
+            return Err(Error::unsupported(format!(
+                "{word} was a file when the container was saved; CRIU cannot put a pipe, a socket or a terminal in its place: restore with a file (or /dev/null) as {word}"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Whether a name is one to replace; `None` if it is none at all.

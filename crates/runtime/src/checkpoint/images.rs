@@ -201,8 +201,7 @@ fn has_link(root: &impl std::os::fd::AsFd, path: &Path) -> bool {
         return false;
     }
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
-    let opened =
-        rustix::fs::openat2(root, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), resolve);
+    let opened = rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve);
     matches!(opened, Err(rustix::io::Errno::LOOP | rustix::io::Errno::XDEV))
 }
 
@@ -333,6 +332,7 @@ mod tests {
         assert!(try_one(entry("/not/there", "/rootfs", 0, 0, Some("x"))).is_ok());
         let place = try_one(entry("/link/conf", "/rootfs/real", 0, 0, Some("x"))).unwrap_err();
         assert!(place.message.contains("its place leads through a link"), "{place}");
+        assert!(try_one(entry("/link", "/rootfs/real", 0, 0, Some("x"))).is_err());
         let shown = try_one(entry("/real/conf", "/rootfs/link/conf", 0, 0, None)).unwrap_err();
         assert!(shown.message.contains("what it shows leads through a link"), "{shown}");
     }

@@ -54,6 +54,8 @@ pub fn restore(request: RestoreRequest<'_>) -> Result<Restored> {
     container::check_root(&create.rootfs)?;
     check_restorable(&plan)?;
     let directories = Directories::open(options, false, LOG)?;
+    let streams = descriptors::read(&options.images)?;
+    descriptors::check(&streams, [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()])?;
     images::check_filters(&options.images, plan.launch.as_ref())?;
     let mounts = images::mounts(&options.images)?;
     let cgroup = container::make_cgroup(
@@ -69,7 +71,15 @@ pub fn restore(request: RestoreRequest<'_>) -> Result<Restored> {
         },
     )?;
     let terminal = create.spec.process.as_ref().is_some_and(|process| process.terminal);
-    let run = Run { plan: &plan, options, directories: &directories, mounts: &mounts, cgroup: &cgroup, terminal };
+    let run = Run {
+        plan: &plan,
+        options,
+        directories: &directories,
+        mounts: &mounts,
+        streams: &streams,
+        cgroup: &cgroup,
+        terminal,
+    };
     match run.all(&create, console) {
         Ok(pid) => finish(pid, &mut plan, create, cgroup),
         Err(error) => {
@@ -125,6 +135,7 @@ struct Run<'a> {
     options: &'a Options,
     directories: &'a Directories,
     mounts: &'a [images::Mount],
+    streams: &'a [Option<String>],
     cgroup: &'a Cgroup,
     terminal: bool,
 }
@@ -253,9 +264,9 @@ impl Run<'_> {
             // The one that was checked, not whatever its path means by then.
             opts.join(kind, &format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd()));
         }
-        for (name, number) in descriptors::read(&self.options.images)?.into_iter().zip(0..) {
+        for (name, number) in self.streams.iter().zip(0..) {
             if let Some(name) = name {
-                opts.inherit(&name, number);
+                opts.inherit(name, number);
             }
         }
         Ok(opts)

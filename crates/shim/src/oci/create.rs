@@ -159,7 +159,7 @@ impl<'a> Order<'a> {
     }
 
     /// Remembers the container; the master goes to the console socket, if there is one.
-    pub(crate) fn announce(
+    fn announce(
         &self,
         container: &Container,
         master: Option<OwnedFd>,
@@ -174,20 +174,24 @@ impl<'a> Order<'a> {
             console.send(b"/dev/ptmx", &[master.as_fd()])?;
         }
         send_pidfd(self.pidfd_socket.as_deref(), container.pidfd())?;
-        let pid = container.pid();
+        let started = start_time(container.pid())
+            .ok_or_else(|| Fault::new("the container's first process ended before it was started"))?;
+        self.remember(container, started, records).map(|()| master)
+    }
+
+    /// Writes the record.
+    pub(crate) fn remember(&self, container: &Container, start_time: u64, records: &Records) -> Result<(), Fault> {
         let record = Record {
             id: self.id.to_owned(),
             bundle: self.bundle.clone(),
-            pid,
-            start_time: start_time(pid)
-                .ok_or_else(|| Fault::new("the container's first process ended before it was started"))?,
+            pid: container.pid(),
+            start_time,
             boot_id: boot_id(),
             created: Timestamp::now().to_string(),
             cgroup: container.cgroup().place().clone(),
             session_keyring: !self.line.has("no-new-keyring"),
         };
-        records.save(&record, &self.spec)?;
-        Ok(master)
+        records.save(&record, &self.spec)
     }
 
     pub(crate) fn write_pid(&self, pid: i32) -> Result<(), Fault> {

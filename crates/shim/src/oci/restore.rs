@@ -10,13 +10,13 @@ use brig_oci::runtime::LinuxNamespace;
 use brig_runtime::Container;
 use brig_runtime::checkpoint::{Options, RestoreRequest};
 
-use crate::oci::Fault;
 use crate::oci::arguments::CommandLine;
 use crate::oci::checkpoint::options;
 use crate::oci::create::{Order, after_delete, connect, undo};
 use crate::oci::foreground::Foreground;
-use crate::oci::record::Records;
+use crate::oci::record::{Records, start_time};
 use crate::oci::relay::{Host, Relay};
+use crate::oci::{Fault, log};
 
 /// `restore`: as `run`, from images.
 pub(crate) fn restore(line: &CommandLine, records: &Records) -> Result<u8, Fault> {
@@ -96,7 +96,10 @@ fn make(
         linux.namespaces.push(LinuxNamespace { type_: "time".to_owned(), path: None });
     }
     let container = restored.container;
-    let announced = order.announce(&container, None, None, records).and_then(|_| order.write_pid(container.pid()));
+    container.warnings().iter().for_each(|warning| log::warn(warning));
+    // It may have ended already; no process was started at the machine's own start.
+    let started = start_time(container.pid()).unwrap_or(0);
+    let announced = order.remember(&container, started, records).and_then(|()| order.write_pid(container.pid()));
     match announced {
         Ok(()) => Ok((container, master)),
         Err(fault) => Err(undo(container, fault)),
