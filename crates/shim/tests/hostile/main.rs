@@ -2,8 +2,9 @@
 //! confined. One module per theme; this file only lists them.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-#[allow(dead_code)]
 mod bundle;
 mod callers;
 mod escapes;
+mod order;
+mod races;
 mod table;
