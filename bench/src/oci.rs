@@ -13,9 +13,19 @@ use std::process::Stdio;
 /// A bundle, and the runtimes that can run it.
 pub struct Bench {
     folder: PathBuf,
+    /// Where the runtimes remember containers: in memory, as `/run` is on an ordinary machine.
+    state: PathBuf,
     cgroup: String,
     runtimes: Vec<Runtime>,
     floor: PathBuf,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.state) {
+            eprintln!("{} is left: {error}", self.state.display());
+        }
+    }
 }
 
 /// A runtime.
@@ -43,7 +53,9 @@ impl Bench {
         }
         candidates.extend(extra.iter().cloned());
         let cgroup = format!("/{}/oci", host.name);
-        let mut bench = Bench { folder, cgroup, runtimes: Vec::new(), floor: host::binary("oci-floor") };
+        let state = Path::new("/dev/shm").join(&host.name);
+        std::fs::create_dir_all(&state).expect("/dev/shm can be written");
+        let mut bench = Bench { folder, state, cgroup, runtimes: Vec::new(), floor: host::binary("oci-floor") };
         let mut refused = bench.keep(candidates);
         if !refused.is_empty() && hide_version2() {
             refused = bench.keep(refused);
@@ -160,7 +172,7 @@ impl Bench {
     }
 
     fn state(&self) -> String {
-        self.folder.join("state").display().to_string()
+        self.state.display().to_string()
     }
 
     fn rootfs(&self) -> String {
