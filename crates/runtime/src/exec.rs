@@ -221,7 +221,7 @@ impl Stage<'_> {
         keep.extend(self.preserved.iter().chain(self.files).map(AsFd::as_fd));
         brig_sys::process::close_all_but(&keep)?;
         // While this still is the process that the host's procfs knows as its own.
-        init::set_labels(self.launch)?;
+        init::labels::set(self.launch)?;
         for file in self.files {
             rustix::io::write(file, b"0").map_err(|errno| brig_sys::Error::new("write(cgroup tasks, \"0\")", errno))?;
         }

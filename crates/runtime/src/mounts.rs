@@ -67,7 +67,23 @@ pub(crate) fn plan(spec: &Spec, outside: Outside<'_>) -> Result<Vec<Planned>> {
     if !planned.iter().any(|mount| mount.destination == Path::new("dev")) {
         planned.insert(0, plan_one(&default_dev(), outside)?);
     }
+    let label = spec.linux.as_ref().map_or("", |linux| linux.mount_label.as_str());
+    if !label.is_empty() {
+        planned.iter_mut().for_each(|mount| mount.set_label(label));
+    }
     Ok(planned)
+}
+
+impl Planned {
+    /// Gives a new file system its SELinux context. The kernel's own file systems have theirs from the policy, and what is
+    /// bound keeps what it has.
+    fn set_label(&mut self, label: &str) {
+        let labelled = matches!(self.kind, Kind::Dev | Kind::FileSystem)
+            && !matches!(self.fs.as_str(), "proc" | "sysfs" | "mqueue" | "securityfs" | "bpf");
+        if labelled && !self.options.has_data("context") {
+            self.options.data.push(("context".to_owned(), Some(label.to_owned())));
+        }
+    }
 }
 
 fn default_dev() -> Mount {
@@ -218,6 +234,29 @@ mod tests {
         assert_eq!(one("/x/./y/", "bind", "/y", &[]).unwrap().destination, Path::new("x/y"));
         assert_eq!(one("/sys/fs/cgroup", "cgroup", "cgroup", &["ro"]).unwrap().kind, Kind::Cgroup);
         assert_eq!(one("/proc/meminfo", "bind", "/y", &[]).unwrap().kind, Kind::Bind);
+    }
+
+    #[test]
+    fn labels_are_for_new_file_systems() {
+        let labelled = |destination: &str, type_: &str, options: &[&str]| -> Vec<String> {
+            let mut mount = one(destination, type_, "/x", options).unwrap();
+            mount.set_label("system_u:object_r:container_file_t:s0:c4,c5");
+            mount.options.data.into_iter().filter(|(key, _)| key == "context").filter_map(|(_, value)| value).collect()
+        };
+        let label = ["system_u:object_r:container_file_t:s0:c4,c5"];
+        assert_eq!(labelled("/dev", "tmpfs", &[]), label);
+        assert_eq!(labelled("/dev/shm", "tmpfs", &["size=5"]), label);
+        assert_eq!(labelled("/dev/pts", "devpts", &[]), label);
+        assert_eq!(labelled("/x", "tmpfs", &["context=own"]), ["own"]);
+        for (destination, type_, options) in [
+            ("/proc", "proc", &[][..]),
+            ("/sys", "sysfs", &[]),
+            ("/dev/mqueue", "mqueue", &[]),
+            ("/x", "bind", &["bind"]),
+            ("/sys/fs/cgroup", "cgroup", &[]),
+        ] {
+            assert_eq!(labelled(destination, type_, options), Vec::<String>::new(), "{destination}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::cgroup::Layout;
 use crate::devices::{self, Nodes};
 use crate::error::{Error, Result, Step};
 use crate::hooks::Hooks;
+use crate::init::labels;
 use crate::launch::Launch;
 use crate::mounts::{self, Outside, Planned};
 use crate::namespaces::Namespaces;
@@ -112,8 +113,12 @@ fn check_supported(spec: &Spec, linux: &Linux, namespaces: &Namespaces) -> Resul
     if (!spec.hostname.is_empty() || !spec.domainname.is_empty()) && namespaces.new & flags::NEWUTS == 0 {
         return Err(Error::invalid("hostname, domainname: need a new uts namespace in linux.namespaces"));
     }
-    if !linux.mount_label.is_empty() {
-        return Err(Error::unsupported("linux.mountLabel: SELinux labels of mounts are not supported"));
+    let label = &linux.mount_label;
+    if label.contains(['\n', '\0']) {
+        return Err(Error::invalid(format!("linux.mountLabel: {label:?} contains a line break or NUL")));
+    }
+    if !label.is_empty() && !labels::selinux() {
+        return Err(labels::absent("linux.mountLabel", label, "SELinux"));
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ pub mod netns;
 pub mod own_program;
 pub mod pidfd;
 pub mod process;
+pub mod procfs;
 pub mod pty;
 pub mod seccomp;
 pub mod signal;

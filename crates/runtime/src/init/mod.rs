@@ -5,6 +5,7 @@ mod cgroups;
 mod dev;
 mod finish;
 pub(crate) mod jail;
+pub(crate) mod labels;
 mod lookup;
 mod mounts;
 mod reaper;
@@ -17,13 +18,12 @@ use brig_sys::beneath::Root;
 use brig_sys::clone::flags;
 use brig_sys::fdpass::Channel;
 use brig_sys::keyring::Searchers;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::Mode;
 
 use crate::cgroup::Cgroup;
-use crate::error::{Error, ErrorKind, Result, Step};
+use crate::error::{Error, ErrorKind, Result};
 use crate::gate::Gate;
 use crate::hooks::Moment;
-use crate::launch::Launch;
 use crate::placement;
 use crate::plan::Plan;
 use crate::wire::{self, Order, Report};
@@ -89,7 +89,7 @@ impl Init<'_> {
         // Copies of the parent's connections would keep them from ever ending.
         brig_sys::process::close_all_but(&keep)?;
         if let Some(launch) = &plan.launch {
-            set_labels(launch)?;
+            labels::set(launch)?;
         }
         for file in self.cgroups {
             rustix::io::write(file, b"0").map_err(|errno| brig_sys::Error::new("write(cgroup tasks, \"0\")", errno))?;
@@ -192,52 +192,6 @@ impl Init<'_> {
         }
         Ok(true)
     }
-}
-
-/// The labels of the program, written while this process is still who it was when it was cloned: only then it owns the files.
-/// Goes through the host's procfs, which nothing of a container is mounted on.
-pub(crate) fn set_labels(launch: &Launch) -> Result<()> {
-    let write = |path: &str, label: &str, field: &str, module: &str| -> Result<()> {
-        let absent = || Error::unsupported(format!("{field}: {label:?}: {module} is not in force on this machine"));
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|_| absent())?;
-        let magic = rustix::fs::fstatfs(&file)
-            .map_err(|errno| brig_sys::Error::new(format!("fstatfs({path:?})"), errno))?
-            .f_type;
-        if magic as i64 != PROC_MAGIC {
-            return Err(Error::system(format!("{field}: {path} is not on a procfs")));
-        }
-        let call = |errno| Error::from(brig_sys::Error::new(format!("write({path:?}, {label:?})"), errno));
-        rustix::io::write(&file, label.as_bytes())
-            .map(drop)
-            .map_err(|errno| match errno {
-                rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP => absent(),
-                errno => call(errno),
-            })
-            .step(|| field.to_owned())
-    };
-    if let Some(profile) = launch.apparmor.as_deref().filter(|profile| *profile != "unconfined") {
-        if !Path::new("/sys/module/apparmor/parameters/enabled").exists() {
-            return Err(Error::unsupported(format!(
-                "process.apparmorProfile: {profile:?}: AppArmor is not in force on this machine"
-            )));
-        }
-        let path = if Path::new("/proc/self/attr/apparmor").exists() {
-            "/proc/self/attr/apparmor/exec"
-        } else {
-            "/proc/self/attr/exec"
-        };
-        write(path, &format!("exec {profile}"), "process.apparmorProfile", "AppArmor")?;
-    }
-    if let Some(label) = launch.selinux.as_deref() {
-        if !Path::new("/sys/fs/selinux/enforce").exists() {
-            return Err(Error::unsupported(format!(
-                "process.selinuxLabel: {label:?}: SELinux is not in force on this machine"
-            )));
-        }
-        write("/proc/self/attr/exec", label, "process.selinuxLabel", "SELinux")?;
-    }
-    Ok(())
 }
 
 /// `PROC_SUPER_MAGIC`.

@@ -311,7 +311,7 @@ pub(super) fn hide(plan: &Plan<'_>, root: &Root, places: &Places) -> Result<()> 
             match &empty {
                 // The first stays attached where it is; later ones are copies of it.
                 Some(first) => brig_sys::mount::clone_tree(first.as_fd(), false).step(step)?,
-                None => empty_directory().step(step)?,
+                None => empty_directory(&plan.linux.mount_label).step(step)?,
             }
         } else {
             brig_sys::mount::clone_tree(null.as_fd(), false).step(step)?
@@ -333,8 +333,11 @@ fn open_if_there(root: &Root, path: &Path) -> Result<Option<OwnedFd>> {
     }
 }
 
-fn empty_directory() -> Result<OwnedFd> {
+fn empty_directory(label: &str) -> Result<OwnedFd> {
     let tmpfs = Context::open("tmpfs")?;
+    if !label.is_empty() {
+        tmpfs.set("context", label)?;
+    }
     for (key, value) in [("source", "tmpfs"), ("nr_blocks", "1"), ("nr_inodes", "1"), ("mode", "0555")] {
         tmpfs.set(key, value)?;
     }

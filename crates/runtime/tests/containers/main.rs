@@ -8,6 +8,7 @@ mod hooks;
 mod hostile;
 mod inside;
 mod keyring;
+mod labels;
 mod listener;
 mod mounts;
 mod namespaces;
@@ -30,6 +31,7 @@ fn main() {
         hooks::TESTS,
         hostile::TESTS,
         keyring::TESTS,
+        labels::TESTS,
         listener::TESTS,
         mounts::TESTS,
         namespaces::TESTS,
