@@ -47,7 +47,8 @@ impl Bundle {
         let dir = tempfile::Builder::new().prefix("brig-hostile-").tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let id = format!("brig-hostile-{}-{number}", std::process::id());
+        // No id is the beginning of another.
+        let id = format!("brig-hostile-{}-{number:04}", std::process::id());
         let mut bundle = Bundle { dir, id, spec: Value::Null };
         bundle.make_root();
         bundle.make_canary();
