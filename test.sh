@@ -21,10 +21,14 @@ needed() {
     done <<'LIST'
 cc gcc
 busybox busybox-static
+ctr containerd
 docker docker.io
+dockerd docker.io
 docker-registry docker-registry
 mmdebstrap mmdebstrap
 nft nftables
+podman podman
+strace strace
 ip iproute2
 iptables-restore iptables
 unshare util-linux

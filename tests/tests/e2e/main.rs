@@ -10,6 +10,7 @@ mod harness;
 mod images;
 mod lifecycle;
 mod network;
+mod other_engines;
 mod scenario;
 mod security;
 mod stock_client;
