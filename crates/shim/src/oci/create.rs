@@ -147,7 +147,7 @@ impl<'a> Order<'a> {
     /// Tells what the runtime is about to do differently from runc, under the lines that people look for.
     fn tell_plan(&self) {
         log::debug(|| {
-            "init is a clone of this process and executes no file of the host; instead of \
+            "this program runs from a read-only view of its file or a sealed copy, and init is its clone; instead of \
              runc exeseal: using /proc/self/exe clone, runc exeseal: using overlayfs for sealed /proc/self/exe"
                 .to_owned()
         });
