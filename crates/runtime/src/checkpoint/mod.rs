@@ -105,8 +105,9 @@ impl Directories {
     }
 
     /// Both as the caller's mount namespace has them: in another one than theirs nothing can be mounted on them. Images first.
-    fn again(&self) -> Result<Vec<OwnedFd>> {
-        [Some(&self.images), self.work.as_ref()].into_iter().flatten().map(open_again).collect()
+    fn again(&self) -> Result<[OwnedFd; 2]> {
+        let work = self.work.as_ref().map_or_else(|| open_again(&self.images), open_again)?;
+        Ok([open_again(&self.images)?, work])
     }
 
     /// What CRIU is told in both directions; `numbers` are those of the directories in the process that made the conversation.

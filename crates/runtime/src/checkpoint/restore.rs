@@ -194,8 +194,8 @@ impl Run<'_> {
         let ignored = self.options.cgroups == CgroupsMode::Ignore;
         let cgroup = if ignored { self.plan.namespaces.new & flags::NEWCGROUP } else { 0 };
         brig_sys::namespace::unshare(flags::NEWNS | cgroup)?;
-        let mut given = self.directories.again()?;
-        stage.run()?;
+        let [images, work] = self.directories.again()?;
+        let mut given = vec![stage.run(images)?, work];
         for (_, fd) in self.joined() {
             given.push(fd.try_clone().map_err(|error| Error::system(format!("dup(namespace): {error}")))?);
         }
@@ -231,7 +231,7 @@ impl Run<'_> {
         cgroups: &[(String, String)],
     ) -> Result<Opts> {
         let mut numbers = FIRST_FD..;
-        let directories = (numbers.next().unwrap_or(FIRST_FD), self.options.work.as_ref().and_then(|_| numbers.next()));
+        let directories = (numbers.next().unwrap_or(FIRST_FD), numbers.next());
         let mut opts = self.directories.opts(self.options, LOG, config_file(annotations), directories);
         let text = |path: &Path| {
             path.to_str().map(str::to_owned).ok_or_else(|| Error::invalid(format!("{}: is not UTF-8", path.display())))

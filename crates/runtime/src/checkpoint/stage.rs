@@ -2,7 +2,7 @@
 //! Owns the layout. Every mount gets all its attributes here, before CRIU can show it to anybody. Must not leave anything on
 //! the host but the places of mounts in the container's root, which a create makes too.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use brig_sys::beneath::Root;
@@ -61,8 +61,9 @@ pub(super) fn root_path(place: &Path) -> PathBuf {
 }
 
 impl Stage<'_> {
-    /// Runs in the child that becomes CRIU, in a mount namespace of its own: lays everything out.
-    pub fn run(&self) -> Result<()> {
+    /// Runs in the child that becomes CRIU, in a mount namespace of its own: lays everything out. Returns the
+    /// directory of the images as the container's root may read it.
+    pub fn run(&self, images: OwnedFd) -> Result<OwnedFd> {
         let place = place()?;
         let open = |path: &Path| {
             rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
@@ -88,7 +89,11 @@ impl Stage<'_> {
         self.prepare(&layout, place)?;
         // Else CRIU's copies of the namespace would have it too.
         rustix::mount::unmount(place.join("prepared"), rustix::mount::UnmountFlags::DETACH)
-            .map_err(|errno| brig_sys::Error::new("umount2(prepared, MNT_DETACH)", errno).into())
+            .map_err(|errno| brig_sys::Error::new("umount2(prepared, MNT_DETACH)", errno))?;
+        match self.identity.map() {
+            Some(owners) => readable(&layout, images, owners),
+            None => Ok(images),
+        }
     }
 
     /// What comes from outside, detached, by its name in the layout.
@@ -123,8 +128,8 @@ impl Stage<'_> {
                 staged.push((external_name(index, mount, Path::new("")), place.join(index.to_string())));
             }
             // What a file system of CRIU's holds, CRIU brings; cgroups are in such a one.
-            if mount.kind == Kind::Cgroup || self.plan.mounts.iter().any(|other| is_made(other) && below(mount, other))
-            {
+            let made = |other: &Planned| !is_external(other, user_namespace) && other.kind != Kind::Cgroup;
+            if mount.kind == Kind::Cgroup || self.plan.mounts.iter().any(|other| made(other) && below(mount, other)) {
                 continue;
             }
             let step = || format!("mounts: /{}", mount.destination.display());
@@ -134,18 +139,13 @@ impl Stage<'_> {
                 None => true,
             };
             let target = init::place_of_mount(&root, mount, directory).step(step)?;
-            if let Some(tree) = tree.filter(|_| mount.kind == Kind::Bind) {
+            if let Some(tree) = tree {
                 let copy = brig_sys::mount::clone_tree(tree.as_fd(), true).step(step)?;
                 brig_sys::mount::attach(copy.as_fd(), target.as_fd()).step(step)?;
             }
         }
         images::check_links(self.images, &root.as_fd(), &staged)
     }
-}
-
-/// Whether it is a new file system, which CRIU makes and fills.
-fn is_made(mount: &Planned) -> bool {
-    matches!(mount.kind, Kind::FileSystem | Kind::Dev)
 }
 
 fn below(mount: &Planned, other: &Planned) -> bool {
@@ -168,6 +168,53 @@ fn attach(layout: &Root, name: &str, tree: &OwnedFd) -> Result<()> {
     // Attached below a shared mount it would be one itself.
     let private = Change { propagation: Some(Propagation::Private), ..Change::default() };
     Ok(brig_sys::mount::configure(tree.as_fd(), true, private)?)
+}
+
+/// The images once more, each its own mount, for those who restore inside of a user namespace: to root there they are its own.
+/// Before that namespace has its map CRIU reads clocks there, as nobody; those are no secret.
+fn readable(layout: &Root, images: OwnedFd, owners: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let step = || "images".to_owned();
+    let mapped = brig_sys::mount::clone_tree(images.as_fd(), false).step(step)?;
+    match brig_sys::mount::configure(mapped.as_fd(), false, Change { idmap: Some(owners), ..Change::default() }) {
+        Ok(()) => {}
+        // Not every file system can; then the files' modes decide.
+        Err(error) if error.errno == rustix::io::Errno::INVAL => return Ok(images),
+        Err(error) => return Err(error.into()),
+    }
+    attach(layout, "mapped", &mapped)?;
+    let call = |name: &str, errno| brig_sys::Error::new(format!("openat(images, {name:?})"), errno);
+    let entries = rustix::fs::Dir::read_from(&images).map_err(|errno| call(".", errno))?;
+    layout.mkdir_all(Path::new("images"), Mode::from_raw_mode(0o755))?;
+    for entry in entries {
+        let entry = entry.map_err(|errno| call(".", errno))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.ends_with(".img") {
+            continue;
+        }
+        let copy = format!("images/{name}");
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let image = rustix::fs::openat(&mapped, &name, flags, Mode::empty()).map_err(|errno| call(&name, errno))?;
+        if name.starts_with("timens-") {
+            copy_clocks(layout, &images, &name, &copy)?;
+        } else if kind_of(&image)? == FileType::RegularFile {
+            attach(layout, &copy, &brig_sys::mount::clone_tree(image.as_fd(), false).step(step)?)?;
+        }
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    Ok(layout.open_in(Path::new("images"), flags, Mode::empty())?)
+}
+
+/// A clock image is some dozens of bytes.
+fn copy_clocks(layout: &Root, images: &OwnedFd, name: &str, copy: &str) -> Result<()> {
+    let call = |errno| Error::from(brig_sys::Error::new(format!("copy of {name}"), errno));
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let from = rustix::fs::openat(images, name, flags, Mode::empty()).map_err(call)?;
+    let mut content = [0u8; 4096];
+    let length = rustix::io::read(&from, &mut content[..]).map_err(call)?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
+    let to = layout.open_in(Path::new(copy), flags, Mode::from_raw_mode(0o644))?;
+    rustix::fs::fchmod(&to, Mode::from_raw_mode(0o644)).map_err(call)?;
+    rustix::io::write(&to, &content[..length]).map(drop).map_err(call)
 }
 
 /// What lies ready, by the mounts of the process that laid it out.

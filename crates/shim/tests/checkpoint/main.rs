@@ -364,3 +364,29 @@ fn its_cgroup_is_made_before() {
 
 /// What holds a terminal's descriptor, so that the type is used.
 const _: fn(&Channel) -> std::os::fd::BorrowedFd<'_> = |channel| channel.as_fd();
+
+#[test]
+fn its_ids_are_its_own_again() {
+    if skipped("its_ids_are_its_own_again") {
+        return;
+    }
+    let bundle = Bundle::with_user_namespace(COUNTER);
+    // CRIU opens what it inherits again, as the container's root, to whom files of the host are not open.
+    let quiet = |arguments: &[&str]| {
+        let mut command = bundle.command(arguments);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let log = || fs::read_to_string(bundle.path("log")).unwrap_or_default();
+        assert_eq!(finish(child, arguments), 0, "{}", log());
+    };
+    quiet(&["--log", "log", "run", "--detach", "ID"]);
+    counts_on(&bundle, 3);
+    bundle.ok(&CHECKPOINT);
+    bundle.clean();
+    quiet(&["--log", "log", "restore", "--detach", "--image-path", "images", "ID"]);
+    let saved = count(&bundle);
+    counts_on(&bundle, saved);
+    let map = fs::read_to_string(format!("/proc/{}/uid_map", bundle.pid())).unwrap();
+    assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", "231072", "65536"]);
+    assert_eq!(bundle.ok(&["exec", "ID", "stat", "-c", "%u", "/dev/null", "/proc/1"]), "0\n0\n");
+    end(&bundle);
+}
