@@ -25,18 +25,29 @@ pub(crate) fn make(mount: &Planned, identity: &Identity, map_all: bool) -> Resul
             Error::system(format!("{}: {error}", place()))
         }
     })?;
-    finish(mount, &tree, identity.map(), map_all)?;
+    finish(mount, &tree, own_map(mount)?.as_ref(), identity.map(), map_all)?;
     Ok(tree)
 }
 
-/// Maps and changes a cloned tree as its mount wants it; `container` is the container's user namespace.
-pub(crate) fn finish(mount: &Planned, tree: &OwnedFd, container: Option<BorrowedFd<'_>>, map_all: bool) -> Result<()> {
+/// The user namespace that stands for a mount's own map, if it has one.
+pub(crate) fn own_map(mount: &Planned) -> Result<Option<OwnedFd>> {
+    let make = |(uids, gids): &(Vec<_>, Vec<_>)| identity::mapping_only(uids, gids);
+    mount.mappings.as_ref().map(make).transpose().step(|| format!("mounts: /{}", mount.destination.display()))
+}
+
+/// Maps and changes a cloned tree as its mount wants it; `own` is the mount's own map, `container` is the container's user namespace.
+pub(crate) fn finish(
+    mount: &Planned,
+    tree: &OwnedFd,
+    own: Option<&OwnedFd>,
+    container: Option<BorrowedFd<'_>>,
+    map_all: bool,
+) -> Result<()> {
     let source = mount.source.as_deref().unwrap_or(Path::new(""));
     let place = || format!("mounts: /{}", mount.destination.display());
     let recursive = mount.options.bind == Some(true);
     check_special(mount, tree)?;
-    let own = mount.mappings.as_ref().map(|(uids, gids)| identity::mapping_only(uids, gids)).transpose().step(place)?;
-    let map = match (&own, mount.options.idmap) {
+    let map = match (own, mount.options.idmap) {
         (Some(own), _) => Some(own.as_fd()),
         (None, Some(_)) if container.is_none() => {
             return Err(Error::invalid(format!(

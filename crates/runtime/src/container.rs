@@ -13,9 +13,7 @@ use brig_sys::pidfd;
 use rustix::fs::FileType;
 
 use crate::about::About;
-use crate::binds;
 use crate::cgroup::{Cgroup, Driver, Layout, Place, Wish};
-use crate::devices;
 use crate::error::{Error, Result, Step};
 use crate::gate::Gate;
 use crate::hooks::{Hooks, Moment};
@@ -23,11 +21,12 @@ use crate::identity::{self, Identity};
 use crate::init::{self, Init};
 use crate::launch::{self, Launch};
 use crate::listener::{Agent, Whose};
-use crate::mounts::Kind;
 use crate::net_devices::{self, Moved};
 use crate::plan::Plan;
 use crate::resctrl::Class;
-use crate::rootfs::{self, Rootfs};
+use crate::rights;
+use crate::rootfs::Rootfs;
+use crate::sources::{self, Sources};
 use crate::wire::{self, Order, Report};
 
 pub(crate) const SIGKILL: i32 = 9;
@@ -203,6 +202,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
     let mut plan = Plan::new(spec, &about, root_directory(&rootfs, idmap_binds), init)?;
     plan.no_pivot = no_pivot;
     plan.check_no_pivot()?;
+    plan.unprivileged = plan.namespaces.has(flags::NEWUSER) && !rights::may_mount()?;
     check_terminal(spec.process.as_ref().is_some_and(|process| process.terminal), &stdio)?;
     check_root(&rootfs)?;
     check_preserved(&preserved)?;
@@ -316,10 +316,14 @@ impl Stdio {
             let stat = rustix::fs::fstat(fd)
                 .map_err(|errno| brig_sys::Error::new(format!("fstat({})", fd.as_raw_fd()), errno))?;
             if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo && (stat.st_uid, stat.st_gid) != (uid, gid) {
-                rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid)))
-                    .map_err(|errno| {
+                match rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid)))
+                {
+                    // A caller without rights: the program has its streams all the same.
+                    Err(rustix::io::Errno::PERM) => {}
+                    done => done.map_err(|errno| {
                         brig_sys::Error::new(format!("fchown({}, {uid}, {gid})", fd.as_raw_fd()), errno)
-                    })?;
+                    })?,
+                }
             }
         }
         Ok(())
@@ -382,10 +386,6 @@ impl Creation {
             // Clocks can be shifted only before anybody is in it.
             new &= !flags::NEWTIME;
         }
-        let root = match &given.rootfs {
-            Rootfs::Directory(path) => Some(path.as_path()),
-            _ => None,
-        };
         let child = || {
             init::run(Init {
                 plan,
@@ -395,7 +395,7 @@ impl Creation {
                 cgroup,
                 cgroups: &files,
                 keyring,
-                root,
+                rootfs: &given.rootfs,
                 gate: given.gate.as_ref(),
             })
         };
@@ -423,54 +423,63 @@ impl Creation {
         let Given { stdio, rootfs, .. } = given;
         let pid = self.child.as_ref().map_or(0, |child| child.pid);
         if plan.namespaces.new & flags::NEWUSER != 0 {
-            identity::write(
-                pid,
-                &identity::ranges(&plan.linux.uid_mappings),
-                &identity::ranges(&plan.linux.gid_mappings),
-            )?;
+            let uids = identity::ranges(&plan.linux.uid_mappings);
+            let gids = identity::ranges(&plan.linux.gid_mappings);
+            if plan.unprivileged {
+                identity::write_unprivileged(pid, &uids, &gids)?;
+            } else {
+                identity::write(pid, &uids, &gids)?;
+            }
         }
         if let Some(class) = &plan.class {
             class.add(pid)?;
         }
         self.shift_clocks(plan, pid)?;
+        if plan.unprivileged {
+            // Init looks after itself. From this order on it is no longer the caller's to look into.
+            self.identify(plan, stdio, pid)?;
+            self.moved = net_devices::move_in(&plan.net_devices, pid)?;
+            wire::order(&self.channel, Order::Mapped).map_err(|error| self.why(error))?;
+            return self.hand_over(Vec::new());
+        }
         wire::order(&self.channel, Order::Mapped).map_err(|error| self.why(error))?;
+        let identity = self.identify(plan, stdio, pid)?;
+        let console = matches!(stdio, Stdio::Terminal { .. });
+        let Sources { root, mut mounts } = sources::make(plan, rootfs, &identity, idmap_binds, console)?;
+        if plan.shares_mounts() {
+            let Rootfs::Directory(path) = rootfs else { return Err(init::jail::needs_directory()) };
+            init::jail::attach_at(root.root.as_fd(), path).step(|| "rootfs".to_owned())?;
+            self.attached = Some(copy(root.root.as_fd())?);
+        }
+        self.moved = net_devices::move_in(&plan.net_devices, pid).map_err(|error| self.why_if_said(error))?;
+        let fds: Vec<BorrowedFd<'_>> = [root.root.as_fd()].into_iter().chain(mounts.iter().map(AsFd::as_fd)).collect();
+        wire::send_fds(&self.channel, &fds).map_err(|error| self.why(error))?;
+        mounts.extend(root.rest);
+        self.hand_over(mounts)
+    }
+
+    /// Whose the container's ids are, checked against what the process wants of them.
+    fn identify(&self, plan: &Plan<'_>, stdio: &Stdio, pid: i32) -> Result<Identity> {
         let identity = Identity::of(pid, plan.namespaces.has(flags::NEWUSER))?;
         if plan.namespaces.new & flags::NEWUSER == 0 {
             identity.check_joined(plan.linux)?;
         }
         if let Some(launch) = &plan.launch {
             launch::check_mapped(launch, &identity.uids, &identity.gids)?;
-            stdio.give_to(launch, &identity)?;
+            if !plan.unprivileged {
+                stdio.give_to(launch, &identity)?;
+            }
             if let Some(value) = launch.oom_score_adj {
                 brig_sys::process::set_oom_score_adj(pid, value).step(|| "process.oomScoreAdj".to_owned())?;
             }
         }
-        let root = rootfs::make(rootfs, &identity, idmap_binds)?;
-        if plan.shares_mounts() {
-            let Rootfs::Directory(path) = rootfs else { return Err(init::jail::needs_directory()) };
-            init::jail::attach_at(root.root.as_fd(), path).step(|| "rootfs".to_owned())?;
-            self.attached = Some(copy(root.root.as_fd())?);
-        }
-        let console = matches!(stdio, Stdio::Terminal { .. });
-        let mut made = Vec::new();
-        for mount in &plan.mounts {
-            match mount.kind {
-                Kind::Dev => made.push(devices::make(mount, &plan.nodes, console, &identity)?),
-                Kind::Bind if mount.inner.is_some() => {}
-                Kind::Bind => made.push(binds::make(mount, &identity, idmap_binds)?),
-                Kind::Cgroup | Kind::FileSystem => {}
-            }
-        }
-        if !plan.nodes.outside.is_empty() {
-            made.push(devices::make_outside(&plan.nodes, &identity)?);
-        }
-        self.moved = net_devices::move_in(&plan.net_devices, pid).map_err(|error| self.why_if_said(error))?;
-        let fds: Vec<BorrowedFd<'_>> = [root.root.as_fd()].into_iter().chain(made.iter().map(AsFd::as_fd)).collect();
-        wire::send_fds(&self.channel, &fds).map_err(|error| self.why(error))?;
-        made.extend(root.rest);
+        Ok(identity)
+    }
+
+    fn hand_over(mut self, used: Vec<OwnedFd>) -> Result<Made> {
         let channel = Channel::from_fd(copy(self.channel.as_fd())?);
         let child = self.child.take().ok_or_else(|| Error::system("there is no child"))?;
-        Ok(Made { child, channel, used: made, attached: self.attached.take(), moved: self.moved.take() })
+        Ok(Made { child, channel, used, attached: self.attached.take(), moved: self.moved.take() })
     }
 
     /// Writes the offsets of the time namespace that the child has made and not yet entered.

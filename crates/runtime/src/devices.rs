@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use brig_oci::runtime::LinuxDevice;
 use brig_sys::mount::{Attr, Context};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
 
 use crate::error::{Error, Result, Step};
 use crate::identity::Identity;
@@ -28,7 +29,7 @@ const LINKS: [(&str, &str); 5] = [
 /// A node to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Node {
-    kind: FileType,
+    pub kind: FileType,
     number: u64,
     mode: u32,
     uid: u32,
@@ -164,18 +165,50 @@ fn fill(dev: &OwnedFd, nodes: &BTreeMap<PathBuf, Node>, identity: &Identity) -> 
         {
             match rustix::fs::mkdirat(dev, above, Mode::from_raw_mode(0o755)) {
                 Ok(()) => own(above, 0, 0)?,
-                Err(rustix::io::Errno::EXIST) => {}
+                Err(Errno::EXIST) => {}
                 Err(errno) => return Err(failed("mkdirat", above, errno)),
             }
         }
-        rustix::fs::mknodat(dev, path, node.kind, Mode::from_raw_mode(node.mode), node.number)
-            .map_err(|errno| failed("mknodat", path, errno))?;
+        match rustix::fs::mknodat(dev, path, node.kind, Mode::from_raw_mode(node.mode), node.number) {
+            // In a user namespace nobody makes nodes: init binds those of the host.
+            Err(Errno::PERM) if node.kind != FileType::Fifo => placeholder(dev, path)?,
+            done => done.map_err(|errno| failed("mknodat", path, errno))?,
+        }
         own(path, node.uid, node.gid)?;
     }
     Ok(())
 }
 
-fn failed(call: &str, path: &Path, errno: rustix::io::Errno) -> Error {
+fn placeholder(dev: &OwnedFd, path: &Path) -> Result<()> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    rustix::fs::openat(dev, path, flags, Mode::from_raw_mode(0o600))
+        .map(drop)
+        .map_err(|errno| failed("openat", path, errno))
+}
+
+/// Opens an entry of a `/dev` of ours.
+pub(crate) fn open(dev: &OwnedFd, path: &Path) -> Result<OwnedFd> {
+    rustix::fs::openat(dev, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| failed("openat", path, errno))
+}
+
+/// The node of the host at the same path, if it is the same device.
+pub(crate) fn of_host(node: &Node, path: &Path) -> Result<OwnedFd> {
+    let path = Path::new("/").join(path);
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let found = rustix::fs::open(&path, flags, Mode::empty())
+        .map_err(|errno| brig_sys::Error::new(format!("open({path:?}, O_PATH|O_NOFOLLOW)"), errno))?;
+    let stat = rustix::fs::fstat(&found).map_err(|errno| brig_sys::Error::new(format!("fstat({path:?})"), errno))?;
+    if FileType::from_raw_mode(stat.st_mode) != node.kind || stat.st_rdev != node.number {
+        return Err(Error::invalid(format!(
+            "no nodes can be made here, and the host's {} is another device",
+            path.display()
+        )));
+    }
+    Ok(found)
+}
+
+fn failed(call: &str, path: &Path, errno: Errno) -> Error {
     brig_sys::Error::new(format!("{call}(\"/dev/{}\")", path.display()), errno).into()
 }
 

@@ -254,9 +254,7 @@ impl Stage<'_> {
 
     fn inside(&self) -> Result<i32> {
         brig_sys::process::new_session()?;
-        if self.container.namespaces & flags::NEWUSER != 0 {
-            brig_sys::idmap::become_user(0, 0, Some(&[]))?;
-        }
+        let sets_groups = self.container.namespaces & flags::NEWUSER == 0 || init::become_root()?;
         if let Some(name) = self.keyring {
             brig_sys::keyring::join_session(name, None)?;
         }
@@ -273,6 +271,7 @@ impl Stage<'_> {
             preserved: self.preserved,
             terminal,
             reaper: false,
+            sets_groups,
             hooks: None,
             gate: None,
         }

@@ -163,7 +163,7 @@ impl Hooks {
     /// Runs the hooks of a moment in this process's namespaces, one after the other; the first that fails ends it.
     pub fn run(&self, moment: Moment, pid: Option<i32>) -> Result<()> {
         for (index, hook) in self.lists[moment as usize].iter().enumerate() {
-            let done = self.state(moment, pid).and_then(|state| self.run_one(hook, &state));
+            let done = self.state(moment, pid).and_then(|state| run_outside(hook, &state, self.directory()));
             done.step(|| at(moment, index))?;
         }
         Ok(())
@@ -173,28 +173,26 @@ impl Hooks {
     pub fn run_all(&self, moment: Moment) -> Vec<String> {
         let mut warnings = Vec::new();
         for (index, hook) in self.lists[moment as usize].iter().enumerate() {
-            let done = self.state(moment, None).and_then(|state| self.run_one(hook, &state));
+            let done = self.state(moment, None).and_then(|state| run_outside(hook, &state, self.directory()));
             warnings.extend(done.step(|| at(moment, index)).err().map(|error| error.message));
         }
         warnings
     }
 
-    fn run_one(&self, hook: &Hook, state: &OwnedFd) -> Result<()> {
-        let (output, theirs) = pipe()?;
-        let begin = Begin {
-            hook,
-            state: state.as_fd(),
-            output: theirs.as_fd(),
-            environment: &hook.environment,
-            // The bundle may be out of reach for a user namespace's root; then there is no better place than the root.
-            directory: if self.about.bundle.is_dir() { &self.about.bundle } else { Path::new("/") },
-            filter: None,
-        };
-        let child = clone::spawn(0, None, || begin.run())?;
-        drop(theirs);
-        let reap = || Ok(pidfd::try_reap(child.pidfd.as_fd())?);
-        Running { hook, pid: child.pid, output: Some(output), tail: Vec::new() }.finish(child.pidfd.as_fd(), &reap)
+    /// The bundle may be out of reach for a user namespace's root; then there is no better place than the root.
+    fn directory(&self) -> &Path {
+        if self.about.bundle.is_dir() { &self.about.bundle } else { Path::new("/") }
     }
+}
+
+fn run_outside(hook: &Hook, state: &OwnedFd, directory: &Path) -> Result<()> {
+    let (output, theirs) = pipe()?;
+    let environment = &hook.environment;
+    let begin = Begin { hook, state: state.as_fd(), output: theirs.as_fd(), environment, directory, filter: None };
+    let child = clone::spawn(0, None, || begin.run())?;
+    drop(theirs);
+    let reap = || Ok(pidfd::try_reap(child.pidfd.as_fd())?);
+    Running { hook, pid: child.pid, output: Some(output), tail: Vec::new() }.finish(child.pidfd.as_fd(), &reap)
 }
 
 /// The name of a hook in an error, in the words that callers of runc match.
@@ -422,6 +420,15 @@ fn signal_name(number: i32) -> String {
         _ => return format!("signal {number}"),
     }
     .to_owned()
+}
+
+/// Runs a program of the host as hooks are run: with no environment, nothing on its standard input and a limited time.
+pub(crate) fn helper(path: &str, arguments: Vec<String>) -> Result<()> {
+    const TIMEOUT_SECONDS: i64 = 30;
+    let listed = Listed { path: path.into(), args: arguments, timeout: Some(TIMEOUT_SECONDS), ..Listed::default() };
+    let hook = Hook::compile(&listed, "helper")?;
+    let nothing = clone::above_stdio(brig_sys::memfd::sealed("nothing", b"")?)?;
+    run_outside(&hook, &nothing, Path::new("/"))
 }
 
 /// Runs the `poststart` hooks of a container whose program `pid` was started without its [`crate::Container`].

@@ -2,6 +2,7 @@
 //! Owns making of user namespaces that only serve as maps. Must not choose ranges.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use brig_oci::runtime::IdMapping;
 use brig_sys::clone::flags;
@@ -21,9 +22,8 @@ pub(crate) struct Identity {
 impl Identity {
     /// That of a child: its own namespace if `own`, else the caller's.
     pub fn of(pid: i32, own: bool) -> Result<Identity> {
-        let everything = || vec![Range { inside: 0, outside: 0, count: u32::MAX }];
         if !own {
-            return Ok(Identity { user_namespace: None, uids: everything(), gids: everything() });
+            return Ok(Identity::inside());
         }
         let user_namespace = brig_sys::namespace::of_process(pid, "user")?;
         let uids = idmap::read(pid, Kind::User)?;
@@ -49,6 +49,12 @@ impl Identity {
             }
         }
         Ok(())
+    }
+
+    /// That of a process in the container itself.
+    pub fn inside() -> Identity {
+        let everything = || vec![Range { inside: 0, outside: 0, count: u32::MAX }];
+        Identity { user_namespace: None, uids: everything(), gids: everything() }
     }
 
     /// The namespace to map mounts with.
@@ -80,6 +86,40 @@ pub(crate) fn ranges(list: &[IdMapping]) -> Vec<Range> {
 pub(crate) fn write(pid: i32, uids: &[Range], gids: &[Range]) -> Result<()> {
     idmap::write(pid, Kind::User, uids).step(|| "linux.uidMappings".to_owned())?;
     idmap::write(pid, Kind::Group, gids).step(|| "linux.gidMappings".to_owned())
+}
+
+/// [`write`] by a caller who may not: its own user and group alone it may map itself, more is for the helpers of the `uidmap`
+/// package, which know what the machine's administrator grants.
+pub(crate) fn write_unprivileged(pid: i32, uids: &[Range], gids: &[Range]) -> Result<()> {
+    let user = rustix::process::geteuid().as_raw();
+    let group = rustix::process::getegid().as_raw();
+    let only = |map: &[Range], own: u32| matches!(map, [range] if range.outside == own && range.count == 1);
+    if only(uids, user) {
+        idmap::write(pid, Kind::User, uids).step(|| "linux.uidMappings".to_owned())?;
+    } else {
+        helper("newuidmap", pid, uids).step(|| "linux.uidMappings".to_owned())?;
+    }
+    if only(gids, group) {
+        // Or members of a group could leave it to get at files that are closed to it.
+        idmap::deny_setgroups(pid)?;
+        return idmap::write(pid, Kind::Group, gids).step(|| "linux.gidMappings".to_owned());
+    }
+    helper("newgidmap", pid, gids).step(|| "linux.gidMappings".to_owned())
+}
+
+/// Runs one of the two from where packages put them, whatever the caller's `PATH` says.
+fn helper(name: &str, pid: i32, map: &[Range]) -> Result<()> {
+    const DIRECTORIES: [&str; 4] = ["/usr/bin", "/bin", "/usr/local/bin", "/run/wrappers/bin"];
+    let program =
+        DIRECTORIES.iter().map(|directory| format!("{directory}/{name}")).find(|path| Path::new(path).exists());
+    let program = program.ok_or_else(|| {
+        Error::unsupported(format!(
+            "more than the caller's own id needs {name}, which is not installed (package uidmap): map that id alone"
+        ))
+    })?;
+    let numbers = map.iter().flat_map(|range| [range.inside, range.outside, range.count]);
+    let arguments = [name.to_owned(), pid.to_string()].into_iter().chain(numbers.map(|number| number.to_string()));
+    crate::hooks::helper(&program, arguments.collect())
 }
 
 /// A user namespace without processes, only for its maps.

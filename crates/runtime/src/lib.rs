@@ -26,8 +26,10 @@ mod overlay_by_path;
 mod placement;
 mod plan;
 mod resctrl;
+mod rights;
 mod rootfs;
 pub mod seccomp;
+mod sources;
 mod sysctl;
 mod wire;
 

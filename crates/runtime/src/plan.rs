@@ -38,6 +38,8 @@ pub(crate) struct Plan<'a> {
     pub no_pivot: bool,
     pub net_devices: Vec<Wanted>,
     pub class: Option<Class>,
+    /// The caller may not mount anything: init makes with the rights of its user namespace what else the parent would make.
+    pub unprivileged: bool,
 }
 
 impl<'a> Plan<'a> {
@@ -79,6 +81,7 @@ impl<'a> Plan<'a> {
             reaper,
             hooks: Hooks::compile(spec, about)?,
             no_pivot: false,
+            unprivileged: false,
         })
     }
 }

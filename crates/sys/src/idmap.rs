@@ -56,6 +56,11 @@ pub fn write(pid: i32, kind: Kind, map: &[Range]) -> Result<()> {
     write_file(&kind.file(pid), text.as_bytes())
 }
 
+/// Forbids a child in a new user namespace to set its supplementary groups; a group map of an unprivileged writer needs it.
+pub fn deny_setgroups(pid: i32) -> Result<()> {
+    write_file(&format!("/proc/{pid}/setgroups"), b"deny")
+}
+
 /// Writes a whole kernel file in one write.
 pub(crate) fn write_file(path: &str, content: &[u8]) -> Result<()> {
     let call = || format!("write({path:?}, {:?})", String::from_utf8_lossy(content));

@@ -1,7 +1,7 @@
 //! Namespaces: opening, naming, joining and leaving them.
 //! Owns setns and unshare. Must not decide which ones a container has.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
@@ -27,6 +27,39 @@ pub fn open(path: &Path, flag: u64) -> Result<OwnedFd> {
         return Err(Error::new(format!("{path:?} is {found}, wanted {}", names(flag)), rustix::io::Errno::INVAL));
     }
     Ok(fd)
+}
+
+/// `NS_GET_USERNS` of ioctl_nsfs(2).
+const NS_GET_USERNS: libc::Ioctl = 0xb701;
+
+fn inode(path: &str) -> Result<u64> {
+    rustix::fs::stat(path).map(|stat| stat.st_ino).map_err(|errno| Error::new(format!("stat({path:?})"), errno))
+}
+
+/// Whether this process is in the user namespace that the machine came up with.
+pub fn is_first_user_namespace() -> Result<bool> {
+    // PROC_USER_INIT_INO of the kernel, which has not changed since these files exist.
+    Ok(inode("/proc/self/ns/user")? == 0xEFFF_FFFD)
+}
+
+/// Whether this process's mount namespace was made in its user namespace.
+pub fn owns_mounts() -> Result<bool> {
+    let path = "/proc/self/ns/mnt";
+    let mounts = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| Error::new(format!("open({path:?})"), errno))?;
+    // SAFETY: this ioctl takes no argument and returns a new descriptor.
+    let owner = unsafe { libc::ioctl(mounts.as_raw_fd(), NS_GET_USERNS) };
+    if owner < 0 {
+        // EPERM: the owner is outside of what this process can see.
+        return match last_errno() {
+            rustix::io::Errno::PERM => Ok(false),
+            errno => Err(Error::new(format!("ioctl({path:?}, NS_GET_USERNS)"), errno)),
+        };
+    }
+    // SAFETY: the kernel has just made this descriptor, and nobody else owns it.
+    let owner = unsafe { OwnedFd::from_raw_fd(owner) };
+    let stat = rustix::fs::fstat(&owner).map_err(|errno| Error::new("fstat(user namespace)", errno))?;
+    Ok(stat.st_ino == inode("/proc/self/ns/user")?)
 }
 
 /// Joins one namespace.

@@ -49,6 +49,8 @@ pub(crate) struct Process<'a> {
     pub preserved: &'a [OwnedFd],
     /// The terminal's slave.
     pub terminal: Option<OwnedFd>,
+    /// The user namespace lets groups be set.
+    pub sets_groups: bool,
     /// Stay as a small init and run the program as a child.
     pub reaper: bool,
     /// Whose `startContainer` are run before the program.
@@ -95,7 +97,7 @@ impl Process<'_> {
         } else if let Some(filter) = &launch.filter {
             self.load(filter)?;
         }
-        credentials(launch)?;
+        credentials(launch, self.sets_groups)?;
         // Some file systems (FUSE, NFS) let only the user in. A filter may forbid the better call; where the plain one leads
         // is verified next.
         if !entered && !enter_directory(&launch.cwd)? {
@@ -220,11 +222,17 @@ fn priorities(launch: &Launch) -> Result<()> {
     Ok(())
 }
 
-fn credentials(launch: &Launch) -> Result<()> {
+fn credentials(launch: &Launch, sets_groups: bool) -> Result<()> {
     let step = || "process.capabilities".to_owned();
     brig_sys::caps::limit_bounding(launch.caps.bounding).step(step)?;
     brig_sys::caps::keep_over_setuid(true)?;
-    brig_sys::idmap::become_user(launch.uid, launch.gid, Some(&launch.groups)).step(|| "process.user".to_owned())?;
+    if !sets_groups && !launch.groups.is_empty() {
+        return Err(Error::invalid(
+            "process.user.additionalGids: cannot set any additional groups: the user namespace forbids it, as its groups were mapped without privileges",
+        ));
+    }
+    let groups = Some(launch.groups.as_slice()).filter(|_| sets_groups);
+    brig_sys::idmap::become_user(launch.uid, launch.gid, groups).step(|| "process.user".to_owned())?;
     brig_sys::caps::keep_over_setuid(false)?;
     brig_sys::caps::apply(&launch.caps).step(step)
 }

@@ -24,8 +24,11 @@ use crate::cgroup::Cgroup;
 use crate::error::{Error, ErrorKind, Result};
 use crate::gate::Gate;
 use crate::hooks::Moment;
+use crate::identity::Identity;
 use crate::placement;
 use crate::plan::Plan;
+use crate::rootfs::Rootfs;
+use crate::sources::{self, Sources};
 use crate::wire::{self, Order, Report};
 
 pub(crate) use dev::open as open_terminal;
@@ -45,8 +48,8 @@ pub(crate) struct Init<'a> {
     pub cgroups: &'a [OwnedFd],
     /// The session keyring to make; `None` keeps the caller's.
     pub keyring: Option<&'a CStr>,
-    /// Where the root is on the host, if it is a directory there.
-    pub root: Option<&'a Path>,
+    /// What the root is made of.
+    pub rootfs: &'a Rootfs,
     /// Where to wait once the parent has gone.
     pub gate: Option<&'a Gate>,
 }
@@ -79,7 +82,11 @@ pub(crate) fn exit_code(error: &Error) -> i32 {
 impl Init<'_> {
     fn run(self) -> Result<i32> {
         let plan = self.plan;
-        brig_sys::process::set_dumpable(false)?;
+        // A caller without rights could not map ids for a process that it may not look into; it has nothing to hide from the
+        // container either.
+        if !plan.unprivileged {
+            brig_sys::process::set_dumpable(false)?;
+        }
         brig_sys::signal::reset()?;
         brig_sys::process::new_session()?;
         let mut keep = vec![self.channel.as_fd()];
@@ -103,7 +110,8 @@ impl Init<'_> {
         if wire::wait_order(self.channel, Order::Mapped)?.is_none() {
             return Ok(0);
         }
-        self.enter()?;
+        brig_sys::process::set_dumpable(false)?;
+        let sets_groups = self.enter()?;
         let Some(terminal) = self.build()? else { return Ok(0) };
         let Some(launch) = &plan.launch else {
             return Err(Error::invalid("process: there is nothing to start"));
@@ -115,14 +123,15 @@ impl Init<'_> {
             preserved: self.preserved,
             terminal,
             reaper: plan.reaper,
+            sets_groups,
             hooks: plan.hooks.as_ref(),
             gate: self.gate,
         }
         .run()
     }
 
-    /// Namespaces that only exist from here on, and who we are in them.
-    fn enter(&self) -> Result<()> {
+    /// Namespaces that only exist from here on, and who we are in them: whether someone who may set groups.
+    fn enter(&self) -> Result<bool> {
         let plan = self.plan;
         if plan.namespaces.new & flags::NEWCGROUP != 0 {
             // Its root is the cgroup that this process is in now.
@@ -131,9 +140,7 @@ impl Init<'_> {
         if !plan.linux.time_offsets.is_empty() {
             brig_sys::namespace::enter_time_for_children()?;
         }
-        if plan.namespaces.has(flags::NEWUSER) {
-            brig_sys::idmap::become_user(0, 0, Some(&[]))?;
-        }
+        let sets_groups = !plan.namespaces.has(flags::NEWUSER) || become_root()?;
         if let Some(name) = self.keyring {
             let searchers = if plan.namespaces.has(flags::NEWUSER) { Searchers::Everyone } else { Searchers::Owner };
             brig_sys::keyring::join_session(name, Some(searchers))?;
@@ -144,7 +151,7 @@ impl Init<'_> {
         if !plan.spec.domainname.is_empty() {
             brig_sys::process::set_domain_name(&plan.spec.domainname)?;
         }
-        Ok(())
+        Ok(sets_groups)
     }
 
     /// The file system. Returns the terminal's slave, if there is to be one; `None` means that the parent is gone.
@@ -153,10 +160,19 @@ impl Init<'_> {
         let host_root = jail::host_root(plan)?;
         // All of this is done while the parent makes the root.
         let prepared = mounts::prepare(plan)?;
-        let Some(fds) = wire::receive_fds(self.channel)? else { return Ok(None) };
+        let fds = if plan.unprivileged {
+            self.own_sources()?
+        } else {
+            let Some(fds) = wire::receive_fds(self.channel)? else { return Ok(None) };
+            fds
+        };
         let mut fds = fds.into_iter();
         let root_mount = fds.next().ok_or_else(|| Error::system("the parent sent no root"))?;
-        jail::attach(plan, root_mount.as_fd(), host_root.as_fd(), self.root)?;
+        let path = match self.rootfs {
+            Rootfs::Directory(path) => Some(path.as_path()),
+            _ => None,
+        };
+        jail::attach(plan, root_mount.as_fd(), host_root.as_fd(), path)?;
         let root = Root::from_fd(root_mount);
         let places = mounts::attach(plan, self.cgroup, &root, prepared, &mut fds)?;
         if !self.run_hooks()? {
@@ -177,6 +193,16 @@ impl Init<'_> {
         Ok(Some(terminal))
     }
 
+    /// What a parent with rights would send.
+    fn own_sources(&self) -> Result<Vec<OwnedFd>> {
+        if !matches!(self.rootfs, Rootfs::Directory(_)) {
+            return Err(Error::unsupported("rootfs: a root made of layers needs a caller who may mount them"));
+        }
+        let console = matches!(self.stdio, Stdio::Terminal { .. });
+        let Sources { root, mounts } = sources::make(self.plan, self.rootfs, &Identity::inside(), false, console)?;
+        Ok([root.root].into_iter().chain(mounts).collect())
+    }
+
     /// The hooks that see the host's root and the container's mounts. False means that the parent is gone.
     fn run_hooks(&self) -> Result<bool> {
         let Some(hooks) = &self.plan.hooks else { return Ok(true) };
@@ -191,6 +217,17 @@ impl Init<'_> {
             hooks.run(Moment::CreateContainer, Some(pid))?;
         }
         Ok(true)
+    }
+}
+
+/// Becomes the root of a user namespace. False if that namespace forbids to set groups: then what the caller had stays.
+pub(crate) fn become_root() -> Result<bool> {
+    match brig_sys::idmap::become_user(0, 0, Some(&[])) {
+        Err(error) if error.call.starts_with("setgroups") && error.errno == rustix::io::Errno::PERM => {
+            brig_sys::idmap::become_user(0, 0, None)?;
+            Ok(false)
+        }
+        done => Ok(done.map(|()| true)?),
     }
 }
 

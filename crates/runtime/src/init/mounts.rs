@@ -13,6 +13,7 @@ use super::cgroups;
 use super::{PROC_MAGIC, magic};
 use crate::binds;
 use crate::cgroup::Cgroup;
+use crate::devices::{self, Node};
 use crate::error::{Error, Result, Step};
 use crate::mounts::{self as rules, Kind, Planned};
 use crate::plan::Plan;
@@ -161,13 +162,15 @@ pub(super) fn attach(
                 }
             }
             Ready::Inner(source) => {
-                let made = inner(root, mount, &source).step(|| place(mount))?;
+                let map = mount.mappings.is_some().then(|| fds.next()).flatten();
+                let made = inner(root, mount, &source, map.as_ref()).step(|| place(mount))?;
                 attach_one(root, mount, &made).step(|| place(mount))?;
             }
             Ready::FromParent => {
                 let made = fds.next().ok_or_else(|| Error::system("the parent sent too few mounts"))?;
                 attach_one(root, mount, &made).step(|| place(mount))?;
                 if mount.kind == Kind::Dev {
+                    bind_dev(plan, &made)?;
                     places.dev = Some(made);
                 }
             }
@@ -175,24 +178,41 @@ pub(super) fn attach(
     }
     if !plan.nodes.outside.is_empty() {
         let made = fds.next().ok_or_else(|| Error::system("the parent sent no device nodes"))?;
-        for (number, path) in plan.nodes.outside.keys().enumerate() {
-            bind_node(root, &made, number, path).step(|| format!("linux.devices: /{}", path.display()))?;
+        for (number, (path, node)) in plan.nodes.outside.iter().enumerate() {
+            bind_node(root, &made, number, path, node).step(|| format!("linux.devices: /{}", path.display()))?;
         }
     }
     Ok(places)
 }
 
 /// Binds a node that the parent has made to its place.
-fn bind_node(root: &Root, made: &OwnedFd, number: usize, path: &Path) -> Result<()> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let node = rustix::fs::openat(made, number.to_string(), flags, Mode::empty())
-        .map_err(|errno| brig_sys::Error::new("openat(node, O_PATH|O_NOFOLLOW)", errno))?;
+fn bind_node(root: &Root, made: &OwnedFd, number: usize, path: &Path, node: &Node) -> Result<()> {
+    let mut source = devices::open(made, Path::new(&number.to_string()))?;
+    if file_type(source.as_fd())? != node.kind {
+        source = devices::of_host(node, path)?;
+    }
     let place = root.create_file(path, Mode::from_raw_mode(0o600))?;
     if magic(place.as_fd())? == PROC_MAGIC {
         return Err(Error::invalid("leads into /proc by a symbolic link"));
     }
-    let copy = brig_sys::mount::clone_tree(node.as_fd(), false)?;
+    let copy = brig_sys::mount::clone_tree(source.as_fd(), false)?;
     Ok(brig_sys::mount::attach(copy.as_fd(), place.as_fd())?)
+}
+
+/// Where no nodes could be made there are empty files in their places, on which those of the host are bound.
+fn bind_dev(plan: &Plan<'_>, dev: &OwnedFd) -> Result<()> {
+    if file_type(devices::open(dev, Path::new("null"))?.as_fd())? == FileType::CharacterDevice {
+        return Ok(());
+    }
+    for (path, node) in plan.nodes.dev.iter().filter(|(_, node)| node.kind != FileType::Fifo) {
+        let step = || format!("linux.devices: /dev/{}", path.display());
+        let copy = devices::of_host(node, &Path::new("dev").join(path))
+            .and_then(|source| Ok(brig_sys::mount::clone_tree(source.as_fd(), false)?))
+            .step(step)?;
+        let place = devices::open(dev, path).step(step)?;
+        brig_sys::mount::attach(copy.as_fd(), place.as_fd()).step(step)?;
+    }
+    Ok(())
 }
 
 /// The mode of what stands at a path, if anything does.
@@ -203,10 +223,10 @@ fn mode_of(root: &Root, path: &Path) -> Result<Option<u32>> {
 }
 
 /// A copy of a tree of the container's, as the mount wants it.
-fn inner(root: &Root, mount: &Planned, source: &Path) -> Result<OwnedFd> {
+fn inner(root: &Root, mount: &Planned, source: &Path, map: Option<&OwnedFd>) -> Result<OwnedFd> {
     let from = root.open_in(source, OFlags::PATH, Mode::empty())?;
     let tree = brig_sys::mount::clone_tree(from.as_fd(), mount.options.bind == Some(true))?;
-    binds::finish(mount, &tree, None, false)?;
+    binds::finish(mount, &tree, map, None, false)?;
     Ok(tree)
 }
 
