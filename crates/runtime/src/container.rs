@@ -202,7 +202,11 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
     let mut plan = Plan::new(spec, &about, root_directory(&rootfs, idmap_binds), init)?;
     plan.no_pivot = no_pivot;
     plan.check_no_pivot()?;
-    plan.unprivileged = plan.namespaces.has(flags::NEWUSER) && !rights::may_mount()?;
+    if plan.namespaces.has(flags::NEWUSER) {
+        plan.unprivileged = !rights::may_mount()?;
+    } else {
+        plan.sets_groups = rights::may_set_groups()?;
+    }
     check_terminal(spec.process.as_ref().is_some_and(|process| process.terminal), &stdio)?;
     check_root(&rootfs)?;
     check_preserved(&preserved)?;

@@ -19,6 +19,7 @@ use crate::error::{Error, Result, Step};
 use crate::identity::Identity;
 use crate::init;
 use crate::launch::{self, Launch};
+use crate::rights;
 use crate::wire::{self, Report};
 
 /// What [`Container::exec`] needs.
@@ -133,9 +134,20 @@ impl Container {
         started: &mut Started,
     ) -> Result<()> {
         let Entrance { directory, files } = entrance;
+        let own_user = self.namespaces & flags::NEWUSER != 0;
+        let sets_groups = if own_user { None } else { Some(rights::may_set_groups()?) };
         let stage = || {
             let stdio = stdio.borrow();
-            let stage = Stage { container: self, launch, stdio, preserved, channel: &theirs, files: &files, keyring };
+            let stage = Stage {
+                container: self,
+                launch,
+                stdio,
+                preserved,
+                channel: &theirs,
+                files: &files,
+                keyring,
+                sets_groups,
+            };
             init::finish(&theirs, stage.run())
         };
         let stage = launch.affinity.starting(|| Ok(clone::spawn(0, directory.as_ref().map(AsFd::as_fd), stage)?))?;
@@ -209,6 +221,8 @@ struct Stage<'a> {
     channel: &'a Channel,
     files: &'a [OwnedFd],
     keyring: Option<&'a CStr>,
+    /// Whether groups may be set; `None` is found out in the container's user namespace.
+    sets_groups: Option<bool>,
 }
 
 impl Stage<'_> {
@@ -254,7 +268,10 @@ impl Stage<'_> {
 
     fn inside(&self) -> Result<i32> {
         brig_sys::process::new_session()?;
-        let sets_groups = self.container.namespaces & flags::NEWUSER == 0 || init::become_root()?;
+        let sets_groups = match self.sets_groups {
+            Some(known) => known,
+            None => init::become_root()?,
+        };
         if let Some(name) = self.keyring {
             brig_sys::keyring::join_session(name, None)?;
         }

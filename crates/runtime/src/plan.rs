@@ -40,6 +40,8 @@ pub(crate) struct Plan<'a> {
     pub class: Option<Class>,
     /// The caller may not mount anything: init makes with the rights of its user namespace what else the parent would make.
     pub unprivileged: bool,
+    /// Without a user namespace of its own: that of the caller lets groups be set.
+    pub sets_groups: bool,
 }
 
 impl<'a> Plan<'a> {
@@ -82,6 +84,7 @@ impl<'a> Plan<'a> {
             hooks: Hooks::compile(spec, about)?,
             no_pivot: false,
             unprivileged: false,
+            sets_groups: true,
         })
     }
 }

@@ -16,3 +16,10 @@ pub(crate) fn may_mount() -> Result<bool> {
     // Root of a user namespace has that right only in mount namespaces that were made in it.
     Ok(namespace::is_first_user_namespace()? || namespace::owns_mounts()?)
 }
+
+/// Whether a process that stays in the caller's user namespace may set its groups: the maps of some were written under the
+/// condition that nobody does.
+pub(crate) fn may_set_groups() -> Result<bool> {
+    let allowed = || std::fs::read("/proc/self/setgroups").is_ok_and(|text| text.starts_with(b"allow"));
+    Ok(namespace::is_first_user_namespace()? || allowed())
+}

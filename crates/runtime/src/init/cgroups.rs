@@ -21,11 +21,12 @@ pub(super) fn mount(plan: &Plan<'_>, cgroup: &Cgroup, root: &Root, mount: &Plann
     let own = (!plan.namespaces.has(flags::NEWCGROUP)).then_some(cgroup);
     let version2 = |mounted: &Path| match own {
         Some(cgroup) => bind(cgroup, mounted, mount.options.top.set),
-        None => version2(mount.options.top.set),
+        None => version2(mount.options.top.set).map(Some),
     };
     if plan.layout.mode() == Generation::V2 || mount.fs == "cgroup2" {
         let mounted = plan.layout.v2.as_deref().ok_or_else(|| Error::unsupported("cgroup2 is not mounted here"))?;
-        let made = version2(mounted)?;
+        // Without rights over cgroups it has none: what of the host's may be there already is covered.
+        let made = version2(mounted)?.map_or_else(|| mounts::empty_directory(&plan.linux.mount_label), Ok)?;
         return Ok(brig_sys::mount::attach(made.as_fd(), target.as_fd())?);
     }
     let tmpfs = Context::open("tmpfs")?;
@@ -37,9 +38,9 @@ pub(super) fn mount(plan: &Plan<'_>, cgroup: &Cgroup, root: &Root, mount: &Plann
         let Some(name) = hierarchy.mount.file_name().and_then(|name| name.to_str()) else { continue };
         let made = match own {
             Some(cgroup) => bind(cgroup, &hierarchy.mount, mount.options.top.set),
-            None => version1(hierarchy, mount.options.top.set),
+            None => version1(hierarchy, mount.options.top.set).map(Some),
         };
-        let made = made.step(|| name.to_owned())?;
+        let Some(made) = made.step(|| name.to_owned())? else { continue };
         attach_in(&top, name, &made)?;
         for controller in
             hierarchy.controllers.iter().filter(|controller| *controller != name && !controller.contains('='))
@@ -48,8 +49,10 @@ pub(super) fn mount(plan: &Plan<'_>, cgroup: &Cgroup, root: &Root, mount: &Plann
                 .map_err(|errno| brig_sys::Error::new(format!("symlinkat({name:?}, {controller:?})"), errno))?;
         }
     }
-    if let Some(mounted) = plan.layout.v2.as_deref() {
-        attach_in(&top, "unified", &version2(mounted)?)?;
+    if let Some(mounted) = plan.layout.v2.as_deref()
+        && let Some(made) = version2(mounted)?
+    {
+        attach_in(&top, "unified", &made)?;
     }
     if mount.options.top.set.contains(Attr::MOUNT_ATTR_RDONLY) {
         brig_sys::mount::configure(top.as_fd(), false, Change { set: Attr::MOUNT_ATTR_RDONLY, ..Change::default() })?;
@@ -66,15 +69,14 @@ fn attach_in(top: &OwnedFd, name: &str, made: &OwnedFd) -> Result<()> {
     Ok(brig_sys::mount::attach(made.as_fd(), place.as_fd())?)
 }
 
-/// The container's own cgroup in the hierarchy that the host has mounted there.
-fn bind(cgroup: &Cgroup, mounted: &Path, attributes: Attr) -> Result<OwnedFd> {
+/// The container's own cgroup in the hierarchy that the host has mounted there; `None` if it was made without one.
+fn bind(cgroup: &Cgroup, mounted: &Path, attributes: Attr) -> Result<Option<OwnedFd>> {
     let directories = cgroup.directories();
-    let own = directories.iter().find(|directory| directory.starts_with(mounted));
-    let own = own.ok_or_else(|| Error::system(format!("the container has no cgroup in {}", mounted.display())))?;
+    let Some(own) = directories.iter().find(|directory| directory.starts_with(mounted)) else { return Ok(None) };
     let tree = brig_sys::mount::clone_tree_at(own, false)?;
     let change = Change { set: attributes, propagation: Some(Propagation::Private), ..Change::default() };
     brig_sys::mount::configure(tree.as_fd(), false, change)?;
-    Ok(tree)
+    Ok(Some(tree))
 }
 
 fn version1(hierarchy: &Hierarchy, attributes: Attr) -> Result<OwnedFd> {

@@ -140,7 +140,7 @@ impl Init<'_> {
         if !plan.linux.time_offsets.is_empty() {
             brig_sys::namespace::enter_time_for_children()?;
         }
-        let sets_groups = !plan.namespaces.has(flags::NEWUSER) || become_root()?;
+        let sets_groups = if plan.namespaces.has(flags::NEWUSER) { become_root()? } else { plan.sets_groups };
         if let Some(name) = self.keyring {
             let searchers = if plan.namespaces.has(flags::NEWUSER) { Searchers::Everyone } else { Searchers::Owner };
             brig_sys::keyring::join_session(name, Some(searchers))?;

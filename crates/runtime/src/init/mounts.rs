@@ -353,7 +353,7 @@ fn open_if_there(root: &Root, path: &Path) -> Result<Option<OwnedFd>> {
     }
 }
 
-fn empty_directory(label: &str) -> Result<OwnedFd> {
+pub(super) fn empty_directory(label: &str) -> Result<OwnedFd> {
     let tmpfs = Context::open("tmpfs")?;
     if !label.is_empty() {
         tmpfs.set("context", label)?;
