@@ -9,13 +9,13 @@ use brig_sys::clone::flags;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 
 use super::criu::{Criu, Handover};
-use super::rpc::{self, Kind, Number, Opts, Switch, Text};
+use super::rpc::{self, Number, Opts, Switch, Text};
 use super::{
     Directories, NULL, Options, config_file, descriptors, external_name, is_external, masks_from_host, mountinfo,
 };
 use crate::container::Container;
 use crate::error::{Error, Result};
-use crate::mounts::{self, Planned};
+use crate::mounts::{self, Kind, Planned};
 
 const LOG: &str = "dump.log";
 
@@ -41,18 +41,18 @@ impl Container {
         if !options.pre_dump {
             self.describe_outside(spec, options, &mut opts)?;
         }
-        criu.send(&rpc::request(if options.pre_dump { Kind::PreDump } else { Kind::Dump }, &opts))?;
+        criu.send(&rpc::request(if options.pre_dump { rpc::Kind::PreDump } else { rpc::Kind::Dump }, &opts))?;
         loop {
             let (response, _) = criu.next().map_err(|error| directories.broken(&error))?;
             match response.kind {
-                Some(Kind::Notify) if response.success => {
+                Some(rpc::Kind::Notify) if response.success => {
                     if let ("status-ready", Some(fd)) = (response.script.as_str(), &options.status_fd) {
                         rustix::io::write(fd, b"\0")
                             .map_err(|errno| brig_sys::Error::new("write(--status-fd, \"\\0\")", errno))?;
                     }
                     criu.notified(true)?;
                 }
-                Some(Kind::Dump | Kind::PreDump) if response.success => break,
+                Some(rpc::Kind::Dump | rpc::Kind::PreDump) if response.success => break,
                 _ => return Err(directories.failure(&response)),
             }
         }
@@ -137,6 +137,14 @@ impl Container {
             if mount.options.bind == Some(true) {
                 externals.extend(beneath(index, mount, entry, mounts)?);
             }
+        }
+        let cgroups = planned.iter().enumerate().filter(|(_, mount)| mount.kind == Kind::Cgroup);
+        for (index, mount) in cgroups.filter(|_| self.namespaces & flags::NEWCGROUP == 0) {
+            // Binds of its own directories.
+            let Some(top) = mounted_at(&root, &mount.destination, mounts)? else { continue };
+            let own = mounts.iter().filter(|entry| entry.fs.starts_with("cgroup"));
+            let places = own.filter_map(|entry| Some((entry, entry.point.strip_prefix(&top.point).ok()?)));
+            externals.extend(places.map(|(entry, place)| (entry, external_name(index, mount, place))));
         }
         if masks_from_host(planned) {
             externals.extend(null_masks(mounts)?.into_iter().map(|entry| (entry, NULL.to_owned())));

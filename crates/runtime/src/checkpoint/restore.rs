@@ -146,6 +146,7 @@ impl Run<'_> {
         let identity = self.identity()?;
         let stage = Stage {
             plan: self.plan,
+            cgroup: self.cgroup,
             rootfs: &create.rootfs,
             idmap: create.idmap_binds,
             identity: &identity,

@@ -12,6 +12,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 
 use super::images::{self, Mount};
 use super::{NULL, external_name, is_external, masks_from_host, mountinfo};
+use crate::cgroup::Cgroup;
 use crate::error::{Error, Result, Step};
 use crate::identity::Identity;
 use crate::mounts::{Kind, Planned};
@@ -40,6 +41,7 @@ pub(super) struct Staged {
 /// What is laid out.
 pub(super) struct Stage<'a> {
     pub plan: &'a Plan<'a>,
+    pub cgroup: &'a Cgroup,
     pub rootfs: &'a Rootfs,
     /// Files of the root and of bind mounts get the container's owners.
     pub idmap: bool,
@@ -108,6 +110,12 @@ impl Stage<'_> {
                 _ => binds::make(mount, self.identity, self.idmap)?,
             };
             trees.push((index.to_string(), tree));
+        }
+        let cgroups = self.plan.mounts.iter().enumerate().filter(|(_, mount)| mount.kind == Kind::Cgroup);
+        for (index, mount) in cgroups.filter(|_| !self.plan.namespaces.has(flags::NEWCGROUP)) {
+            for (beneath, tree) in init::cgroup_binds(self.plan, self.cgroup, mount)? {
+                trees.push((Path::new(&index.to_string()).join(beneath).to_string_lossy().into_owned(), tree));
+            }
         }
         if masks_from_host(&self.plan.mounts) {
             let null = brig_sys::mount::clone_tree_at(Path::new("/dev/null"), false)

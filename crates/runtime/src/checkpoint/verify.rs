@@ -29,8 +29,7 @@ const NAMESPACES: [(u64, &str); 7] = [
 ];
 
 /// File systems that a process with the rights of a container can make.
-const OWN_FILE_SYSTEMS: [&str; 10] =
-    ["proc", "sysfs", "tmpfs", "ramfs", "devpts", "mqueue", "cgroup", "cgroup2", "overlay", "fuse"];
+const OWN_FILE_SYSTEMS: [&str; 8] = ["proc", "sysfs", "tmpfs", "ramfs", "devpts", "mqueue", "overlay", "fuse"];
 
 /// What a restore is measured by.
 pub(super) struct Measure<'a> {
@@ -176,8 +175,12 @@ impl Measure<'_> {
                 .mounts
                 .iter()
                 .any(|planned| planned.fs.trim_end_matches('2') == mount.fs.trim_end_matches('2'));
-            let allowed =
-                OWN_FILE_SYSTEMS.contains(&mount.fs.as_str()) && (!of_host || (planned && mount.fs != "tmpfs"));
+            // A new mount of cgroups shows those of whoever made it, and CRIU is in the container's.
+            let own_cgroup = || self.cgroups.iter().any(|(_, path)| mount.root.starts_with(path));
+            let allowed = match mount.fs.as_str() {
+                "cgroup" | "cgroup2" => planned && own_cgroup(),
+                fs => OWN_FILE_SYSTEMS.contains(&fs) && (!of_host || (planned && fs != "tmpfs")),
+            };
             if !allowed {
                 return bad(format!(
                     "shows {} of {} ({}), which the specification does not give",

@@ -2,7 +2,7 @@
 //! Owns the layout of `/sys/fs/cgroup` inside. Must not change any limit.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use brig_sys::beneath::Root;
 use brig_sys::clone::flags;
@@ -58,6 +58,22 @@ pub(super) fn mount(plan: &Plan<'_>, cgroup: &Cgroup, root: &Root, mount: &Plann
         brig_sys::mount::configure(top.as_fd(), false, Change { set: Attr::MOUNT_ATTR_RDONLY, ..Change::default() })?;
     }
     Ok(())
+}
+
+/// What a mount of cgroups is made of in a container without a cgroup namespace: binds of its own directories, and where they
+/// are below the mount.
+pub(crate) fn binds(plan: &Plan<'_>, cgroup: &Cgroup, mount: &Planned) -> Result<Vec<(PathBuf, OwnedFd)>> {
+    let attributes = mount.options.top.set;
+    let version2 = plan.layout.v2.as_deref();
+    if plan.layout.mode() == Generation::V2 || mount.fs == "cgroup2" {
+        let mounted = version2.ok_or_else(|| Error::unsupported("cgroup2 is not mounted here"))?;
+        return Ok(vec![(PathBuf::new(), bind(cgroup, mounted, attributes)?)]);
+    }
+    let first = plan.layout.v1.iter().map(|hierarchy| (hierarchy.mount.file_name(), hierarchy.mount.as_path()));
+    let all = first.chain(version2.map(|mounted| (Some("unified".as_ref()), mounted)));
+    all.filter_map(|(name, mounted)| Some((PathBuf::from(name?), mounted)))
+        .map(|(name, mounted)| Ok((name, bind(cgroup, mounted, attributes)?)))
+        .collect()
 }
 
 fn attach_in(top: &OwnedFd, name: &str, made: &OwnedFd) -> Result<()> {

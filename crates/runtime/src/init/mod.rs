@@ -31,6 +31,7 @@ use crate::rootfs::Rootfs;
 use crate::sources::{self, Sources};
 use crate::wire::{self, Order, Report};
 
+pub(crate) use cgroups::binds as cgroup_binds;
 pub(crate) use dev::open as open_terminal;
 pub(crate) use finish::{Process, Stdio, load as load_filter};
 pub(crate) use mounts::target as place_of_mount;

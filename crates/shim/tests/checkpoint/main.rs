@@ -8,7 +8,7 @@ mod refused;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -362,8 +362,27 @@ fn its_cgroup_is_made_before() {
     end(&bundle);
 }
 
-/// What holds a terminal's descriptor, so that the type is used.
-const _: fn(&Channel) -> std::os::fd::BorrowedFd<'_> = |channel| channel.as_fd();
+#[test]
+fn without_a_cgroup_namespace_it_sees_its_own_cgroup_only() {
+    if skipped("without_a_cgroup_namespace_it_sees_its_own_cgroup_only") {
+        return;
+    }
+    let bundle = counting(|spec| {
+        spec["linux"]["namespaces"].as_array_mut().unwrap().retain(|entry| entry["type"] != "cgroup");
+    });
+    let look = || {
+        let script =
+            "cat $(ls -d /sys/fs/cgroup/pids /sys/fs/cgroup | tail -1)/cgroup.procs | head -1; mount | grep -c cgroup";
+        bundle.ok(&["exec", "ID", "sh", "-c", script])
+    };
+    let before = look();
+    assert!(before.starts_with("1\n"), "{before}");
+    bundle.ok(&CHECKPOINT);
+    bundle.clean();
+    bundle.ok(&RESTORE);
+    assert_eq!(look(), before);
+    end(&bundle);
+}
 
 #[test]
 fn its_ids_are_its_own_again() {
