@@ -67,12 +67,12 @@ pub(crate) fn binds(plan: &Plan<'_>, cgroup: &Cgroup, mount: &Planned) -> Result
     let version2 = plan.layout.v2.as_deref();
     if plan.layout.mode() == Generation::V2 || mount.fs == "cgroup2" {
         let mounted = version2.ok_or_else(|| Error::unsupported("cgroup2 is not mounted here"))?;
-        return Ok(vec![(PathBuf::new(), bind(cgroup, mounted, attributes)?)]);
+        return Ok(bind(cgroup, mounted, attributes)?.map(|made| (PathBuf::new(), made)).into_iter().collect());
     }
     let first = plan.layout.v1.iter().map(|hierarchy| (hierarchy.mount.file_name(), hierarchy.mount.as_path()));
     let all = first.chain(version2.map(|mounted| (Some("unified".as_ref()), mounted)));
     all.filter_map(|(name, mounted)| Some((PathBuf::from(name?), mounted)))
-        .map(|(name, mounted)| Ok((name, bind(cgroup, mounted, attributes)?)))
+        .filter_map(|(name, mounted)| Some(bind(cgroup, mounted, attributes).transpose()?.map(|made| (name, made))))
         .collect()
 }
 
