@@ -14,6 +14,7 @@ mod mounts;
 mod namespaces;
 mod net_devices;
 mod placement;
+mod process_table;
 mod program;
 
 use std::panic::catch_unwind;
@@ -37,6 +38,7 @@ fn main() {
         namespaces::TESTS,
         net_devices::TESTS,
         placement::TESTS,
+        process_table::TESTS,
     ]
     .concat();
     let mut failed = 0;
