@@ -80,7 +80,8 @@ pub struct CreateRequest<'a> {
     pub init: bool,
     /// Give it a session keyring of its own instead of the caller's.
     pub session_keyring: bool,
-    /// Descriptors that the program gets besides its streams: those open at 3, 4 … without a gap. A small init keeps none.
+    /// Descriptors that the program gets besides its streams, at the numbers that they have, ascending from 3. A small init
+    /// keeps none.
     pub preserved: Vec<OwnedFd>,
     /// Leave the host's root by `MS_MOVE` and `chroot` instead of `pivot_root`, as a host that runs from its initial ramfs
     /// needs it.
@@ -272,14 +273,20 @@ pub(crate) fn check_root(rootfs: &Rootfs) -> Result<()> {
     }
 }
 
-/// The program's further descriptors are where it expects them already, so nothing has to be moved out of their way.
+/// The program's further descriptors are where it expects them already, in order and each once, so that nothing has to be
+/// moved out of their way.
 pub(crate) fn check_preserved(preserved: &[OwnedFd]) -> Result<()> {
-    match (3..).zip(preserved).find(|(number, fd)| fd.as_raw_fd() != *number) {
-        None => Ok(()),
-        Some((number, fd)) => {
-            Err(Error::invalid(format!("preserved descriptors: {} stands where {number} should", fd.as_raw_fd())))
+    let mut least = 3;
+    for fd in preserved {
+        let number = fd.as_raw_fd();
+        if number < least {
+            return Err(Error::invalid(format!(
+                "preserved descriptors: {number} stands where {least} or above should"
+            )));
         }
+        least = number + 1;
     }
+    Ok(())
 }
 
 /// What a container is given besides its plan.

@@ -35,7 +35,7 @@ pub struct ExecRequest<'a> {
     pub privileged: bool,
     /// Give it the container's session keyring instead of the caller's.
     pub session_keyring: bool,
-    /// Descriptors that the program gets besides its streams: those open at 3, 4 … without a gap.
+    /// Descriptors that the program gets besides its streams: at the numbers that they have, ascending from 3.
     pub preserved: Vec<OwnedFd>,
     /// Do it in a paused container too: the process stands still until the container goes on.
     pub ignore_paused: bool,

@@ -31,6 +31,39 @@ pub fn take_all(first: RawFd, count: u32) -> Result<Vec<OwnedFd>> {
     (first..).take(count as usize).map(take).collect()
 }
 
+/// [`take`] of those of `count` descriptors from `first` on that are open. They stay at their numbers.
+///
+/// # Errors
+/// The list of open descriptors cannot be read.
+pub fn take_open(first: RawFd, count: u32) -> Result<Vec<OwnedFd>> {
+    let mut taken = Vec::new();
+    let mut missing = None;
+    for number in (first..).take(count as usize) {
+        match take(number) {
+            Ok(fd) => taken.push(fd),
+            Err(_) => {
+                missing = Some(number);
+                break;
+            }
+        }
+    }
+    let Some(missing) = missing else { return Ok(taken) };
+    // Above the first that is not open, the kernel's list says which are, so that a huge count costs nothing.
+    let failed = |error: std::io::Error| {
+        let errno = rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO);
+        Error::new("readdir(\"/proc/self/fd\")", errno)
+    };
+    let mut open = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd").map_err(failed)? {
+        let number = entry.map_err(failed)?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok());
+        open.extend(number.filter(|number| *number > missing && number.abs_diff(first) < count));
+    }
+    open.sort_unstable();
+    // The list's own descriptor is closed again by now.
+    taken.extend(open.into_iter().filter_map(|number| take(number).ok()));
+    Ok(taken)
+}
+
 /// A descriptor, not blocking, that is readable when a child has changed state. SIGCHLD must be blocked.
 pub fn child_notifications() -> Result<OwnedFd> {
     let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();

@@ -182,6 +182,16 @@ impl CommandLine {
         }
     }
 
+    /// Whether systemd is to make the cgroups: `--systemd-cgroup`, or in crun's words `--cgroup-manager=systemd`.
+    pub(crate) fn systemd_cgroup(&self) -> Result<bool, Misuse> {
+        match self.value("cgroup-manager") {
+            None => Ok(self.has("systemd-cgroup")),
+            Some("systemd") => Ok(true),
+            Some("cgroupfs") => Ok(false),
+            Some(other) => Err(Misuse(format!("invalid value {other:?} for --cgroup-manager: cgroupfs or systemd"))),
+        }
+    }
+
     /// The container's id, which every verb that needs one has first.
     pub(crate) fn id(&self) -> Result<&str, Misuse> {
         match self.operands.first().map(String::as_str) {
@@ -239,6 +249,11 @@ mod tests {
         assert!(parse("delete -f c1").unwrap().has("force"));
         assert_eq!(parse("list -f json").unwrap().value("format"), Some("json"));
         assert_eq!(parse("--rootless=true state c1").unwrap().rootless(), Ok(Some(true)));
+        assert_eq!(parse("--cgroup-manager cgroupfs state c1").unwrap().systemd_cgroup(), Ok(false));
+        assert_eq!(parse("--cgroup-manager=systemd state c1").unwrap().systemd_cgroup(), Ok(true));
+        assert!(parse("--cgroup-manager other state c1").unwrap().systemd_cgroup().is_err());
+        assert_eq!(parse("--systemd-cgroup state c1").unwrap().systemd_cgroup(), Ok(true));
+        assert_eq!(parse("run -f x.json c1").unwrap().value("config"), Some("x.json"));
         assert_eq!(parse("restore -no-subreaper -d c1").map(|line| line.has("no-subreaper")), Ok(true));
     }
 

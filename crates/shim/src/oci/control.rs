@@ -39,9 +39,18 @@ pub(crate) fn start(line: &CommandLine, records: &Records) -> Result<u8, Fault> 
     let gone = brig_runtime::gate::let_go(&directory);
     // Only now may another call find it running, or stopped.
     brig_runtime::gate::remove(&directory);
-    gone?;
-    log::debug(|| format!("init: closing the pipe to signal completion: process {} runs the program", record.pid));
     let about = About { id: id.to_owned(), bundle: record.bundle.clone() };
+    if let Err(error) = gone {
+        // Callers of runc, whose start does not wait for the startContainer hooks, find the poststart hooks run whatever
+        // becomes of those; what they undo or announce must not depend on it.
+        if error.message.starts_with("error running startContainer hook") {
+            brig_runtime::hooks::poststart(&records.spec(id)?, &about, record.pid).err().into_iter().for_each(|also| {
+                log::warn(&also.message);
+            });
+        }
+        return Err(error.into());
+    }
+    log::debug(|| format!("init: closing the pipe to signal completion: process {} runs the program", record.pid));
     if let Err(error) = brig_runtime::hooks::poststart(&records.spec(id)?, &about, record.pid) {
         // As the specification has it: such a container must not go on.
         end(&record)?;

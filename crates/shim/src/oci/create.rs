@@ -44,11 +44,12 @@ impl<'a> Order<'a> {
         let (preserved, listening) = preserved(line, true)?;
         let pid_file = pid_file(line)?;
         let id = line.id()?;
+        let config = line.path("config").map(|path| absolute_path("config", path)).transpose()?;
         let bundle = line.path("bundle").unwrap_or_else(|| PathBuf::from("."));
         let bundle = bundle.canonicalize().map_err(|error| Fault::io("bundle", &bundle, &error))?;
         rustix::process::chdir(&bundle)
             .map_err(|errno| Fault::from(brig_sys::Error::new(format!("chdir({bundle:?})"), errno)))?;
-        let mut spec = load(&bundle)?;
+        let mut spec = load(&config.unwrap_or_else(|| bundle.join("config.json")))?;
         let process = spec.process.as_mut().ok_or_else(|| Fault::new("process property must not be empty"))?;
         bundle_process::tolerate(process).iter().for_each(|warning| log::warn(warning));
         let terminal = process.terminal;
@@ -100,7 +101,7 @@ impl<'a> Order<'a> {
     pub(crate) fn request(&self, preserved: Vec<OwnedFd>, gate: Option<Gate>) -> Result<CreateRequest<'_>, Fault> {
         let root = self.spec.root.as_ref().ok_or_else(|| Fault::new("root: is missing; there is nothing to run in"))?;
         let rootfs = Rootfs::Directory(self.bundle.join(&root.path));
-        let driver = if self.line.has("systemd-cgroup") { Driver::Systemd } else { Driver::Cgroupfs };
+        let driver = if self.line.systemd_cgroup()? { Driver::Systemd } else { Driver::Cgroupfs };
         let rootless = self.line.rootless()?.unwrap_or_else(is_rootless);
         // As the specification has it: of bind mounts only those are mapped that the bundle asks for.
         Ok(CreateRequest {
@@ -218,36 +219,35 @@ fn absolute(mount: &mut Mount, bundle: &Path) {
 
 /// Where the pid goes, absolute.
 pub(crate) fn pid_file(line: &CommandLine) -> Result<Option<PathBuf>, Fault> {
-    let absolute = |path: PathBuf| std::path::absolute(&path).map_err(|error| Fault::io("pid file", &path, &error));
-    line.path("pid-file").map(absolute).transpose()
+    line.path("pid-file").map(|path| absolute_path("pid file", path)).transpose()
+}
+
+/// A path that the caller's working directory is part of, for when that is no longer the current one.
+fn absolute_path(what: &str, path: PathBuf) -> Result<PathBuf, Fault> {
+    std::path::absolute(&path).map_err(|error| Fault::io(what, &path, &error))
 }
 
 /// The bundle's specification.
-fn load(bundle: &Path) -> Result<Spec, Fault> {
-    let path = bundle.join("config.json");
+fn load(path: &Path) -> Result<Spec, Fault> {
     if !path.exists() {
         return Err(Fault::new(format!("JSON specification file {} not found", path.display())));
     }
-    crate::launch::load_regular(&path).map_err(|failure| Fault::new(failure.message))
+    crate::launch::load_regular(path).map_err(|failure| Fault::new(failure.message))
 }
 
-/// Descriptors that the program keeps: those of socket activation, then those that the caller counts. How many are the
-/// former comes with them.
+/// Descriptors that the program keeps: those of socket activation, which must all be there, then as many numbers as the
+/// caller counts, of which those that are open stay where they are. How many are the former comes with them.
 pub(crate) fn preserved(line: &CommandLine, activation: bool) -> Result<(Vec<OwnedFd>, u32), Fault> {
     let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
     // Meant for another process, for example the shell that called us: then they are not ours to pass on.
     let ours = || number("LISTEN_PID").is_some_and(|pid| pid == std::process::id());
     let listening = number("LISTEN_FDS").filter(|_| activation && ours()).unwrap_or_default();
     let asked: u32 = line.number("preserve-fds")?.unwrap_or_default();
-    let mut fds = Vec::new();
-    let (count, mut next) = (listening.saturating_add(asked), 3);
-    for index in 0..count {
-        let taken = brig_sys::inherited::take(next).map_err(|error| {
-            let which = i64::from(index) - i64::from(listening);
-            Fault::new(format!("unable to stat preserved-fd {which} (of {asked}): {error}"))
-        })?;
-        fds.push(taken);
-        next += 1;
+    let mut fds = brig_sys::inherited::take_all(3, listening)
+        .map_err(|error| Fault::new(format!("unable to stat the {listening} descriptors of $LISTEN_FDS: {error}")))?;
+    if asked > 0 {
+        let first = i32::try_from(fds.len()).map_or(i32::MAX, |count| count.saturating_add(3));
+        fds.extend(brig_sys::inherited::take_open(first, asked)?);
     }
     Ok((fds, listening))
 }

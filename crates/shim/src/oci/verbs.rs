@@ -57,6 +57,8 @@ const ANY: usize = usize::MAX;
 
 const HELP: Flag = switch("help", "h", "show this text");
 const BUNDLE: Flag = value("bundle", "b", "DIR", "the bundle: where config.json is (default: the current directory)");
+const CONFIG: Flag =
+    value("config", "f", "FILE", "take the specification from this file instead of the bundle's config.json");
 const CONSOLE: Flag = value("console-socket", "", "SOCKET", "unix socket that is sent the master of the terminal");
 const PIDFD: Flag = value("pidfd-socket", "", "SOCKET", "unix socket that is sent a pidfd of the new process");
 const PID_FILE: Flag = value("pid-file", "", "FILE", "file that the new process's id is written to");
@@ -85,6 +87,7 @@ pub(crate) const GLOBAL: &[Flag] = &[
     value("log-format", "", "text|json", "form of the log (default: text)"),
     value("root", "", "DIR", "where containers are remembered (default: /run/brig-rt, or below $XDG_RUNTIME_DIR)"),
     switch("systemd-cgroup", "", "let systemd make the cgroups; linux.cgroupsPath is slice:prefix:name"),
+    value("cgroup-manager", "", "cgroupfs|systemd", "who makes the cgroups, in crun's words (default: cgroupfs)"),
     value("rootless", "", "true|false|auto", "pass over cgroups that may not be written (default: auto)"),
     value("criu", "", "", ""),
     HELP,
@@ -188,9 +191,10 @@ pub(crate) const VERBS: &[Verb] = &[
     verb("features", "", (0, 0), "print what this runtime can do as JSON", &[]),
 ];
 
-const CREATE: &[Flag] = &[BUNDLE, CONSOLE, PIDFD, PID_FILE, NO_PIVOT, NO_KEYRING, PRESERVE];
+const CREATE: &[Flag] = &[BUNDLE, CONFIG, CONSOLE, PIDFD, PID_FILE, NO_PIVOT, NO_KEYRING, PRESERVE];
 
-const RUN: &[Flag] = &[BUNDLE, CONSOLE, PIDFD, DETACH, KEEP, PID_FILE, NO_SUBREAPER, NO_PIVOT, NO_KEYRING, PRESERVE];
+const RUN: &[Flag] =
+    &[BUNDLE, CONFIG, CONSOLE, PIDFD, DETACH, KEEP, PID_FILE, NO_SUBREAPER, NO_PIVOT, NO_KEYRING, PRESERVE];
 
 const EXEC: &[Flag] = &[
     CONSOLE,

@@ -197,6 +197,62 @@ fn a_terminal_goes_to_the_console_socket() {
 }
 
 #[test]
+fn preserved_descriptors_keep_their_numbers_and_closed_ones_are_passed_over() {
+    let bench =
+        Bench::new("cd /proc/self/fd; for fd in [3-9]; do [ -e $fd ] && echo $fd; done; read word <&6; echo $word");
+    std::fs::write(bench.path("word"), "kept\n").unwrap();
+    let run = |count: &str| {
+        let mut command = Command::new("/bin/sh");
+        command.current_dir(bench.plan.dir.path()).arg("-c");
+        command.arg("exec 4</dev/null 6<word 3<&- 5<&- 7<&- 8</dev/null; exec \"$@\"").arg("sh");
+        command.arg(env!("CARGO_BIN_EXE_brig-rt")).arg("--root").arg(bench.path("state"));
+        let output = command.args(["run", "--preserve-fds", count, "box"]).output().unwrap();
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (stdout, stderr) = run("4");
+    assert_eq!(stdout, "4\n6\nkept\n", "{stderr}");
+    // More than any process could have costs nothing; 8 is within it.
+    let (stdout, stderr) = run("4294967295");
+    assert_eq!(stdout, "4\n6\n8\nkept\n", "{stderr}");
+    bench.clean();
+}
+
+#[test]
+fn called_as_crun_is() {
+    let bench = Bench::new("echo from elsewhere");
+    std::fs::create_dir(bench.path("other")).unwrap();
+    std::fs::rename(bench.path("config.json"), bench.path("other/config.json")).unwrap();
+    let said = bench.ok(&["--cgroup-manager", "cgroupfs", "run", "--config", "other/config.json", "box"]);
+    assert_eq!(said, "from elsewhere\n");
+    let bundle = bench.plan.dir.path().to_str().unwrap();
+    let output =
+        bench.command(&["run", "-b", bundle, "-f", "config.json", "box"]).current_dir(bench.path("other")).output();
+    assert_eq!(String::from_utf8(output.unwrap().stdout).unwrap(), "from elsewhere\n");
+    bench.clean();
+}
+
+#[test]
+fn poststart_hooks_run_whatever_start_container_hooks_say() {
+    let mut bench = Bench::new("echo never");
+    let told = bench.path("told");
+    let hook = |script: String| json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+    bench.plan.spec["hooks"] = json!({
+        "startContainer": hook("exit 3".to_owned()),
+        "poststart": hook(format!("echo poststart >> {}", told.display())),
+        "poststop": hook(format!("echo poststop >> {}", told.display())),
+    });
+    bench.write();
+    bench.command(&["create", "box"]).stdout(Stdio::null()).status().unwrap();
+    let pid = bench.state()["pid"].as_i64().unwrap() as i32;
+    bench.refused(&["start", "box"], "error running startContainer hook #0: /bin/sh: exit status 3");
+    reap(pid);
+    assert_eq!(bench.state()["status"], "stopped");
+    bench.ok(&["delete", "box"]);
+    assert_eq!(std::fs::read_to_string(told).unwrap(), "poststart\npoststop\n");
+    bench.clean();
+}
+
+#[test]
 fn failures_leave_nothing_and_are_logged() {
     let mut bench = Bench::new("");
     bench.plan.spec["process"]["args"] = json!(["nope"]);
@@ -216,7 +272,8 @@ fn failures_leave_nothing_and_are_logged() {
     bench.refused(&["--rootless", "perhaps", "create", "box"], "--rootless");
     bench.refused(&["--log-format", "xml", "create", "box"], "invalid log-format: xml");
     bench.refused(&["--root", "/", "create", "box"], "--root argument should not be set to /");
-    bench.refused(&["create", "--preserve-fds", "3", "box"], "unable to stat preserved-fd 0 (of 3)");
+    bench.refused(&["--cgroup-manager", "none", "create", "box"], "--cgroup-manager");
+    bench.refused(&["create", "--config", "/no/such.json", "box"], "specification file /no/such.json not found");
     bench.refused(&["create", "../box"], "invalid container ID format");
     bench.clean();
 }
