@@ -200,7 +200,11 @@ impl CommandLine {
             // A long or strange id is not repeated at full length, nor with what a terminal would obey.
             Some(id) => {
                 let shown: String = id.chars().take(100).collect();
-                Err(Misuse(format!("invalid container ID format: {shown:?}")))
+                let why = match id.chars().find(|&letter| !allowed(letter)) {
+                    Some(letter) => format!("invalid character {letter:?}"),
+                    None => "invalid as the name of a directory".to_owned(),
+                };
+                Err(Misuse(format!("invalid container ID format: {shown:?}: {why}")))
             }
         }
     }
@@ -208,8 +212,11 @@ impl CommandLine {
 
 /// Whether an id can be a directory's name and nothing else.
 fn usable(id: &str) -> bool {
-    let plain = id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte));
-    plain && id.len() <= MAX_ID && !matches!(id, "" | "." | "..")
+    id.chars().all(allowed) && id.len() <= MAX_ID && !matches!(id, "" | "." | "..")
+}
+
+fn allowed(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || "_+-.".contains(letter)
 }
 
 /// What Go takes for a truth value.

@@ -1,11 +1,14 @@
 //! The OCI command line's log: a file that the caller names, or stderr.
 //!
-//! Owns: the form of a line, levels, and that an error is also seen by whoever looks at stderr. Must not: fail a verb.
+//! Owns: the form of a line, levels, and that an error is also seen by whoever looks at stderr. Must not: fail a verb that has
+//! begun, or keep a descriptor open, whose number could be one that the container is to get.
 
+use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use crate::oci::Fault;
 use crate::oci::arguments::CommandLine;
 use crate::timestamp::Timestamp;
 
@@ -18,13 +21,23 @@ struct Log {
 
 static LOG: OnceLock<Log> = OnceLock::new();
 
-/// Opens the log as the command line has it; what was logged before went to stderr.
-pub(crate) fn open(line: &CommandLine) {
+/// Opens the log as the command line has it, and creates it; what was logged before went to stderr. If it cannot be
+/// written, what follows is logged there too.
+pub(crate) fn open(line: &CommandLine) -> Result<(), Fault> {
     // An absolute path, as verbs change the directory.
     let file = line.path("log").map(|path| std::path::absolute(&path).unwrap_or(path));
+    let opened = file.as_deref().map_or(Ok(()), |path| {
+        append(path).map(drop).map_err(|error| Fault::new(format!("open {}: {error}", path.display())))
+    });
+    let file = file.filter(|_| opened.is_ok());
     let log = Log { file, json: line.value("log-format") == Some("json"), debug: line.has("debug") };
     // Already open: the first one stays.
     LOG.set(log).ok();
+    opened
+}
+
+fn append(path: &Path) -> std::io::Result<File> {
+    File::options().append(true).create(true).open(path)
 }
 
 /// A step that was made; nothing unless `--debug` was given.
@@ -56,10 +69,7 @@ fn write(level: &str, text: &str) {
     let line = line(log.json, level, text, &Timestamp::now().to_string());
     let done = match &log.file {
         None => std::io::stderr().lock().write_all(line.as_bytes()),
-        Some(path) => {
-            let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
-            file.and_then(|mut file| file.write_all(line.as_bytes()))
-        }
+        Some(path) => append(path).and_then(|mut file| file.write_all(line.as_bytes())),
     };
     // Nobody could be told, and it is not what was asked for.
     done.ok();

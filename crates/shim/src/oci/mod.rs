@@ -100,13 +100,13 @@ pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
     let line = match CommandLine::parse(arguments) {
         Ok(line) => line,
         Err((line, misuse)) => {
-            log::open(&line);
+            // That the log cannot be written is the lesser mistake.
+            log::open(&line).unwrap_or_default();
             log::error(&misuse.0, false);
             return ExitCode::FAILURE;
         }
     };
-    log::open(&line);
-    match dispatch(&line) {
+    match log::open(&line).and_then(|()| dispatch(&line)) {
         Ok(code) => ExitCode::from(code),
         Err(fault) => {
             log::error(&fault.text, fault.bare);

@@ -274,7 +274,8 @@ fn failures_leave_nothing_and_are_logged() {
     bench.refused(&["--root", "/", "create", "box"], "--root argument should not be set to /");
     bench.refused(&["--cgroup-manager", "none", "create", "box"], "--cgroup-manager");
     bench.refused(&["create", "--config", "/no/such.json", "box"], "specification file /no/such.json not found");
-    bench.refused(&["create", "../box"], "invalid container ID format");
+    bench.refused(&["create", "../box"], "invalid container ID format: \"../box\": invalid character '/'");
+    bench.refused(&["--log", "no/such/log", "list"], "no/such/log: No such file");
     bench.clean();
 }
 
