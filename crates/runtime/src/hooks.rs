@@ -70,6 +70,19 @@ impl Moment {
     }
 }
 
+impl Moment {
+    /// The environment of hooks that list none: on the host the caller's, whose `$PATH` some need to find what they call; in
+    /// the container's namespaces nothing of it.
+    fn environment(self) -> Vec<CString> {
+        match self {
+            Moment::Prestart | Moment::CreateRuntime | Moment::Poststart | Moment::Poststop => std::env::vars_os()
+                .filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok())
+                .collect(),
+            Moment::CreateContainer | Moment::StartContainer => Vec::new(),
+        }
+    }
+}
+
 /// A hook, checked.
 #[derive(Debug)]
 struct Hook {
@@ -137,7 +150,11 @@ impl Hooks {
         };
         let mut lists: [Vec<Hook>; 6] = Default::default();
         for moment in Moment::ALL {
-            lists[moment as usize] = compile(moment)?;
+            let mut hooks = compile(moment)?;
+            for hook in hooks.iter_mut().filter(|hook| hook.environment.is_empty()) {
+                hook.environment = moment.environment();
+            }
+            lists[moment as usize] = hooks;
         }
         Ok(Some(Hooks { lists, about: about.clone(), annotations: spec.annotations.clone() }))
     }
