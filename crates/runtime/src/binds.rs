@@ -4,17 +4,17 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use brig_sys::mount::{Change, Propagation};
+use brig_sys::mount::{Attr, Change, Propagation};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result, Step};
 use crate::identity::{self, Identity};
 use crate::mounts::Planned;
-use crate::options::Idmap;
+use crate::options::{self, Idmap};
 
 /// Clones the source of a bind mount. With `map_all` its owners are mapped as the container's ids even if the mount does
 /// not ask for that itself.
-pub(crate) fn make(mount: &Planned, identity: &Identity, map_all: bool) -> Result<OwnedFd> {
+pub(crate) fn make(mount: &Planned, identity: &Identity, map_all: bool, user: bool) -> Result<OwnedFd> {
     let source = mount.source.as_deref().unwrap_or(Path::new(""));
     let place = || format!("mounts: /{}", mount.destination.display());
     let recursive = mount.options.bind == Some(true);
@@ -25,7 +25,7 @@ pub(crate) fn make(mount: &Planned, identity: &Identity, map_all: bool) -> Resul
             Error::system(format!("{}: {error}", place()))
         }
     })?;
-    finish(mount, &tree, own_map(mount)?.as_ref(), identity.map(), map_all)?;
+    finish(mount, &tree, own_map(mount)?.as_ref(), identity.map(), map_all, user)?;
     Ok(tree)
 }
 
@@ -42,6 +42,7 @@ pub(crate) fn finish(
     own: Option<&OwnedFd>,
     container: Option<BorrowedFd<'_>>,
     map_all: bool,
+    user: bool,
 ) -> Result<()> {
     let source = mount.source.as_deref().unwrap_or(Path::new(""));
     let place = || format!("mounts: /{}", mount.destination.display());
@@ -74,16 +75,54 @@ pub(crate) fn finish(
         idmap: map.filter(|_| map_recursive || !recursive),
     };
     configure(tree, recursive, all, source, &place)?;
-    let top = Change {
-        set: mount.options.top.set,
-        clear: mount.options.top.clear,
+    let change = |attributes: options::Change| Change {
+        set: attributes.set,
+        clear: attributes.clear,
         propagation: Some(propagation).filter(|_| !spread && recursive),
         idmap: map.filter(|_| !map_recursive && recursive),
     };
-    if !mount.options.top.is_none() || top.propagation.is_some() || top.idmap.is_some() {
-        configure(tree, false, top, source, &place)?;
+    // Mounts of the engine's own say all that they mean.
+    let attributes = if map_all { mount.options.top } else { fstab(mount, tree, user)? };
+    let top = change(attributes);
+    if attributes.is_none() && top.propagation.is_none() && top.idmap.is_none() {
+        return Ok(());
     }
-    Ok(())
+    match configure(tree, false, top, source, &place) {
+        // The caller itself is in a user namespace whose mounts came with attributes that stay.
+        Err(_) if !map_all && !user && !attributes.clear.is_empty() && top.idmap.is_none() => {
+            configure(tree, false, change(fstab(mount, tree, true)?), source, &place)
+        }
+        done => done,
+    }
+}
+
+/// What the options of a mount change about its top; `user`: a user namespace may not take back what the source has.
+fn fstab(mount: &Planned, tree: &OwnedFd, user: bool) -> Result<options::Change> {
+    let kept = if user && mount.options.said.any { Some(attributes_of(tree)?) } else { None };
+    mount.options.of_bind(kept).map_err(|why| {
+        let (place, source) = (mount.destination.display(), mount.source.as_deref().unwrap_or(Path::new("")).display());
+        Error::invalid(format!("mounts: /{place}: error mounting {source}: {why}: operation not permitted"))
+    })
+}
+
+/// The attributes that a mount has.
+fn attributes_of(tree: &OwnedFd) -> Result<Attr> {
+    use rustix::fs::StatVfsMountFlags as Flags;
+    let flags = rustix::fs::fstatvfs(tree).map_err(|errno| brig_sys::Error::new("fstatvfs()", errno))?.f_flag;
+    let known = [
+        (Flags::RDONLY, Attr::MOUNT_ATTR_RDONLY),
+        (Flags::NOSUID, Attr::MOUNT_ATTR_NOSUID),
+        (Flags::NODEV, Attr::MOUNT_ATTR_NODEV),
+        (Flags::NOEXEC, Attr::MOUNT_ATTR_NOEXEC),
+        (Flags::NOATIME, Attr::MOUNT_ATTR_NOATIME),
+        (Flags::NODIRATIME, Attr::MOUNT_ATTR_NODIRATIME),
+    ];
+    let mut attributes =
+        known.iter().filter(|(flag, _)| flags.contains(*flag)).map(|(_, attribute)| *attribute).collect();
+    if !flags.intersects(Flags::NOATIME | Flags::RELATIME) {
+        attributes |= Attr::MOUNT_ATTR_STRICTATIME;
+    }
+    Ok(attributes)
 }
 
 /// What is bound to `/proc` or `/sys` must be a whole procfs or sysfs: security settings are written through them

@@ -179,8 +179,13 @@ impl Hooks {
 
     /// Runs the hooks of a moment in this process's namespaces, one after the other; the first that fails ends it.
     pub fn run(&self, moment: Moment, pid: Option<i32>) -> Result<()> {
+        self.run_in(moment, pid, self.directory())
+    }
+
+    /// The same, in another directory than the bundle.
+    pub fn run_in(&self, moment: Moment, pid: Option<i32>, directory: &Path) -> Result<()> {
         for (index, hook) in self.lists[moment as usize].iter().enumerate() {
-            let done = self.state(moment, pid).and_then(|state| run_outside(hook, &state, self.directory()));
+            let done = self.state(moment, pid).and_then(|state| run_outside(hook, &state, directory));
             done.step(|| at(moment, index))?;
         }
         Ok(())
@@ -189,8 +194,9 @@ impl Hooks {
     /// Runs those that cannot undo anything by failing: all of them, and what went wrong comes back as text.
     pub fn run_all(&self, moment: Moment) -> Vec<String> {
         let mut warnings = Vec::new();
+        let directory = self.directory();
         for (index, hook) in self.lists[moment as usize].iter().enumerate() {
-            let done = self.state(moment, None).and_then(|state| run_outside(hook, &state, self.directory()));
+            let done = self.state(moment, None).and_then(|state| run_outside(hook, &state, directory));
             warnings.extend(done.step(|| at(moment, index)).err().map(|error| error.message));
         }
         warnings

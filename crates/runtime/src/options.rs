@@ -41,6 +41,15 @@ impl Change {
     }
 }
 
+/// What was said about the attributes of the top mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Said {
+    /// Anything.
+    pub any: bool,
+    /// When access times are written; words that only take another such word back do not count.
+    pub times: bool,
+}
+
 /// How a bind mount's owners are mapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Idmap {
@@ -57,6 +66,8 @@ pub(crate) struct Options {
     pub bind: Option<bool>,
     /// Of the top mount.
     pub top: Change,
+    /// Whether any word said something about the top mount's attributes, and whether one chose its access times.
+    pub said: Said,
     /// Of the top mount and all beneath.
     pub recursive: Change,
     /// Propagation and whether it holds for all beneath too.
@@ -141,6 +152,39 @@ impl Options {
         (self.top.set & !self.recursive.clear) | self.recursive.set
     }
 
+    /// The change of a bind mount's top as mount(8) means its options: with none at all the attributes stay, else those that
+    /// no word asks for go. `kept` are those of the source if the kernel keeps them for a user namespace: they stay, too.
+    ///
+    /// # Errors
+    /// What is in the way of an explicit wish.
+    pub fn of_bind(&self, kept: Option<Attr>) -> std::result::Result<Change, String> {
+        let plain =
+            Attr::MOUNT_ATTR_RDONLY | Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOEXEC;
+        let times = Attr::MOUNT_ATTR__ATIME | Attr::MOUNT_ATTR_NODIRATIME;
+        if !self.said.any {
+            return Ok(Change::NONE);
+        }
+        let mut wanted = Change { set: self.top.set & !times, clear: self.top.clear & !times };
+        match kept {
+            None => wanted.clear |= plain & !wanted.set,
+            Some(kept) => {
+                let lost = self.top.clear & plain & kept;
+                if !lost.is_empty() {
+                    return Err(format!("cannot clear locked flags {}", names(lost)));
+                }
+                if self.said.times && self.top.set & times != kept & times {
+                    return Err(format!("cannot change locked atime flags {}", names(kept & times)));
+                }
+            }
+        }
+        wanted.clear |= Attr::MOUNT_ATTR_NOSYMFOLLOW & !wanted.set;
+        if self.said.times && kept.is_none() {
+            wanted.set |= self.top.set & times;
+            wanted.clear |= Attr::MOUNT_ATTR__ATIME | (Attr::MOUNT_ATTR_NODIRATIME & !wanted.set);
+        }
+        Ok(wanted)
+    }
+
     /// Whether it is to be read-only.
     pub fn read_only(&self) -> bool {
         self.all_set().contains(Attr::MOUNT_ATTR_RDONLY)
@@ -160,6 +204,7 @@ pub(crate) fn parse(mount: &Mount) -> Result<Options> {
     let mut options = Options {
         bind: (mount.type_ == "bind").then_some(false),
         top: Change::NONE,
+        said: Said::default(),
         recursive: Change::NONE,
         propagation: None,
         idmap: None,
@@ -236,6 +281,8 @@ pub(crate) fn parse_propagation(word: &str) -> Option<Propagation> {
 fn attribute(options: &mut Options, word: &str) -> bool {
     // A word with an r in front changes all mounts beneath too; "ro", "rw" and "relatime" are themselves.
     if change(&mut options.top, word) {
+        options.said.any = true;
+        options.said.times |= matches!(word, "noatime" | "nodiratime" | "relatime" | "strictatime");
         return true;
     }
     word.strip_prefix('r').is_some_and(|word| change(&mut options.recursive, word))
@@ -261,6 +308,21 @@ fn change(change: &mut Change, word: &str) -> bool {
         _ => return false,
     }
     true
+}
+
+/// Attributes in fstab's words.
+fn names(attributes: Attr) -> String {
+    let known = [
+        (Attr::MOUNT_ATTR_RDONLY, "ro"),
+        (Attr::MOUNT_ATTR_NOSUID, "nosuid"),
+        (Attr::MOUNT_ATTR_NODEV, "nodev"),
+        (Attr::MOUNT_ATTR_NOEXEC, "noexec"),
+        (Attr::MOUNT_ATTR_NOATIME, "noatime"),
+        (Attr::MOUNT_ATTR_STRICTATIME, "strictatime"),
+        (Attr::MOUNT_ATTR_NODIRATIME, "nodiratime"),
+    ];
+    let set: Vec<&str> = known.iter().filter(|(flag, _)| attributes.contains(*flag)).map(|(_, name)| *name).collect();
+    if set.is_empty() { "relatime".to_owned() } else { set.join(",") }
 }
 
 #[cfg(test)]
@@ -301,6 +363,29 @@ mod tests {
             options("bind", &[word]).unwrap();
         }
         options("tmpfs", &["tmpcopyup"]).unwrap();
+    }
+
+    #[test]
+    fn binds_mean_what_mount_means() {
+        let of = |words: &[&str], kept: Option<Attr>| {
+            options("bind", words).unwrap().of_bind(kept).map(|change| (change.set, change.clear))
+        };
+        let (ro, nosuid, nodev, noexec) =
+            (Attr::MOUNT_ATTR_RDONLY, Attr::MOUNT_ATTR_NOSUID, Attr::MOUNT_ATTR_NODEV, Attr::MOUNT_ATTR_NOEXEC);
+        let nosymfollow = Attr::MOUNT_ATTR_NOSYMFOLLOW;
+        assert_eq!(of(&["rbind", "rprivate"], None).unwrap(), (Attr::empty(), Attr::empty()));
+        assert_eq!(of(&["ro", "nodev"], None).unwrap(), (ro | nodev, nosuid | noexec | nosymfollow));
+        // A word that only takes back leaves the times.
+        assert_eq!(of(&["atime"], None).unwrap(), (Attr::empty(), ro | nosuid | nodev | noexec | nosymfollow));
+        let (set, clear) = of(&["nodiratime"], None).unwrap();
+        assert_eq!(set, Attr::MOUNT_ATTR_NODIRATIME);
+        assert!(clear.contains(Attr::MOUNT_ATTR__ATIME));
+        // In a user namespace the source's stay, and only an explicit wish against them is refused.
+        assert_eq!(of(&["nosuid"], Some(ro | nodev)).unwrap(), (nosuid, nosymfollow));
+        assert_eq!(of(&["rw"], Some(ro)).unwrap_err(), "cannot clear locked flags ro");
+        assert!(of(&["rw"], Some(nodev)).is_ok());
+        assert!(of(&["strictatime"], Some(Attr::MOUNT_ATTR_NOATIME)).is_err());
+        assert!(of(&["noatime"], Some(Attr::MOUNT_ATTR_NOATIME)).is_ok());
     }
 
     #[test]

@@ -3,6 +3,8 @@
 
 use std::os::fd::OwnedFd;
 
+use brig_sys::clone::flags;
+
 use crate::binds;
 use crate::devices;
 use crate::error::Result;
@@ -26,13 +28,14 @@ pub(crate) fn make(
     console: bool,
 ) -> Result<Sources> {
     let root = rootfs::make(rootfs, identity, idmap)?;
+    let user = plan.namespaces.has(flags::NEWUSER);
     let mut mounts = Vec::new();
     for mount in &plan.mounts {
         match mount.kind {
             Kind::Dev => mounts.push(devices::make(mount, &plan.nodes, console, identity)?),
             // Of these only the map, which cannot be made where they are cloned.
             Kind::Bind if mount.inner.is_some() => mounts.extend(binds::own_map(mount)?),
-            Kind::Bind => mounts.push(binds::make(mount, identity, idmap)?),
+            Kind::Bind => mounts.push(binds::make(mount, identity, idmap, user)?),
             Kind::Cgroup | Kind::FileSystem => {}
         }
     }

@@ -107,7 +107,7 @@ impl Stage<'_> {
         {
             let tree = match mount.kind {
                 Kind::Dev => devices::make(mount, &self.plan.nodes, self.console, self.identity)?,
-                _ => binds::make(mount, self.identity, self.idmap)?,
+                _ => binds::make(mount, self.identity, self.idmap, self.plan.namespaces.has(flags::NEWUSER))?,
             };
             trees.push((index.to_string(), tree));
         }

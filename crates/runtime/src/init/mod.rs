@@ -11,7 +11,7 @@ mod mounts;
 mod reaper;
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use brig_sys::beneath::Root;
@@ -176,7 +176,7 @@ impl Init<'_> {
         jail::attach(plan, root_mount.as_fd(), host_root.as_fd(), path)?;
         let root = Root::from_fd(root_mount);
         let places = mounts::attach(plan, self.cgroup, &root, prepared, &mut fds)?;
-        if !self.run_hooks()? {
+        if !self.run_hooks(root.as_fd())? {
             return Ok(None);
         }
         let terminal = match &self.stdio {
@@ -205,7 +205,7 @@ impl Init<'_> {
     }
 
     /// The hooks that see the host's root and the container's mounts. False means that the parent is gone.
-    fn run_hooks(&self) -> Result<bool> {
+    fn run_hooks(&self, root: BorrowedFd<'_>) -> Result<bool> {
         let Some(hooks) = &self.plan.hooks else { return Ok(true) };
         if hooks.has(Moment::Prestart) || hooks.has(Moment::CreateRuntime) {
             wire::report(self.channel, &Report::Mounted)?;
@@ -215,7 +215,9 @@ impl Init<'_> {
         }
         if hooks.has(Moment::CreateContainer) {
             let pid = rustix::process::getpid().as_raw_nonzero().get();
-            hooks.run(Moment::CreateContainer, Some(pid))?;
+            // Where the container's root is in the host's: hooks of libraries and devices go on from there.
+            let root = format!("/proc/self/fd/{}", root.as_raw_fd());
+            hooks.run_in(Moment::CreateContainer, Some(pid), Path::new(&root))?;
         }
         Ok(true)
     }

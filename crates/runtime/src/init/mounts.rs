@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use brig_sys::beneath::Root;
+use brig_sys::clone::flags;
 use brig_sys::mount::{Attr, Change, Context, Propagation};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -163,7 +164,8 @@ pub(super) fn attach(
             }
             Ready::Inner(source) => {
                 let map = mount.mappings.is_some().then(|| fds.next()).flatten();
-                let made = inner(root, mount, &source, map.as_ref()).step(|| place(mount))?;
+                let made = inner(root, mount, &source, (map.as_ref(), plan.namespaces.has(flags::NEWUSER)))
+                    .step(|| place(mount))?;
                 attach_one(root, mount, &made).step(|| place(mount))?;
             }
             Ready::FromParent => {
@@ -223,10 +225,10 @@ fn mode_of(root: &Root, path: &Path) -> Result<Option<u32>> {
 }
 
 /// A copy of a tree of the container's, as the mount wants it.
-fn inner(root: &Root, mount: &Planned, source: &Path, map: Option<&OwnedFd>) -> Result<OwnedFd> {
+fn inner(root: &Root, mount: &Planned, source: &Path, (map, user): (Option<&OwnedFd>, bool)) -> Result<OwnedFd> {
     let from = root.open_in(source, OFlags::PATH, Mode::empty())?;
     let tree = brig_sys::mount::clone_tree(from.as_fd(), mount.options.bind == Some(true))?;
-    binds::finish(mount, &tree, map, None, false)?;
+    binds::finish(mount, &tree, map, None, false, user)?;
     Ok(tree)
 }
 

@@ -88,7 +88,9 @@ fn hooks_in_order_and_place() {
         if wanted == "startContainer" {
             assert_eq!(head, "startContainer /");
         } else {
-            assert!(head.starts_with(&format!("{wanted} {bundle} ")), "{wanted}: {head} in {text}");
+            // Those of the container's namespaces are at its root, which the host's root is still above of.
+            let at = if ours { bundle } else { "/" };
+            assert!(head.starts_with(&format!("{wanted} {at} ")), "{wanted}: {head} in {text}");
             assert_eq!(head.ends_with(host), ours, "{head}");
         }
         let mut document = lines.next().unwrap_or_default().to_owned();
@@ -153,7 +155,9 @@ fn create_container_hooks_see_both() {
     let mut spec = spec(&["cat", "/dev/shm/made"]);
     let at = root.to_str().unwrap();
     spec.hooks = Some(Hooks {
-        create_container: vec![hook(&format!("test -e /usr/bin/env && echo seen >{at}/dev/shm/made"))],
+        create_container: vec![hook(&format!(
+            "test -e /usr/bin/env && test $(pwd) = {at} && echo seen >{at}/dev/shm/made"
+        ))],
         ..Hooks::default()
     });
     let (stdio, output) = pipes();
