@@ -38,6 +38,7 @@ pub use container::{Container, CreateRequest, Stdio, create};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{ExecProcess, ExecRequest};
 pub use options::KNOWN as MOUNT_OPTIONS;
+pub use placement::{MEMORY_FLAGS, MEMORY_MODES};
 pub use resctrl::release;
 pub use rootfs::Rootfs;
 

@@ -92,21 +92,27 @@ fn cpus(field: &str, text: &str) -> Result<CpuSet> {
     Ok(set)
 }
 
+/// `linux.memoryPolicy.mode`, in the order of the kernel's numbers (linux/mempolicy.h).
+pub const MEMORY_MODES: [&str; 7] = [
+    "MPOL_DEFAULT",
+    "MPOL_PREFERRED",
+    "MPOL_BIND",
+    "MPOL_INTERLEAVE",
+    "MPOL_LOCAL",
+    "MPOL_PREFERRED_MANY",
+    "MPOL_WEIGHTED_INTERLEAVE",
+];
+/// `linux.memoryPolicy.flags`, in the order of the kernel's bits, the first of which is 13.
+pub const MEMORY_FLAGS: [&str; 3] = ["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"];
+
 /// The kernel's largest `MAX_NUMNODES`.
 const MAX_NODES: usize = 1024;
 
 impl Memory {
     pub fn compile(policy: &MemoryPolicy) -> Result<Memory> {
-        let mut mode = match policy.mode.as_str() {
-            "MPOL_DEFAULT" => 0,
-            "MPOL_PREFERRED" => 1,
-            "MPOL_BIND" => 2,
-            "MPOL_INTERLEAVE" => 3,
-            "MPOL_LOCAL" => 4,
-            "MPOL_PREFERRED_MANY" => 5,
-            "MPOL_WEIGHTED_INTERLEAVE" => 6,
-            other => return Err(Error::invalid(format!("linux.memoryPolicy.mode: unknown mode {other:?}"))),
-        };
+        let mode = (0..).zip(MEMORY_MODES).find(|(_, known)| *known == policy.mode).map(|(mode, _)| mode);
+        let mut mode: i32 =
+            mode.ok_or_else(|| Error::invalid(format!("linux.memoryPolicy.mode: unknown mode {:?}", policy.mode)))?;
         let nodes = match policy.nodes.trim() {
             "" => Vec::new(),
             text => list("linux.memoryPolicy.nodes", text, MAX_NODES)?,
@@ -120,12 +126,9 @@ impl Memory {
             return Err(Error::invalid(format!("linux.memoryPolicy.nodes: {} needs some", policy.mode)));
         }
         for flag in &policy.flags {
-            mode |= match flag.as_str() {
-                "MPOL_F_STATIC_NODES" => 1 << 15,
-                "MPOL_F_RELATIVE_NODES" => 1 << 14,
-                "MPOL_F_NUMA_BALANCING" => 1 << 13,
-                other => return Err(Error::invalid(format!("linux.memoryPolicy.flags: unknown flag {other:?}"))),
-            };
+            let bit = (13..).zip(MEMORY_FLAGS).find(|(_, known)| known == flag).map(|(bit, _)| bit);
+            mode |=
+                1 << bit.ok_or_else(|| Error::invalid(format!("linux.memoryPolicy.flags: unknown flag {flag:?}")))?;
         }
         let mut mask = vec![0u64; nodes.iter().max().map_or(0, |last| last / 64 + 1)];
         nodes.into_iter().for_each(|node| mask[node / 64] |= 1 << (node % 64));
