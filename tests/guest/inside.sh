@@ -3,33 +3,13 @@
 export PATH=/bin:/sbin HOME=/root
 mount -t proc proc /proc
 mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
 mkdir -p /dev/pts
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /tmp
 mount -t cgroup2 cgroup /sys/fs/cgroup
 ip link set lo up
-passed=0
-failed=0
-
-# check NAME EXPECTED COMMAND...: the command's output (both streams) and exit code, as "output|code".
-check() {
-    name=$1
-    expected=$2
-    shift 2
-    actual=$(timeout 60 "$@" 2>&1)
-    actual="$actual|$?"
-    if [ "$actual" = "$expected" ]; then
-        passed=$((passed + 1))
-        echo "PASS $name"
-    else
-        failed=$((failed + 1))
-        echo "FAIL $name"
-        echo "  expected: $expected"
-        echo "  actual:   $actual"
-    fi
-}
+. /checks.sh
 
 echo "guest: Linux $(uname -r), cgroup controllers: $(cat /sys/fs/cgroup/cgroup.controllers)"
 brig import /image.tar image > /dev/null 2>&1 || { tail -5 /run/brig/daemon.log; echo "FAIL import"; }
@@ -68,6 +48,7 @@ check "remove" "web|0" brig rm web
 check "no cgroup is left" "/sys/fs/cgroup/brig|0" find /sys/fs/cgroup/brig -type d
 check "no veth is left" "|1" sh -c 'ip link | grep veth'
 [ "$failed" = 0 ] || tail -20 /run/brig/daemon.log
+suites
 echo "guest: $passed passed, $failed failed"
 echo "guest: done"
 poweroff -f

@@ -412,7 +412,7 @@ impl Creation {
         };
         if plan.namespaces.join.is_empty() {
             let child = clone::spawn(new, directory.as_ref().map(AsFd::as_fd), child)?;
-            return Ok(Creation { child: Some(child), channel: ours, attached: None, moved: None });
+            return Creation { child: Some(child), channel: ours, attached: None, moved: None }.in_cgroup(cgroup);
         }
         let stage = clone::spawn(0, directory.as_ref().map(AsFd::as_fd), || {
             init::finish(&theirs, join(plan, &theirs, new, child))
@@ -422,11 +422,19 @@ impl Creation {
         pidfd::reap(stage.pidfd.as_fd())?;
         match answer? {
             Some((Report::Child { pid }, Some(pidfd))) => {
-                Ok(Creation { child: Some(Spawned { pid, pidfd }), channel: ours, attached: None, moved: None })
+                Creation { child: Some(Spawned { pid, pidfd }), channel: ours, attached: None, moved: None }
+                    .in_cgroup(cgroup)
             }
             Some((Report::Failed(error), _)) => Err(error),
             _ => Err(Error::system("the process that joins namespaces died")),
         }
+    }
+
+    /// Puts the child where only systemd can put it.
+    fn in_cgroup(self, cgroup: &Cgroup) -> Result<Creation> {
+        let pid = self.child.as_ref().map_or(0, |child| child.pid);
+        cgroup.attach(pid).step(|| "cgroup".to_owned())?;
+        Ok(self)
     }
 
     /// Maps ids, makes the mounts and hands them over.

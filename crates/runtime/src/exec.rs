@@ -12,6 +12,7 @@ use brig_sys::clone::{self, flags};
 use brig_sys::fdpass::{self, Channel};
 use brig_sys::pidfd;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::cgroup::Entrance;
 use crate::container::{Container, Stdio, check_preserved, check_terminal, end, go, lift};
@@ -101,6 +102,9 @@ impl Container {
         let keyring = session_keyring.then(|| self.about.keyring());
         self.spawn(&launch, (&stdio, &preserved), theirs, keyring.as_deref(), entrance, &mut started)?;
         let pid = started.child.as_ref().map_or(0, |(pid, _)| *pid);
+        if sub_cgroups.is_empty() {
+            self.cgroup.attach(pid).step(|| "cgroup".to_owned())?;
+        }
         if let Some(class) = &self.class {
             class.add_if_there(pid)?;
         }
@@ -133,7 +137,7 @@ impl Container {
         entrance: Entrance,
         started: &mut Started,
     ) -> Result<()> {
-        let Entrance { directory, files } = entrance;
+        let Entrance { directory, files, chosen } = entrance;
         let own_user = self.namespaces & flags::NEWUSER != 0;
         let sets_groups = if own_user { None } else { Some(rights::may_set_groups()?) };
         let stage = || {
@@ -150,7 +154,18 @@ impl Container {
             };
             init::finish(&theirs, stage.run())
         };
-        let stage = launch.affinity.starting(|| Ok(clone::spawn(0, directory.as_ref().map(AsFd::as_fd), stage)?))?;
+        let into = |directory: Option<&OwnedFd>| clone::spawn(0, directory.map(AsFd::as_fd), &stage);
+        let stage = launch.affinity.starting(|| {
+            let spawned = match into(directory.as_ref()) {
+                // It has given its controllers on: then where its first process is.
+                Err(error) if error.errno == Errno::BUSY && !chosen => {
+                    let below = self.cgroup.below_with(self.pid());
+                    if below.is_some() { into(below.as_ref()) } else { Err(error) }
+                }
+                spawned => spawned,
+            };
+            Ok(spawned?)
+        })?;
         drop(theirs);
         let heard = started.hear(stage.pidfd.as_fd(), |child, listener| {
             self.introduce(launch.agent.as_ref(), child, listener, "running")

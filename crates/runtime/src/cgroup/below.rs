@@ -14,6 +14,8 @@ pub(crate) struct Entrance {
     pub directory: Option<OwnedFd>,
     /// Files that a single-threaded process writes `0` to.
     pub files: Vec<OwnedFd>,
+    /// It was chosen by the caller: none other will do.
+    pub chosen: bool,
 }
 
 impl Cgroup {
@@ -23,7 +25,7 @@ impl Cgroup {
     /// A path that leads elsewhere, a controller that there is not, a cgroup that does not exist.
     pub(crate) fn entrance(&self, below: &[(String, String)]) -> Result<Entrance> {
         if below.is_empty() {
-            return Ok(Entrance { directory: self.fd_for_clone(), files: self.join_files()? });
+            return Ok(Entrance { directory: self.fd_for_clone(), files: self.join_files()?, chosen: false });
         }
         for (controller, path) in below {
             check(controller, path)?;
@@ -50,14 +52,26 @@ impl Cgroup {
             }
             None => None,
         };
-        Ok(Entrance { directory, files })
+        Ok(Entrance { directory, files, chosen: true })
+    }
+
+    /// The version 2 cgroup that a process of the container is in, below the container's own. Once that has given
+    /// controllers on to those below it, nothing can be put into itself any more.
+    pub(crate) fn below_with(&self, pid: i32) -> Option<OwnedFd> {
+        let mount = self.layout.v2.as_ref()?;
+        let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let path = Path::new(text.lines().find_map(|line| line.strip_prefix("0::/"))?);
+        let inside = path.starts_with(&self.place.path) && plain(path);
+        Some(std::fs::File::open(inside.then(|| mount.join(path))?).ok()?.into())
     }
 }
 
+fn plain(path: &Path) -> bool {
+    path.components().all(|part| matches!(part, Component::Normal(_) | Component::RootDir | Component::CurDir))
+}
+
 fn check(controller: &str, path: &str) -> Result<()> {
-    let inside = Path::new(path)
-        .components()
-        .all(|part| matches!(part, Component::Normal(_) | Component::RootDir | Component::CurDir));
+    let inside = plain(Path::new(path));
     if inside {
         return Ok(());
     }

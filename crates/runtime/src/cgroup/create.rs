@@ -119,24 +119,11 @@ impl Cgroup {
             v2::settle_type(&dir, resources)?;
         }
         let policy = Policy::new(&resources.devices)?;
-        self.warnings = self.apply(resources).map_err(|error| self.for_want_of_rights(error))?;
+        self.warnings = self.apply(resources).map_err(|error| for_want_of_rights(self.denied.as_ref(), error))?;
         match self.apply_devices(&policy, fresh) {
             // A user cannot get at devices of the host in any case.
             Err(_) if self.place.rootless => Ok(()),
             applied => applied,
-        }
-    }
-
-    fn for_want_of_rights(&self, error: Error) -> Error {
-        match &self.denied {
-            Some(denied) if error.kind == ErrorKind::Unsupported => Error {
-                message: format!(
-                    "rootless needs no limits + no cgrouppath when no permission is granted for cgroups: {} ({})",
-                    error.message, denied.message
-                ),
-                ..error
-            },
-            _ => error,
         }
     }
 
@@ -156,15 +143,12 @@ impl Cgroup {
         let placeholder = Placeholder::new()?;
         manager.start(unit, placeholder.pid(), limits)?;
         self.placeholder = Some(placeholder);
-        let filled = self.make_all_of_unit().and_then(|()| self.fill(&as_rounded(resources), false));
+        // It makes what it knows of; on version 1 there are hierarchies that it does not.
+        let mounts = self.layout.v2.iter().chain(self.layout.v1.iter().map(|hierarchy| &hierarchy.mount));
+        let made = mounts.into_iter().try_for_each(|mount| make(mount, &self.place.path).map(drop));
+        let filled = made.and_then(|()| self.fill(&as_rounded(resources), false));
         filled.and_then(|()| self.make_room()).inspect_err(|_first| self.remove().unwrap_or_default())?;
         Ok(self)
-    }
-
-    /// systemd makes what it knows of; on version 1 there are hierarchies that it does not.
-    fn make_all_of_unit(&mut self) -> Result<()> {
-        let mounts = self.layout.v2.iter().chain(self.layout.v1.iter().map(|hierarchy| &hierarchy.mount));
-        mounts.into_iter().try_for_each(|mount| make(mount, &self.place.path).map(drop))
     }
 
     /// The placeholder counts, too: as long as it is there, one more process may be.
@@ -187,6 +171,17 @@ impl Cgroup {
         }
         match (self.controller_directory("pids"), self.pids_limit.take()) {
             (Some(dir), Some(limit)) => files::write(&dir, "pids.max", &limit.to_string()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Moves a process in that was made elsewhere because the caller may not; nothing to do otherwise.
+    ///
+    /// # Errors
+    /// systemd's.
+    pub fn attach(&self, pid: i32) -> Result<()> {
+        match &self.place.unit {
+            Some(unit) if self.place.only_by_systemd() => Manager::connect(true)?.attach(unit, pid),
             _ => Ok(()),
         }
     }
@@ -232,6 +227,19 @@ impl Cgroup {
     }
 }
 
+impl Place {
+    /// A user may move processes only within the part of the tree that is the user's. From a session's scope, which is
+    /// beside it, systemd has to do it.
+    pub(super) fn only_by_systemd(&self) -> bool {
+        if !self.rootless || self.unit.is_none() {
+            return false;
+        }
+        let service = |path: &&Path| path.extension().is_some_and(|extension| extension == "service");
+        let own = layout::own_parent().unwrap_or_default();
+        !self.path.ancestors().find(service).is_some_and(|service| own.starts_with(service))
+    }
+}
+
 fn remove_each(directories: Vec<PathBuf>) -> Result<()> {
     let mut first = Ok(());
     for dir in directories {
@@ -239,6 +247,19 @@ fn remove_each(directories: Vec<PathBuf>) -> Result<()> {
         first = first.and(control::remove(&dir, limit));
     }
     first
+}
+
+fn for_want_of_rights(denied: Option<&Error>, error: Error) -> Error {
+    match denied {
+        Some(denied) if error.kind == ErrorKind::Unsupported => Error {
+            message: format!(
+                "rootless needs no limits + no cgrouppath when no permission is granted for cgroups: {} ({})",
+                error.message, denied.message
+            ),
+            ..error
+        },
+        _ => error,
+    }
 }
 
 /// The quota that systemd will keep, so that the files say the same.

@@ -162,7 +162,7 @@ mod tests {
         );
         let hole = Policy::new(&[rule(true, "c", 10, -1, "rwm"), rule(false, "c", 10, 229, "rwm")]).unwrap_err();
         assert!(hole.message.contains("deny c 10:229 rwm makes a hole"), "{hole}");
-        for bad in [rule(true, "x", 1, 1, "r"), rule(true, "c", 1, 1, "rx"), rule(true, "c", -2, 1, "r")] {
+        for bad in [rule(true, "x", 1, 1, "r"), rule(true, "c", 1, 1, "x"), rule(true, "c", -2, 1, "r")] {
             assert!(Policy::new(&[bad]).is_err());
         }
     }

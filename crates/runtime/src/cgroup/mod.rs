@@ -183,7 +183,8 @@ impl Cgroup {
     /// [`Cgroup::add`] (or [`Cgroup::join_files`]) for the version 1 hierarchies.
     #[must_use]
     pub fn fd_for_clone(&self) -> Option<OwnedFd> {
-        Some(std::fs::File::open(self.v2_directory()?).ok()?.into())
+        let directory = self.v2_directory().filter(|_| !self.place.only_by_systemd())?;
+        Some(std::fs::File::open(directory).ok()?.into())
     }
 
     /// Files of the version 1 hierarchies, open for writing. A single-threaded process that writes `0` to each has joined

@@ -399,7 +399,7 @@ fn o09_device_rules() {
     }
     refuse(&[
         ("an unknown type", |s, _| rule(s, json!({"allow": true, "type": "x", "access": "rwm"})), "device"),
-        ("unknown access", |s, _| rule(s, json!({"allow": true, "type": "c", "access": "rwx"})), "device"),
+        ("unknown access", |s, _| rule(s, json!({"allow": true, "type": "c", "access": "x"})), "device"),
         (
             "a number too low",
             |s, _| rule(s, json!({"allow": true, "type": "c", "major": -5, "access": "rwm"})),

@@ -235,6 +235,17 @@ impl Manager {
         }
     }
 
+    /// Moves a process into a scope.
+    ///
+    /// # Errors
+    /// systemd refuses.
+    pub fn attach(&mut self, unit: &Unit, pid: i32) -> Result<()> {
+        let pids = Value::Array("u".to_owned(), vec![Value::U32(pid.cast_unsigned())]);
+        let arguments = [Value::Str(unit.name.clone()), Value::Str("/".to_owned()), pids];
+        self.call("AttachProcessesToUnit", &arguments)?;
+        Ok(())
+    }
+
     fn reset_failed(&mut self, unit: &Unit) {
         // Not failed, or not there: nothing to forget.
         self.call("ResetFailedUnit", &[Value::Str(unit.name.clone())]).ok();

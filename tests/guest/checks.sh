@@ -1,0 +1,46 @@
+# What the scripts inside of the guests share: checks that are counted, and test suites of Rust.
+passed=0
+failed=0
+
+# check NAME EXPECTED COMMAND...: the command's output (both streams) and exit code, as "output|code".
+check() {
+    name=$1
+    expected=$2
+    shift 2
+    # Into a file: a pipe would stay open for as long as a container that has inherited it.
+    timeout 60 "$@" > /tmp/check 2>&1 < /dev/null
+    code=$?
+    actual="$(cat /tmp/check)|$code"
+    if [ "$actual" = "$expected" ]; then
+        passed=$((passed + 1))
+        echo "PASS $name"
+    else
+        failed=$((failed + 1))
+        echo "FAIL $name"
+        echo "  expected: $expected"
+        echo "  actual:   $actual"
+    fi
+}
+
+# The test programs in /suites, each with what it skips and fails.
+suites() {
+    export BRIG_SKIPS=/tmp/skips
+    for suite in /suites/*; do
+        [ -x "$suite" ] || continue
+        # A test that the whole suite waits for must not be waited for.
+        (cd /tmp && timeout 600 "$suite" --test-threads=1) > /tmp/said 2>&1
+        code=$?
+        good=$(grep -c '^test .* ok$' /tmp/said)
+        bad=$(grep -c '^test .*FAILED$' /tmp/said)
+        passed=$((passed + good))
+        failed=$((failed + bad))
+        echo "guest: suite ${suite##*/}: $good passed, $bad failed, exit code $code"
+        if [ "$code" != 0 ]; then
+            echo "FAIL suite ${suite##*/}"
+            grep 'FAILED$' /tmp/said
+            grep -A3 'panicked at' /tmp/said | head -60
+        fi
+        grep '^skipped: ' /tmp/said | sort -u
+    done
+    [ ! -s "$BRIG_SKIPS" ] || sort -u "$BRIG_SKIPS"
+}
