@@ -101,6 +101,11 @@ impl Plan<'_> {
         Ok(())
     }
 
+    /// Whether init makes the nodes of `/dev` itself: it may, unless a user namespace has taken it the right.
+    pub fn makes_own_dev(&self) -> bool {
+        !self.namespaces.has(flags::NEWUSER)
+    }
+
     /// Whether the container has the caller's mount namespace.
     pub fn shares_mounts(&self) -> bool {
         !self.namespaces.has(flags::NEWNS)

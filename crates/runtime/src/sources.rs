@@ -32,6 +32,7 @@ pub(crate) fn make(
     let mut mounts = Vec::new();
     for mount in &plan.mounts {
         match mount.kind {
+            Kind::Dev if plan.makes_own_dev() => {}
             Kind::Dev => mounts.push(devices::make(mount, &plan.nodes, console, identity)?),
             // Of these only the map, which cannot be made where they are cloned.
             Kind::Bind if mount.inner.is_some() => mounts.extend(binds::own_map(mount)?),

@@ -160,7 +160,7 @@ impl Init<'_> {
         let plan = self.plan;
         let host_root = jail::host_root(plan)?;
         // All of this is done while the parent makes the root.
-        let prepared = mounts::prepare(plan)?;
+        let prepared = mounts::prepare(plan, matches!(self.stdio, Stdio::Terminal { .. }))?;
         let fds = if plan.unprivileged {
             self.own_sources()?
         } else {

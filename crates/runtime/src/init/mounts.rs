@@ -16,6 +16,7 @@ use crate::binds;
 use crate::cgroup::Cgroup;
 use crate::devices::{self, Node};
 use crate::error::{Error, Result, Step};
+use crate::identity::Identity;
 use crate::mounts::{self as rules, Kind, Planned};
 use crate::plan::Plan;
 use crate::sysctl;
@@ -28,6 +29,7 @@ enum Ready {
     /// A tree of the container's own root, with what earlier mounts have put there.
     Inner(PathBuf),
     Cgroup,
+    Dev(OwnedFd),
     FromParent,
 }
 
@@ -57,11 +59,18 @@ impl Places {
 pub(super) struct Prepared(Vec<Ready>);
 
 /// Makes the file systems, detached, and writes the kernel parameters through a procfs that nothing is mounted on yet.
-pub(super) fn prepare(plan: &Plan<'_>) -> Result<Prepared> {
+///
+/// They come into being in the order of the specification, which is the order that mountinfo shows. Only what needs rights
+/// over the host's devices while this process has none, and what comes from the host, is the parent's.
+pub(super) fn prepare(plan: &Plan<'_>, console: bool) -> Result<Prepared> {
     let mut parameters = plan.sysctl.as_slice();
     let mut ready = Vec::with_capacity(plan.mounts.len());
     for mount in &plan.mounts {
         ready.push(match mount.kind {
+            Kind::Dev if plan.makes_own_dev() => {
+                let everybody = Identity::of(0, false)?;
+                Ready::Dev(devices::make(mount, &plan.nodes, console, &everybody)?)
+            }
             Kind::Bind | Kind::Dev => mount.inner.clone().map_or(Ready::FromParent, Ready::Inner),
             Kind::Cgroup => Ready::Cgroup,
             Kind::FileSystem if is_like_its_place(mount) => Ready::Later,
@@ -167,6 +176,10 @@ pub(super) fn attach(
                 let made = inner(root, mount, &source, (map.as_ref(), plan.namespaces.has(flags::NEWUSER)))
                     .step(|| place(mount))?;
                 attach_one(root, mount, &made).step(|| place(mount))?;
+            }
+            Ready::Dev(made) => {
+                attach_one(root, mount, &made).step(|| place(mount))?;
+                places.dev = Some(made);
             }
             Ready::FromParent => {
                 let made = fds.next().ok_or_else(|| Error::system("the parent sent too few mounts"))?;

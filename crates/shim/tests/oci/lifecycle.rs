@@ -329,3 +329,25 @@ fn what_it_tells_about_itself() {
     }
     bench.refused(&["nonsense", "-h"], "No help topic for 'nonsense'");
 }
+
+#[test]
+fn mounts_come_into_being_in_their_order() {
+    let mut bench = Bench::new("cat /proc/self/mountinfo");
+    let linux = bench.plan.spec["linux"].as_object_mut().unwrap();
+    linux["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != "user");
+    linux.remove("uidMappings");
+    linux.remove("gidMappings");
+    let lower = bench.path("lower");
+    std::os::unix::fs::chown(&lower, Some(0), Some(0)).unwrap();
+    bench.write();
+    let shown = bench.ok(&["run", "box"]);
+    let places: Vec<&str> = shown.lines().map(|line| line.split(' ').nth(4).unwrap()).collect();
+    let mounts = bench.plan.spec["mounts"].as_array().unwrap();
+    // The cgroup mount is made of others, which only are there at the end.
+    let wanted = mounts.iter().filter(|mount| mount["type"] != "cgroup" && mount["type"] != "bind");
+    let wanted: Vec<&str> = wanted.map(|mount| mount["destination"].as_str().unwrap()).collect();
+    let found: Vec<&str> = places.iter().filter(|place| wanted.contains(place)).copied().collect();
+    assert_eq!(found, wanted, "{shown}");
+    assert!(wanted.contains(&"/dev") && wanted.contains(&"/proc"));
+    bench.clean();
+}
