@@ -550,7 +550,10 @@ fn join_all(namespaces: &[(u64, OwnedFd)]) -> brig_sys::Result<()> {
 
 /// In the stage: joins namespaces, then makes init as a child of the stage's parent.
 fn join(plan: &Plan<'_>, channel: &Channel, new: u64, child: impl FnOnce() -> i32) -> Result<i32> {
-    brig_sys::process::set_dumpable(false)?;
+    // As init: a caller without rights has to look into it.
+    if !plan.unprivileged {
+        brig_sys::process::set_dumpable(false)?;
+    }
     join_all(&plan.namespaces.join).step(|| "linux.namespaces".to_owned())?;
     let child = clone::spawn(new | flags::PARENT, None, child)?;
     wire::report_with(channel, &Report::Child { pid: child.pid }, child.pidfd.as_fd())?;

@@ -121,8 +121,10 @@ fn check_version(version: &str) -> Result<()> {
 }
 
 fn check_supported(spec: &Spec, linux: &Linux, namespaces: &Namespaces) -> Result<()> {
-    if (!spec.hostname.is_empty() || !spec.domainname.is_empty()) && namespaces.new & flags::NEWUTS == 0 {
-        return Err(Error::invalid("hostname, domainname: need a new uts namespace in linux.namespaces"));
+    if (!spec.hostname.is_empty() || !spec.domainname.is_empty()) && !namespaces.has(flags::NEWUTS) {
+        return Err(Error::invalid(
+            "hostname, domainname: need a uts namespace that is not the host's in linux.namespaces",
+        ));
     }
     let label = &linux.mount_label;
     if label.contains(['\n', '\0']) {

@@ -21,7 +21,7 @@ impl Bench {
         std::fs::create_dir_all(&bin).unwrap();
         std::fs::create_dir(bench.path("run")).unwrap();
         std::fs::copy("/bin/busybox", bin.join("busybox")).unwrap();
-        for applet in ["sh", "cat", "id", "ls", "stat", "sleep", "touch", "tty"] {
+        for applet in ["sh", "cat", "id", "ls", "readlink", "stat", "sleep", "touch", "tty"] {
             symlink("busybox", bin.join(applet)).unwrap();
         }
         // Where this test was built the user may not look. By another process: a child of a test beside this one must not
@@ -106,6 +106,41 @@ fn a_bundle_of_spec_rootless_runs() {
     // What is bound keeps what it must not lose.
     bench.script("touch /sys/x 2>/dev/null || echo sys; echo 1 2>/dev/null >/proc/sys/kernel/panic || echo proc; echo x >/dev/full || echo full");
     assert_eq!(bench.ok(&["run", "box"]), "sys\nproc\nfull\n");
+}
+
+/// T-RT-08: what it sees of cgroups that are not its own it cannot change.
+#[test]
+fn cgroups_of_others_are_only_seen() {
+    let bench = Bench::new();
+    bench.script("for f in $(ls -d /sys/fs/cgroup/*/tasks /sys/fs/cgroup/*/cgroup.procs); do echo 0 2>/dev/null >$f && echo $f; done; true");
+    assert_eq!(bench.ok(&["run", "box"]), "");
+}
+
+/// By someone who may look into it, but may do nothing in the namespaces that it came from.
+#[test]
+fn another_containers_namespaces_are_joined() {
+    let bench = Bench::new();
+    bench.script("sleep 1000");
+    let program = bench.path("brig-rt");
+    let mut run = bench.command(program.to_str().unwrap(), &["run", "--detach", "box"]);
+    assert!(run.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success());
+    let state: Value = serde_json::from_str(&bench.ok(&["state", "box"])).unwrap();
+    bench.script("cat /proc/self/uid_map; readlink /proc/self/ns/uts; cat /proc/sys/kernel/hostname");
+    bench.change(|spec| {
+        spec["hostname"] = json!("shared");
+        let linux = spec["linux"].as_object_mut().unwrap();
+        linux.remove("uidMappings");
+        linux.remove("gidMappings");
+        for entry in linux["namespaces"].as_array_mut().unwrap() {
+            if ["user", "uts", "ipc"].iter().any(|kind| entry["type"] == *kind) {
+                entry["path"] = json!(format!("/proc/{}/ns/{}", state["pid"], entry["type"].as_str().unwrap()));
+            }
+        }
+    });
+    let uts = std::fs::read_link(format!("/proc/{}/ns/uts", state["pid"])).unwrap();
+    let words = bench.ok(&["run", "second"]).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(words, format!("0 {USER} 1 {} shared", uts.display()));
+    bench.ok(&["delete", "--force", "box"]);
 }
 
 #[test]

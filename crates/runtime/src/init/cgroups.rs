@@ -37,7 +37,10 @@ pub(super) fn mount(plan: &Plan<'_>, cgroup: &Cgroup, root: &Root, mount: &Plann
     for hierarchy in &plan.layout.v1 {
         let Some(name) = hierarchy.mount.file_name().and_then(|name| name.to_str()) else { continue };
         let made = match own {
-            Some(cgroup) => bind(cgroup, &hierarchy.mount, mount.options.top.set),
+            Some(cgroup) => match bind(cgroup, &hierarchy.mount, mount.options.top.set) {
+                Ok(None) => borrowed(hierarchy),
+                done => done,
+            },
             None => version1(hierarchy, mount.options.top.set).map(Some),
         };
         let Some(made) = made.step(|| name.to_owned())? else { continue };
@@ -91,6 +94,24 @@ fn bind(cgroup: &Cgroup, mounted: &Path, attributes: Attr) -> Result<Option<Owne
     let Some(own) = directories.iter().find(|directory| directory.starts_with(mounted)) else { return Ok(None) };
     let tree = brig_sys::mount::clone_tree_at(own, false)?;
     let change = Change { set: attributes, propagation: Some(Propagation::Private), ..Change::default() };
+    brig_sys::mount::configure(tree.as_fd(), false, change)?;
+    Ok(Some(tree))
+}
+
+/// For a container that has no cgroup of its own: the caller's, to look at only.
+fn borrowed(hierarchy: &Hierarchy) -> Result<Option<OwnedFd>> {
+    let path = "/proc/self/cgroup";
+    let text = std::fs::read_to_string(path).map_err(|error| Error::system(format!("read({path:?}): {error}")))?;
+    let own = text.lines().find_map(|line| {
+        let (controllers, own) = line.split_once(':')?.1.split_once(':')?;
+        controllers.split(',').eq(hierarchy.controllers.iter().map(String::as_str)).then_some(own)
+    });
+    // The path of one outside of the caller's cgroup namespace begins with "..".
+    let Some(own) = own.filter(|own| !own.contains("..")) else { return Ok(None) };
+    let own = hierarchy.mount.join(own.trim_start_matches('/'));
+    let tree = brig_sys::mount::clone_tree_at(&own, false)?;
+    let set = Attr::MOUNT_ATTR_RDONLY | Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOEXEC;
+    let change = Change { set, propagation: Some(Propagation::Private), ..Change::default() };
     brig_sys::mount::configure(tree.as_fd(), false, change)?;
     Ok(Some(tree))
 }
