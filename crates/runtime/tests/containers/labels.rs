@@ -27,8 +27,9 @@ fn load() {
     fs::File::from(file).write_all(PROFILE).unwrap();
 }
 
-const TRY: &str = "cat /proc/self/attr/apparmor/current; touch /tmp/fine; touch /tmp/forbidden 2>&1; echo $?";
-const CONFINED: &str = "brig-test (enforce)\ntouch: /tmp/forbidden: Permission denied\n1\n";
+/// As many lines whether it is confined or not.
+const TRY: &str = "cat /proc/self/attr/apparmor/current; touch /tmp/fine; touch /tmp/forbidden 2>/dev/null; echo $?";
+const CONFINED: &str = "brig-test (enforce)\n1\n";
 
 fn apparmor_confines() {
     if !apparmor() {
@@ -51,7 +52,7 @@ fn apparmor_confines() {
                 let asked = CreateRequest { init, ..request(&place, &spec, place.overlay(), stdio) };
                 let mut container = brig_runtime::create(asked).unwrap();
                 container.start().unwrap();
-                let lines: String = (0..3).map(|_| output.line() + "\n").collect();
+                let lines: String = (0..2).map(|_| output.line() + "\n").collect();
                 assert_eq!(lines, CONFINED);
                 let script = |script: &str| ["sh", "-c", script].map(str::to_owned).to_vec();
                 let ran = exec(&container, &spec, |process| process.args = script(TRY)).unwrap();
