@@ -154,7 +154,7 @@ impl Container {
             };
             init::finish(&theirs, stage.run())
         };
-        let into = |directory: Option<&OwnedFd>| clone::spawn(0, directory.map(AsFd::as_fd), &stage);
+        let into = |directory: Option<&OwnedFd>| clone::spawn(0, directory.map(AsFd::as_fd), stage);
         let stage = launch.affinity.starting(|| {
             let spawned = match into(directory.as_ref()) {
                 // It has given its controllers on: then where its first process is.

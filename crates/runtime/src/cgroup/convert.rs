@@ -93,4 +93,37 @@ mod tests {
         assert_eq!(cpu_max(None, Some(20_000)).unwrap(), "max 20000");
         assert_eq!(cpu_max(None, None), None);
     }
+
+    /// What must hold for whatever numbers a specification has; the seed is fixed, so a failure comes again.
+    #[test]
+    fn any_numbers() {
+        let mut seed = 7u64;
+        let mut next = || {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            // Small and large numbers alike.
+            (seed >> 20) >> (seed % 44)
+        };
+        for _ in 0..100_000 {
+            let shares = next();
+            assert!((1..=10_000).contains(&cpu_weight(shares)), "{shares}");
+            assert!(cpu_weight(shares) <= cpu_weight(shares.saturating_add(1)), "{shares}");
+            let weight = u16::try_from(next() % 991 + 10).unwrap();
+            assert!((1..=10_000).contains(&io_weight(weight)));
+            assert!(weight == 1000 || io_weight(weight) < io_weight(weight + 1), "{weight}");
+            let sign = |n: u64| if n % 3 == 0 { -(n.cast_signed() >> 20) } else { n.cast_signed() };
+            let (total, memory) = (sign(next()), sign(next()));
+            match swap_alone(Some(total), Some(memory)) {
+                Ok(Some(swap)) if total > 0 && memory > 0 => assert_eq!(swap + memory, total),
+                Ok(Some(swap)) => assert!(swap == -1 || swap == total, "{total} {memory}"),
+                Ok(None) => assert_eq!(total, 0),
+                Err(_) => assert!(total != 0 && total != -1 && total < memory || memory == 0 || memory < -1),
+            }
+            let text = or_max(total);
+            assert_eq!(text.is_ok(), total >= -1, "{total}");
+            let period = next();
+            let line = cpu_max(Some(total), Some(period));
+            assert_eq!(line.is_none(), total == 0 && period == 0);
+            assert!(line.is_none_or(|line| line.split(' ').all(|word| word == "max" || word.parse::<u64>().is_ok())));
+        }
+    }
 }
