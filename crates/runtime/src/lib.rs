@@ -12,6 +12,8 @@ mod copy;
 mod devices;
 mod error;
 mod exec;
+#[cfg(test)]
+mod fuzz_tests;
 pub mod gate;
 pub mod hooks;
 mod identity;

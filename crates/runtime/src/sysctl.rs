@@ -33,6 +33,14 @@ pub(crate) struct Parameter {
     value: String,
 }
 
+#[cfg(test)]
+impl Parameter {
+    /// Beneath procfs.
+    pub(crate) fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+}
+
 /// Checks parameters against the namespaces (`CLONE_NEW…` bits) that the container has apart from the host's.
 pub(crate) fn check(parameters: &BTreeMap<String, String>, namespaces: u64) -> Result<Vec<Parameter>> {
     parameters.iter().map(|(name, value)| check_one(name, value, namespaces)).collect()
