@@ -75,7 +75,7 @@ fn processes_on_their_way_in_show_nothing_of_the_host() {
     });
     bundle.ok(&["run", "--detach", "ID"]);
     let pid = bundle.pid();
-    for _ in 0..50 {
+    for _ in 0..25 {
         bundle.ok(&["exec", "ID", "/bin/true"]);
     }
     fs::write(bundle.path("rootfs/stop"), "").unwrap();
@@ -357,7 +357,7 @@ fn rights_cannot_be_widened() {
 fn a_volume_that_changes_under_way() {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     use std::sync::atomic::{AtomicBool, Ordering};
-    let rounds = std::env::var("BRIG_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+    let rounds = std::env::var("BRIG_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(32);
     let mut bundle = Bundle::new("grep -c /vol/ /proc/self/mountinfo; stat -f -c %t /proc");
     fs::create_dir_all(bundle.path("vol/a")).unwrap();
     fs::create_dir_all(bundle.path("source")).unwrap();

@@ -44,7 +44,7 @@ fn create(bundle: &Bundle) -> i32 {
 #[test]
 fn two_starts() {
     let bundle = Bundle::new("sleep 100");
-    for _ in 0..10 {
+    for _ in 0..5 {
         let pid = create(&bundle);
         let starts = at_once(&bundle, &[&["start", "ID"], &["start", "ID"], &["start", "ID"]]);
         assert_eq!(starts.iter().filter(|call| call.code == 0).count(), 1, "{starts:?}");
@@ -58,7 +58,7 @@ fn two_starts() {
 #[test]
 fn two_creates() {
     let bundle = Bundle::new("sleep 100");
-    for _ in 0..10 {
+    for _ in 0..5 {
         let create: &[&str] = &["create", "ID"];
         let creates = at_once(&bundle, &[create, create, create, create]);
         assert_eq!(creates.iter().filter(|call| call.code == 0).count(), 1, "{creates:?}");
@@ -76,7 +76,7 @@ fn two_creates() {
 #[test]
 fn start_and_kill() {
     let bundle = Bundle::new("sleep 100");
-    for _ in 0..20 {
+    for _ in 0..8 {
         let pid = create(&bundle);
         let calls = at_once(&bundle, &[&["start", "ID"], &["kill", "ID", "KILL"]]);
         assert_eq!(calls[1].code, 0, "{calls:?}");
@@ -109,9 +109,9 @@ fn kill_before_the_program_runs() {
 #[test]
 fn forced_delete_during_create() {
     let bundle = Bundle::new("sleep 100");
-    for round in 0..30 {
+    for round in 0..12 {
         let mut child = bundle.command(&["create", "ID"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_micros(300 * round));
+        std::thread::sleep(Duration::from_micros(700 * round));
         let deleted = bundle.call(&["delete", "--force", "ID"]);
         assert!(!deleted.stderr.contains("panicked"), "{deleted:?}");
         child.wait().unwrap();
@@ -124,9 +124,9 @@ fn forced_delete_during_create() {
 #[test]
 fn create_is_killed_under_way() {
     let bundle = Bundle::new("sleep 100");
-    for round in 0..30 {
+    for round in 0..12 {
         let mut child = bundle.command(&["create", "ID"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_micros(300 * round));
+        std::thread::sleep(Duration::from_micros(700 * round));
         child.kill().unwrap();
         child.wait().unwrap();
         bundle.call(&["delete", "--force", "ID"]);
@@ -145,7 +145,7 @@ fn create_is_killed_under_way() {
 #[test]
 fn the_first_process_ends_while_execs_start() {
     let bundle = Bundle::new("sleep 0.15");
-    for _ in 0..10 {
+    for _ in 0..5 {
         bundle.ok(&["run", "--detach", "ID"]);
         let mut codes = Vec::new();
         let begun = Instant::now();
@@ -170,7 +170,7 @@ fn the_first_process_ends_while_execs_start() {
 /// Programs that end at once, 20 at a time: each exit code is the program's own, and told to the one who asked.
 #[test]
 fn execs_that_end_at_once() {
-    let many = std::env::var("BRIG_TEST_EXECS").ok().and_then(|text| text.parse().ok()).unwrap_or(200);
+    let many = std::env::var("BRIG_TEST_EXECS").ok().and_then(|text| text.parse().ok()).unwrap_or(100);
     let bundle = Bundle::new("sleep 1000");
     bundle.ok(&["run", "--detach", "ID"]);
     let pid = bundle.pid();
@@ -191,7 +191,7 @@ fn execs_that_end_at_once() {
 /// Nothing grows: descriptors and memory are the runtime's own and end with each call; what could grow is in the kernel.
 #[test]
 fn many_in_a_row() {
-    let many = std::env::var("BRIG_TEST_CONTAINERS").ok().and_then(|text| text.parse().ok()).unwrap_or(100);
+    let many = std::env::var("BRIG_TEST_CONTAINERS").ok().and_then(|text| text.parse().ok()).unwrap_or(50);
     let mut bundle = Bundle::new("");
     bundle.change(|spec| spec["process"]["args"] = json!(["/bin/true"]));
     let one = |bundle: &Bundle| {
