@@ -36,6 +36,9 @@ pub struct Layout {
     pub v2: Option<PathBuf>,
 }
 
+/// Where cgroups are mounted unless somebody has a reason not to.
+const USUAL: &str = "/sys/fs/cgroup";
+
 /// Options of a version 1 mount that are controllers; the others (`xattr`, `release_agent=…`) are not.
 const CONTROLLERS: [&str; 14] = [
     "cpuset",
@@ -70,21 +73,27 @@ impl Layout {
         Ok(layout)
     }
 
-    /// Reads the text of a `mountinfo` file. The first mount of a controller counts.
+    /// Reads the text of a `mountinfo` file. The first mount of a controller counts, those in the usual place before others:
+    /// somebody may have bound a cgroup elsewhere, for a container of theirs.
     #[must_use]
     pub fn parse(mountinfo: &str) -> Layout {
         let mut layout = Layout::default();
+        let mut found: Vec<(PathBuf, &str, &str)> = Vec::new();
         for line in mountinfo.lines() {
             let Some((left, right)) = line.split_once(" - ") else {
                 continue;
             };
-            let Some(mount) = left.split(' ').nth(4).map(unescape) else {
+            let mut right = right.split(' ');
+            let (Some(kind @ ("cgroup" | "cgroup2")), Some(options)) = (right.next(), right.nth(1)) else {
                 continue;
             };
-            let mut right = right.split(' ');
-            match (right.next(), right.nth(1)) {
-                (Some("cgroup2"), _) if layout.v2.is_none() => layout.v2 = Some(mount),
-                (Some("cgroup"), Some(options)) => layout.add_v1(mount, options),
+            found.extend(left.split(' ').nth(4).map(|mount| (unescape(mount), kind, options)));
+        }
+        found.sort_by_key(|(mount, ..)| !mount.starts_with(USUAL));
+        for (mount, kind, options) in found {
+            match kind {
+                "cgroup" => layout.add_v1(mount, options),
+                _ if layout.v2.is_none() => layout.v2 = Some(mount),
                 _ => {}
             }
         }
@@ -168,6 +177,20 @@ mod tests {
         assert_eq!(Layout::parse("30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate").mode(), Mode::V2);
         assert_eq!(Layout::parse("30 23 0:26 / /c rw - cgroup cgroup rw,pids").mode(), Mode::V1);
         assert_eq!(Layout::parse("garbage\n - \n1 2 - cgroup2"), Layout::default());
+    }
+
+    #[test]
+    fn the_usual_place_comes_before_others() {
+        let layout = Layout::parse(
+            "9 1 0:38 / /tmp/x/sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
+             10 1 0:30 / /tmp/x/cpu rw - cgroup cgroup rw,cpu\n\
+             11 1 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
+             12 1 0:30 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n",
+        );
+        assert_eq!(layout.v2.as_deref(), Some(Path::new("/sys/fs/cgroup/unified")));
+        assert_eq!(layout.hierarchy("cpu").unwrap().mount, Path::new("/sys/fs/cgroup/cpu"));
+        let elsewhere = Layout::parse("9 1 0:38 / /mnt/cgroup rw - cgroup2 cgroup2 rw\n");
+        assert_eq!(elsewhere.v2.as_deref(), Some(Path::new("/mnt/cgroup")));
     }
 
     #[test]
