@@ -110,7 +110,7 @@ mod tests {
             let weight = u16::try_from(next() % 991 + 10).unwrap();
             assert!((1..=10_000).contains(&io_weight(weight)));
             assert!(weight == 1000 || io_weight(weight) < io_weight(weight + 1), "{weight}");
-            let sign = |n: u64| if n % 3 == 0 { -(n.cast_signed() >> 20) } else { n.cast_signed() };
+            let sign = |n: u64| if n.is_multiple_of(3) { -(n.cast_signed() >> 20) } else { n.cast_signed() };
             let (total, memory) = (sign(next()), sign(next()));
             match swap_alone(Some(total), Some(memory)) {
                 Ok(Some(swap)) if total > 0 && memory > 0 => assert_eq!(swap + memory, total),
