@@ -306,6 +306,7 @@ impl Stage<'_> {
             sets_groups,
             hooks: None,
             gate: None,
+            owned: false,
         }
         .run()
     }

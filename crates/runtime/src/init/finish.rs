@@ -57,6 +57,8 @@ pub(crate) struct Process<'a> {
     pub hooks: Option<&'a Hooks>,
     /// Where to wait once the parent has gone.
     pub gate: Option<&'a Gate>,
+    /// Whoever made it has no rights over processes but their own: they must be able to come in while it waits.
+    pub owned: bool,
 }
 
 /// What is found out before the gate, for what is behind it.
@@ -112,6 +114,10 @@ impl Process<'_> {
         if let Some(filter) = late_filter.take_if(|filter| filter.notifies) {
             // Its listener has to be handed over, which the gate leaves time for.
             self.load(filter)?;
+        }
+        if self.owned && self.gate.is_some() && (launch.no_new_privileges || launch.filter.is_none()) {
+            // Nothing of the host is open by now but the gate. Where a filter is in force already it stays as it is.
+            brig_sys::process::set_dumpable(true)?;
         }
         wire::report(self.channel, &Report::Ready)?;
         let prepared = Prepared { program, arguments, variables, hooks, keep, late_filter };

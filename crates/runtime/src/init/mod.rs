@@ -127,6 +127,7 @@ impl Init<'_> {
             sets_groups,
             hooks: plan.hooks.as_ref(),
             gate: self.gate,
+            owned: plan.unprivileged,
         }
         .run()
     }

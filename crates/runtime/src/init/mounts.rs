@@ -179,6 +179,7 @@ pub(super) fn attach(
             }
             Ready::Dev(made) => {
                 attach_one(root, mount, &made).step(|| place(mount))?;
+                bind_dev(plan, &made)?;
                 places.dev = Some(made);
             }
             Ready::FromParent => {
