@@ -52,9 +52,12 @@ pub(crate) fn start(line: &CommandLine, records: &Records) -> Result<u8, Fault> 
     }
     log::debug(|| format!("init: closing the pipe to signal completion: process {} runs the program", record.pid));
     if let Err(error) = brig_runtime::hooks::poststart(&records.spec(id)?, &about, record.pid) {
-        // As the specification has it: such a container must not go on.
-        end(&record)?;
-        return Err(error.into());
+        // As the specification has it: such a container is ended and deleted.
+        let removed = end(&record).and_then(|()| remove(records, id, record));
+        return Err(match removed {
+            Ok(()) => error.into(),
+            Err(also) => Fault::new(format!("{}; and removing the container failed: {also}", error.message)),
+        });
     }
     drop(lock);
     notify.map_or(Ok(()), |notify| notify.wait(record.pid, process.as_fd())).map(|()| 0)
@@ -138,6 +141,11 @@ pub(crate) fn delete(line: &CommandLine, records: &Records) -> Result<u8, Fault>
         Condition::Running | Condition::Created => end(&record)?,
         Condition::Stopped => {}
     }
+    remove(records, id, record).map(|()| 0)
+}
+
+/// Removes what a container that has ended has left, and tells its poststop hooks.
+fn remove(records: &Records, id: &str, record: Record) -> Result<(), Fault> {
     let cgroup = cgroup(&record)?;
     if !cgroup.processes()?.is_empty() {
         cgroup.kill()?;
@@ -148,7 +156,7 @@ pub(crate) fn delete(line: &CommandLine, records: &Records) -> Result<u8, Fault>
     if let Ok(spec) = spec {
         after_delete(&spec, &About { id: id.to_owned(), bundle: record.bundle });
     }
-    Ok(0)
+    Ok(())
 }
 
 /// `pause` and `resume`.

@@ -218,6 +218,25 @@ fn preserved_descriptors_keep_their_numbers_and_closed_ones_are_passed_over() {
 }
 
 #[test]
+fn a_poststart_hook_that_fails_ends_and_deletes_the_container() {
+    let mut bench = Bench::new("sleep 100");
+    let told = bench.path("told");
+    let hook = |script: String| json!({"path": "/bin/sh", "args": ["sh", "-c", script]});
+    bench.plan.spec["hooks"] = json!({
+        "poststart": [hook("exit 3".to_owned()), hook(format!("echo second >> {}", told.display()))],
+        "poststop": [hook(format!("echo poststop >> {}", told.display()))],
+    });
+    bench.write();
+    bench.command(&["create", "box"]).stdout(Stdio::null()).status().unwrap();
+    let pid = bench.state()["pid"].as_i64().unwrap() as i32;
+    bench.refused(&["start", "box"], "error running poststart hook #0: /bin/sh: exit status 3");
+    assert_eq!(reap(pid), 128 + 9);
+    bench.refused(&["state", "box"], "container does not exist");
+    assert_eq!(std::fs::read_to_string(told).unwrap(), "poststop\n");
+    bench.clean();
+}
+
+#[test]
 fn hooks_on_the_host_get_the_callers_environment_unless_they_list_one() {
     let mut bench = Bench::new("echo $CALLER$PROGRAM");
     let told = bench.path("told");
