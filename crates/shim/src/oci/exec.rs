@@ -34,8 +34,8 @@ pub(crate) fn exec(line: &CommandLine, records: &Records) -> Result<u8, Fault> {
     let process = process(line, &spec)?;
     let console = line.path("console-socket");
     check_terminal(process.terminal, detached, console.is_some())?;
-    let stdio = if process.terminal { size(&process) } else { inherited()? };
     let host = if process.terminal && !detached { Some(Host::find()?) } else { None };
+    let stdio = if process.terminal { sized(&process, host.as_ref()) } else { inherited()? };
     let foreground = if detached { None } else { Some(Foreground::prepare(false)?) };
     let container = adopt(&record, &spec)?;
     let console = console.as_deref().map(connect).transpose()?;
@@ -93,7 +93,11 @@ fn mask(cpus: &str) -> String {
     text
 }
 
-fn size(process: &Process) -> Stdio {
+/// A terminal that has its size before the program looks: the caller's own terminal's, if that is what it is shown on.
+fn sized(process: &Process, host: Option<&Host>) -> Stdio {
+    if let Some((width, height)) = host.and_then(Host::size) {
+        return Stdio::Terminal { width, height };
+    }
     let size = process.console_size.unwrap_or_default();
     let narrow = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
     Stdio::Terminal { width: narrow(size.width), height: narrow(size.height) }

@@ -31,6 +31,11 @@ impl Host {
             .map(Host)
             .map_err(|errno| Fault::new(format!("process.terminal: there is no terminal here: open /dev/tty: {errno}")))
     }
+
+    /// Columns and rows; `None` if it does not tell.
+    pub(crate) fn size(&self) -> Option<(u16, u16)> {
+        rustix::termios::tcgetwinsize(&self.0).ok().map(|size| (size.ws_col, size.ws_row))
+    }
 }
 
 /// Both terminals.

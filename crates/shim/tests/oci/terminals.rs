@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pty::OpenptFlags;
 use rustix::termios::{LocalModes, Winsize};
 use serde_json::json;
@@ -41,6 +42,9 @@ impl Seat {
     fn read_until(&mut self, text: &str) {
         let mut bytes = [0u8; 512];
         while !self.shown.contains(text) {
+            let mut polled = [PollFd::new(&self.master, PollFlags::IN)];
+            let limit = Timespec { tv_sec: 60, tv_nsec: 0 };
+            assert!(poll(&mut polled, Some(&limit)).unwrap() > 0, "{text:?} never comes after {:?}", self.shown);
             let count = self.master.read(&mut bytes).unwrap();
             self.shown.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
         }
