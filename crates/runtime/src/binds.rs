@@ -50,6 +50,8 @@ pub(crate) fn finish(
     check_special(mount, tree)?;
     let map = match (own, mount.options.idmap) {
         (Some(own), _) => Some(own.as_fd()),
+        // The parent has done it for init.
+        (None, Some(_)) if mount.mappings.is_some() => None,
         (None, Some(_)) if container.is_none() => {
             return Err(Error::invalid(format!(
                 "{}: idmap needs uidMappings or a container with a user namespace",
@@ -61,11 +63,7 @@ pub(crate) fn finish(
         (None, None) => None,
     };
     // A map that was asked for is the top's unless "ridmap" says otherwise; the container's own is for everything.
-    let map_recursive = recursive
-        && match mount.options.idmap {
-            Some(which) => which == Idmap::Recursive,
-            None => own.is_none(),
-        };
+    let map_recursive = maps_all(mount) || (recursive && mount.options.idmap.is_none() && own.is_none());
     let (propagation, spread) = mount.options.propagation.unwrap_or((Propagation::Private, true));
     // As few calls as can be: usually one.
     let all = Change {
@@ -96,12 +94,17 @@ pub(crate) fn finish(
     }
 }
 
+/// Whether the map that a mount asks for is for what is mounted beneath it, too.
+pub(crate) fn maps_all(mount: &Planned) -> bool {
+    mount.options.bind == Some(true) && mount.options.idmap == Some(Idmap::Recursive)
+}
+
 /// What the options of a mount change about its top; `user`: a user namespace may not take back what the source has.
 fn fstab(mount: &Planned, tree: &OwnedFd, user: bool) -> Result<options::Change> {
     let kept = if user && mount.options.said.any { Some(attributes_of(tree)?) } else { None };
     mount.options.of_bind(kept).map_err(|why| {
         let (place, source) = (mount.destination.display(), mount.source.as_deref().unwrap_or(Path::new("")).display());
-        Error::invalid(format!("mounts: /{place}: error mounting {source}: {why}: operation not permitted"))
+        Error::invalid(format!("error mounting {source} to /{place}: mounts: {why}: operation not permitted"))
     })
 }
 

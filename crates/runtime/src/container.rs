@@ -9,6 +9,7 @@ use std::path::Path;
 use brig_oci::runtime::{Resources, Spec};
 use brig_sys::clone::{self, Spawned, flags};
 use brig_sys::fdpass::{self, Channel};
+use brig_sys::mount::Change;
 use brig_sys::pidfd;
 use rustix::fs::FileType;
 
@@ -699,8 +700,15 @@ impl Container {
 
     fn hear_ready(&mut self) -> Result<()> {
         let channel = self.channel.as_ref().ok_or_else(|| Error::system("there is no channel to init"))?;
+        let mut map = None;
         loop {
             match wire::next(channel)? {
+                Some((Report::Map, given)) => map = given,
+                Some((Report::Unmapped { recursive }, Some(tree))) => {
+                    let change = Change { idmap: map.as_ref().map(AsFd::as_fd), ..Change::default() };
+                    brig_sys::mount::configure(tree.as_fd(), recursive, change).step(|| "mounts: idmap".to_owned())?;
+                    wire::order(channel, Order::MountMapped)?;
+                }
                 Some((Report::Terminal, Some(master))) => self.terminal = Some(master),
                 Some((Report::Ready, _)) => return Ok(()),
                 Some((Report::Failed(error), _)) => return Err(error),

@@ -19,6 +19,10 @@ pub(crate) enum Report {
     Terminal,
     /// The time namespace is there and nobody is in it; its offsets are due.
     Timeless,
+    /// A map for the mount that comes with the next report.
+    Map,
+    /// A copy of a mount comes along, to be mapped by the map that came before: only the parent may.
+    Unmapped { recursive: bool },
     /// The mounts are there; the parent's hooks are due.
     Mounted,
     /// The filter is loaded; its listener is this descriptor of the child, which keeps it open until the gate opens.
@@ -38,6 +42,8 @@ pub(crate) enum Order {
     Fds,
     /// Descriptors come along; these are the last.
     LastFds,
+    /// The mount has its map.
+    MountMapped,
     /// The parent's hooks have run.
     Hooked,
     /// The parent goes; the next order comes through the gate.
@@ -52,6 +58,7 @@ impl Order {
             Order::Mapped => b'm',
             Order::Fds => b'f',
             Order::LastFds => b'l',
+            Order::MountMapped => b'i',
             Order::Hooked => b'h',
             Order::Leave => b'w',
             Order::Go => b'g',

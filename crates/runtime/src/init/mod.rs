@@ -176,7 +176,7 @@ impl Init<'_> {
         };
         jail::attach(plan, root_mount.as_fd(), host_root.as_fd(), path)?;
         let root = Root::from_fd(root_mount);
-        let places = mounts::attach(plan, self.cgroup, &root, prepared, &mut fds)?;
+        let places = mounts::attach(plan, self.cgroup, &root, prepared, &mut fds, self.channel)?;
         if !self.run_hooks(root.as_fd())? {
             return Ok(None);
         }

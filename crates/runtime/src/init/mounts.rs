@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use brig_sys::beneath::Root;
 use brig_sys::clone::flags;
+use brig_sys::fdpass::Channel;
 use brig_sys::mount::{Attr, Change, Context, Propagation};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -20,6 +21,7 @@ use crate::identity::Identity;
 use crate::mounts::{self as rules, Kind, Planned};
 use crate::plan::Plan;
 use crate::sysctl;
+use crate::wire::{self, Order, Report};
 
 /// A mount that waits for its place.
 enum Ready {
@@ -150,6 +152,7 @@ pub(super) fn attach(
     root: &Root,
     prepared: Prepared,
     fds: &mut impl Iterator<Item = OwnedFd>,
+    channel: &Channel,
 ) -> Result<Places> {
     let mut places = Places { dev: None, devpts: None, read_only: Vec::new() };
     for (mount, ready) in plan.mounts.iter().zip(prepared.0) {
@@ -173,8 +176,8 @@ pub(super) fn attach(
             }
             Ready::Inner(source) => {
                 let map = mount.mappings.is_some().then(|| fds.next()).flatten();
-                let made = inner(root, mount, &source, (map.as_ref(), plan.namespaces.has(flags::NEWUSER)))
-                    .step(|| place(mount))?;
+                let user = plan.namespaces.has(flags::NEWUSER).then_some(channel);
+                let made = inner(root, mount, &source, map.as_ref(), user).step(|| place(mount))?;
                 attach_one(root, mount, &made).step(|| place(mount))?;
             }
             Ready::Dev(made) => {
@@ -238,11 +241,26 @@ fn mode_of(root: &Root, path: &Path) -> Result<Option<u32>> {
     Ok(Some(stat.st_mode & 0o7777))
 }
 
-/// A copy of a tree of the container's, as the mount wants it.
-fn inner(root: &Root, mount: &Planned, source: &Path, (map, user): (Option<&OwnedFd>, bool)) -> Result<OwnedFd> {
+/// A copy of a tree of the container's, as the mount wants it. In a user namespace, the parent maps it, over the channel.
+fn inner(
+    root: &Root,
+    mount: &Planned,
+    source: &Path,
+    map: Option<&OwnedFd>,
+    user: Option<&Channel>,
+) -> Result<OwnedFd> {
     let from = root.open_in(source, OFlags::PATH, Mode::empty())?;
     let tree = brig_sys::mount::clone_tree(from.as_fd(), mount.options.bind == Some(true))?;
-    binds::finish(mount, &tree, map, None, false, user)?;
+    let (Some(map), Some(channel)) = (map, user) else {
+        binds::finish(mount, &tree, map, None, false, user.is_some())?;
+        return Ok(tree);
+    };
+    wire::report_with(channel, &Report::Map, map.as_fd())?;
+    wire::report_with(channel, &Report::Unmapped { recursive: binds::maps_all(mount) }, tree.as_fd())?;
+    if wire::wait_order(channel, Order::MountMapped)?.is_none() {
+        return Err(Error::system("the parent died before the mount had its map"));
+    }
+    binds::finish(mount, &tree, None, None, false, true)?;
     Ok(tree)
 }
 

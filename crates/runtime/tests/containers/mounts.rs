@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 
-use brig_oci::runtime::{LinuxDevice, Spec};
+use brig_oci::runtime::{IdMapping, LinuxDevice, Spec};
 use brig_runtime::{Error, Rootfs};
 
 use crate::harness::*;
@@ -12,6 +12,7 @@ use crate::harness::*;
 pub const TESTS: &[(&str, fn())] = &[
     ("paths_of_a_bundle", paths_of_a_bundle),
     ("sources_in_the_root", sources_in_the_root),
+    ("sources_in_the_root_with_maps", sources_in_the_root_with_maps),
     ("tmpfs_is_like_its_place", tmpfs_is_like_its_place),
     ("read_only_comes_last", read_only_comes_last),
     ("recursive_attributes_of_a_tmpfs", recursive_attributes_of_a_tmpfs),
@@ -77,6 +78,25 @@ fn sources_in_the_root() {
     std::os::unix::fs::symlink("../../../../../../../etc", root.join("out")).unwrap();
     spec.mounts.push(mount("/again", "bind", &inside("out"), &["rbind"]));
     assert_eq!(sh(&place, &mut spec, "ls /again"), "passwd\n");
+}
+
+fn sources_in_the_root_with_maps() {
+    let place = Place::new("minnermap");
+    fs::create_dir_all(place.path("canary/a")).unwrap();
+    fs::write(place.path("canary/a/file"), "").unwrap();
+    let outside = place.path("canary/a");
+    let inside = place.path("lower/mnt");
+    let map = vec![IdMapping { container_id: 0, host_id: BASE, size: 65536 }];
+    // The first leaves the places behind that the second, with a user namespace, could not make.
+    for (base, owner) in [(bundle as fn(&[&str]) -> Spec, BASE), (spec, 0)] {
+        let mut spec = base(&[]);
+        spec.mounts.push(mount("/mnt", "bind", outside.to_str().unwrap(), &["bind"]));
+        let mut mapped = mount("/mapped", "bind", inside.to_str().unwrap(), &["bind", "ro"]);
+        (mapped.uid_mappings, mapped.gid_mappings) = (map.clone(), map.clone());
+        spec.mounts.push(mapped);
+        let script = "stat -c %u:%g /mapped/file; touch /mapped/new 2>/dev/null || echo ro";
+        assert_eq!(sh(&place, &mut spec, script), format!("{owner}:{owner}\nro\n"));
+    }
 }
 
 fn tmpfs_is_like_its_place() {

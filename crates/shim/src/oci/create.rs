@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use brig_oci::runtime::{Mount, Spec};
 use brig_runtime::cgroup::Driver;
 use brig_runtime::gate::Gate;
-use brig_runtime::{About, Container, CreateRequest, Rootfs, Stdio};
+use brig_runtime::{About, Container, CreateRequest, ErrorKind, Rootfs, Stdio};
 use brig_sys::fdpass::Channel;
 
 use crate::oci::arguments::CommandLine;
@@ -18,7 +18,7 @@ use crate::oci::foreground::Foreground;
 use crate::oci::notify::{self, Notify};
 use crate::oci::record::{Record, Records, boot_id, replace, start_time};
 use crate::oci::relay::{Host, Relay};
-use crate::oci::{Fault, bundle_process, is_rootless, log};
+use crate::oci::{Fault, bundle_process, help, is_rootless, log};
 use crate::timestamp::Timestamp;
 
 /// Parent of cgroups whose spec names none, or a relative path.
@@ -129,13 +129,13 @@ impl<'a> Order<'a> {
         let preserved = std::mem::take(&mut self.preserved);
         let request = self.request(preserved, gate)?;
         self.tell_plan();
-        let mut container = brig_runtime::create(request)?;
+        let mut container = brig_runtime::create(request).map_err(|error| self.failed(&error))?;
         log::debug(|| format!("nsexec container setup: the namespaces are made; init is process {}", container.pid()));
         let console = match self.console.as_deref().map(connect).transpose() {
             Ok(console) => console,
             Err(fault) => return Err(undo(container, fault)),
         };
-        let master = container.wait_ready()?;
+        let master = container.wait_ready().map_err(|error| self.failed(&error))?;
         log::debug(|| {
             format!("child process in init(): process {} has its root and stands at its gate", container.pid())
         });
@@ -143,6 +143,17 @@ impl<'a> Order<'a> {
             Ok(master) => Ok((container, master)),
             Err(fault) => Err(undo(container, fault)),
         }
+    }
+
+    /// In front of what went wrong stands what callers of runc look for. What is about the program says so itself.
+    fn failed(&self, error: &brig_runtime::Error) -> Fault {
+        if matches!(error.kind, ErrorKind::NotFound | ErrorKind::NotExecutable) {
+            return Fault::new(error.to_string());
+        }
+        let (name, verb) = (help::name(), &self.line.verb);
+        Fault::new(format!(
+            "{name} {verb} failed: unable to start container process: error during container init: {error}"
+        ))
     }
 
     /// Tells what the runtime is about to do differently from runc, under the lines that people look for.

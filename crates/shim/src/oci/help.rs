@@ -10,7 +10,7 @@ use crate::oci::verbs::{self, Flag, GLOBAL, VERBS};
 const RUNC: &str = "1.3.6";
 
 /// What this program was called as: in place of runc it may well be called so.
-fn name() -> String {
+pub(crate) fn name() -> String {
     let called = std::env::args_os().next().unwrap_or_default();
     let name = std::path::Path::new(&called).file_name().unwrap_or_default();
     name.to_string_lossy().into_owned()

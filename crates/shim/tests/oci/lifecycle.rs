@@ -321,6 +321,13 @@ fn failures_leave_nothing_and_are_logged() {
     bench.refused(&["create", "--config", "/no/such.json", "box"], "specification file /no/such.json not found");
     bench.refused(&["create", "../box"], "invalid character '/'");
     bench.refused(&["--log", "no/such/log", "list"], "no/such/log: No such file");
+    let missing = json!({"destination": "/mnt", "type": "bind", "source": "/no/such", "options": ["bind"]});
+    bench.plan.spec["mounts"].as_array_mut().unwrap().push(missing);
+    bench.write();
+    bench.refused(
+        &["run", "box"],
+        "brig-rt run failed: unable to start container process: error during container init: mounts: /mnt: bind source",
+    );
     bench.clean();
 }
 
