@@ -6,7 +6,6 @@ mount -t sysfs sys /sys
 mkdir -p /dev/pts
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /run
-mount -t tmpfs tmpfs /tmp
 mount -t cgroup2 cgroup /sys/fs/cgroup
 ip link set lo up
 . /checks.sh

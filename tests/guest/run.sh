@@ -4,7 +4,7 @@
 #
 #   tests/guest/run.sh [--all] [plain|systemd] [FOLDER WITH brig AND brig-rt]
 #
-# Without --all the second guest leaves out the test suites of containers, which take long under emulation: the same programs
+# Without --all both guests leave out the test suites of containers, which take long under emulation: the same programs
 # that `cargo test` runs on this machine. Installs what it needs and is missing; needs root, brig and brig-rt, and cargo
 # for --all. Kernel and Debian are kept in target/test-images.
 set -euo pipefail
@@ -86,7 +86,7 @@ add_programs() {
             case $source in
                 */runtime/tests/containers/*) suite=runtime-containers ;;
                 */runtime/src/lib.rs) suite=runtime-units ;;
-                */shim/tests/hostile/*) suite=shim-hostile ;;
+                */shim/tests/*/main.rs) suite=shim-$(basename "${source%/main.rs}") ;;
                 */shim/tests/*) suite=shim-$(basename "$source" .rs) ;;
                 *) continue ;;
             esac
@@ -114,6 +114,7 @@ add_busybox() {
 make_plain() {
     local root=$1
     mkdir -p "$root"/{bin,sbin,proc,sys,dev,run,tmp,etc,root,var/lib,lib/modules}
+    chmod 1777 "$root/tmp"
     ln -s . "$root/usr"
     ln -s ../bin/busybox "$root/sbin/modprobe"
     add_busybox "$root"
