@@ -197,11 +197,20 @@ pub(super) fn attach(
     }
     if !plan.nodes.outside.is_empty() {
         let made = fds.next().ok_or_else(|| Error::system("the parent sent no device nodes"))?;
-        for (number, (path, node)) in plan.nodes.outside.iter().enumerate() {
-            bind_node(root, &made, number, path, node).step(|| format!("linux.devices: /{}", path.display()))?;
-        }
+        bind_nodes(root, &made, plan)?;
     }
     Ok(places)
+}
+
+/// Binds the nodes that the parent has made to their places. Before Linux 6.15 there are copies of attached mounts only, so
+/// for that time their file system covers the root, where nobody sees it: what is looked for begins beneath it.
+fn bind_nodes(root: &Root, made: &OwnedFd, plan: &Plan<'_>) -> Result<()> {
+    brig_sys::mount::attach(made.as_fd(), root.as_fd()).step(|| "linux.devices".to_owned())?;
+    let bound = plan.nodes.outside.iter().enumerate().try_for_each(|(number, (path, node))| {
+        bind_node(root, made, number, path, node).step(|| format!("linux.devices: /{}", path.display()))
+    });
+    let detached = brig_sys::mount::detach(made.as_fd()).step(|| "linux.devices".to_owned());
+    bound.and(detached)
 }
 
 /// Binds a node that the parent has made to its place.

@@ -232,7 +232,7 @@ fn hooks_that_hang_flood_or_stay() {
             assert!(Instant::now() < soon, "what the hook has started goes on");
             std::thread::sleep(Duration::from_millis(5));
         }
-        spec.hooks = Some(list(hook("head -c 300000000 /dev/zero; echo the end >&2; exit 1")));
+        spec.hooks = Some(list(hook("head -c 100000000 /dev/zero; echo the end >&2; exit 1")));
         let error = life(&place, &spec).unwrap_err();
         assert!(error.message.ends_with("the end") && error.message.len() < 10_000, "{}", error.message.len());
         // A process that keeps the output open does not keep the hook waiting.
@@ -241,7 +241,8 @@ fn hooks_that_hang_flood_or_stay() {
         life(&place, &spec).unwrap();
         assert!(before.elapsed() < Duration::from_secs(25));
     }
-    assert!(begin.elapsed() < Duration::from_secs(100));
+    // Far from what the sleeps would take, and enough for an emulated machine.
+    assert!(begin.elapsed() < Duration::from_secs(120));
 }
 
 fn is_running(argument: &str) -> bool {
