@@ -31,8 +31,11 @@ suites() {
     for suite in /suites/*; do
         [ -x "$suite" ] || continue
         began=$(date +%s)
+        # Of the unit tests those that ask the kernel: the others only compute, which is slow here and the same everywhere.
+        words=
+        case $suite in *-units) words=cgroup ;; esac
         # A test that the whole suite waits for must not be waited for.
-        (cd /tmp && timeout 600 "$suite" --test-threads=1) > /tmp/said 2>&1
+        (cd /tmp && timeout 600 "$suite" --test-threads=1 $words) > /tmp/said 2>&1
         code=$?
         good=$(grep -c '^test .* ok$\|^ok$' /tmp/said)
         bad=$(grep -c '^test .*FAILED$\|^FAILED$' /tmp/said)
@@ -45,7 +48,6 @@ suites() {
             grep -v '^test .* ok$' /tmp/said | head -400
             [ "$code" != 143 ] && [ "$code" != 124 ] || tail -3 /tmp/said
         fi
-        grep '^skipped: ' /tmp/said | sort -u
     done
     [ ! -s "$BRIG_SKIPS" ] || sort -u "$BRIG_SKIPS"
 }

@@ -113,7 +113,7 @@ add_busybox() {
 
 make_plain() {
     local root=$1
-    mkdir -p "$root"/{bin,sbin,proc,sys,dev,run,tmp,etc,root,var/lib,lib/modules}
+    mkdir -p "$root"/{bin,sbin,proc,sys,dev,run,tmp,etc,root,var/lib,var/log,lib/modules}
     chmod 1777 "$root/tmp"
     ln -s . "$root/usr"
     ln -s ../bin/busybox "$root/sbin/modprobe"
