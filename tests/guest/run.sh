@@ -132,6 +132,9 @@ make_systemd() {
     install -m 755 "$here/inside-systemd.sh" "$root/inside.sh"
     echo guest > "$root/etc/hostname"
     : > "$root/etc/fstab"
+    # Nothing clears /tmp at boot: the programs may have been built below it.
+    mkdir -p "$root/etc/tmpfiles.d"
+    ln -s /dev/null "$root/etc/tmpfiles.d/tmp.conf"
     cat > "$root/etc/systemd/system/guest.service" << 'UNIT'
 [Unit]
 Description=brig under test
