@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use crate::oci::Fault;
 use crate::oci::log;
 use crate::oci::notify::Notify;
-use crate::oci::relay::Relay;
+use crate::oci::relay::{End, Relay};
 
 const SIGCHLD: i32 = 17;
 const SIGWINCH: i32 = 28;
@@ -60,17 +60,19 @@ impl Foreground {
             fds.push(PollFd::from_borrowed_fd(notify.as_fd(), PollFlags::IN));
         }
         let first = fds.len();
-        if let Some(relay) = &relay {
-            fds.extend(relay.polls());
-        }
+        let (ends, polls): (Vec<End>, Vec<PollFd<'_>>) =
+            relay.as_ref().map(|relay| relay.polls()).unwrap_or_default().into_iter().unzip();
+        fds.extend(polls);
         match poll(&mut fds, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(brig_sys::Error::new("poll(signals, terminal)", errno).into()),
         }
         let ready: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
         drop(fds);
-        if let (Some(relay), [typed, master, shown]) = (relay, &ready[first..]) {
-            relay.serve([*typed, *master, *shown]);
+        if let Some(relay) = relay {
+            let told = |(end, flags): (End, &PollFlags)| (!flags.is_empty()).then_some(end);
+            let ends: Vec<End> = ends.into_iter().zip(&ready[first..]).filter_map(told).collect();
+            relay.serve(&ends);
         }
         if first == 2 && !ready[1].is_empty() {
             let us = rustix::process::getpid().as_raw_nonzero().get();

@@ -15,6 +15,17 @@ use crate::oci::Fault;
 /// As much as a pipe takes at once without blocking when it says that it takes something (PIPE_BUF).
 const CHUNK: usize = 4096;
 
+/// What a poll was about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Our stdin.
+    Typed,
+    /// The container's terminal.
+    Master,
+    /// Our stdout.
+    Shown,
+}
+
 /// The caller's terminal: found before anything is made, as there is no container without it.
 #[derive(Debug)]
 pub(crate) struct Host(OwnedFd);
@@ -81,45 +92,37 @@ impl Relay {
         }
     }
 
-    /// What to poll for, in the order that [`Relay::serve`] takes the results in.
-    pub(crate) fn polls(&self) -> [PollFd<'_>; 3] {
+    /// What to poll for: only what there is something to do with. A terminal that was hung up says so again and again to whoever
+    /// polls it, even for nothing.
+    pub(crate) fn polls(&self) -> Vec<(End, PollFd<'_>)> {
         let when = |condition: bool, flags: PollFlags| if condition { flags } else { PollFlags::empty() };
-        let stdin: BorrowedFd<'_> = rustix::stdio::stdin();
-        // A descriptor that is not asked for anything may still report its end again and again: poll another in its place.
-        let quiet = self.host.0.as_fd();
-        [
-            match self.stdin && self.typed.is_empty() {
-                true => PollFd::from_borrowed_fd(stdin, PollFlags::IN),
-                false => PollFd::from_borrowed_fd(quiet, PollFlags::empty()),
-            },
-            match self.open {
-                true => PollFd::from_borrowed_fd(
-                    self.master.as_fd(),
-                    when(self.shown.is_empty(), PollFlags::IN) | when(!self.typed.is_empty(), PollFlags::OUT),
-                ),
-                false => PollFd::from_borrowed_fd(quiet, PollFlags::empty()),
-            },
-            match self.shown.is_empty() {
-                true => PollFd::from_borrowed_fd(quiet, PollFlags::empty()),
-                false => PollFd::from_borrowed_fd(rustix::stdio::stdout(), PollFlags::OUT),
-            },
-        ]
+        let master = when(self.shown.is_empty(), PollFlags::IN) | when(!self.typed.is_empty(), PollFlags::OUT);
+        let mut polls = Vec::with_capacity(3);
+        if self.stdin && self.typed.is_empty() {
+            polls.push((End::Typed, PollFd::from_borrowed_fd(rustix::stdio::stdin(), PollFlags::IN)));
+        }
+        if self.open && !master.is_empty() {
+            polls.push((End::Master, PollFd::from_borrowed_fd(self.master.as_fd(), master)));
+        }
+        if !self.shown.is_empty() {
+            polls.push((End::Shown, PollFd::from_borrowed_fd(rustix::stdio::stdout(), PollFlags::OUT)));
+        }
+        polls
     }
 
     /// Moves what can be moved.
-    pub(crate) fn serve(&mut self, ready: [PollFlags; 3]) {
-        let [typed, master, shown] = ready;
-        if !typed.is_empty() && self.stdin && self.typed.is_empty() {
+    pub(crate) fn serve(&mut self, ready: &[End]) {
+        if ready.contains(&End::Typed) {
             self.typed = read(rustix::stdio::stdin()).unwrap_or_default();
             self.stdin = !self.typed.is_empty();
         }
         if !self.typed.is_empty() && self.open {
             self.write_typed();
         }
-        if !shown.is_empty() {
+        if ready.contains(&End::Shown) {
             self.write_shown();
         }
-        if !master.is_empty() && self.open && self.shown.is_empty() {
+        if ready.contains(&End::Master) && self.open && self.shown.is_empty() {
             self.read_shown();
         }
     }

@@ -109,6 +109,31 @@ fn exec_on_the_callers_terminal() {
     bench.clean();
 }
 
+/// A terminal that goes away leaves the program running, and the one who waits for it waiting.
+#[test]
+fn a_terminal_that_is_hung_up() {
+    let mut bench = Bench::new("trap '' HUP; echo on; while [ ! -e /go ]; do sleep 0.1; done; echo lost; exit 6");
+    bench.plan.spec["process"]["terminal"] = json!(true);
+    bench.write();
+    let mut seat = Seat::new(&bench, &["run", "box"]);
+    seat.read_until("on");
+    let Seat { master, slave, mut child, .. } = seat;
+    drop((master, slave));
+    let ticks = |child: &Child| -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    let before = ticks(&child);
+    // What is measured is a second of nothing to do.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let used = ticks(&child) - before;
+    assert!(used < 20, "{used} hundredths of a second of CPU in a second of waiting");
+    std::fs::write(bench.path("lower/go"), "").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(6));
+    bench.clean();
+}
+
 #[test]
 fn without_a_terminal_there_is_none_to_give() {
     let mut bench = Bench::new("true");
