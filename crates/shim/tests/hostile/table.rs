@@ -237,13 +237,14 @@ fn o06_names_and_parameters() {
         ("absent", |s, _| parameter(s, "net.ipv4.nope", "1"), "linux.sysctl"),
         ("empty", |s, _| parameter(s, "", "1"), "linux.sysctl"),
     ]);
-    let mut bundle =
-        Bundle::new("cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf/lo/forwarding /proc/sys/kernel/msgmax");
+    let mut bundle = Bundle::new(
+        "cat /proc/sys/net/ipv4/ip_default_ttl /proc/sys/net/ipv4/conf/lo/forwarding /proc/sys/kernel/msgmax",
+    );
     bundle.change(|spec| {
         spec["linux"]["sysctl"] =
-            json!({"net/ipv4/ip_forward": "0", "net.ipv4.conf.lo.forwarding": "1", "kernel.msgmax": "9999"});
+            json!({"net/ipv4/ip_default_ttl": "33", "net.ipv4.conf.lo.forwarding": "1", "kernel.msgmax": "9999"});
     });
-    assert_eq!(bundle.run(), "0\n1\n9999\n");
+    assert_eq!(bundle.run(), "33\n1\n9999\n");
     bundle.clean();
 }
 

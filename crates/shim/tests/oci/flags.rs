@@ -160,7 +160,7 @@ fn limits_are_changed_and_remembered() {
     let output = from_shell(&bench, "echo '{\"pids\":{\"limit\":79}}' | brig-rt update -r - box");
     assert_eq!((stdout(&output), limit().as_str()), ("", "79"));
     // What is refused changes nothing.
-    bench.refused(&["update", "--pids-limit", "80", "--memory", "4096", "box"], "memory");
+    bench.refused(&["update", "--pids-limit", "80", "--cpuset-cpus", "999", "box"], "cpus");
     assert_eq!((limit().as_str(), &remembered()["pids"]["limit"]), ("79", &json!(79)));
     bench.refused(&["update", "--memory", "much", "box"], "invalid value for memory");
     bench.refused(&["update", "--resources", "/nope", "box"], "/nope");
