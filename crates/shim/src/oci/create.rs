@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use brig_oci::runtime::{Mount, Spec};
+use brig_oci::runtime::{Mount, Process, Spec};
 use brig_runtime::cgroup::Driver;
 use brig_runtime::gate::Gate;
 use brig_runtime::{About, Container, CreateRequest, ErrorKind, Rootfs, Stdio};
@@ -83,10 +83,8 @@ impl<'a> Order<'a> {
     }
 
     fn stdio(&self) -> Result<Stdio, Fault> {
-        let Some(process) = self.spec.process.as_ref().filter(|process| process.terminal) else { return inherited() };
-        let size = process.console_size.unwrap_or_default();
-        let narrow = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
-        Ok(Stdio::Terminal { width: narrow(size.width), height: narrow(size.height) })
+        let process = self.spec.process.as_ref().filter(|process| process.terminal);
+        process.map_or_else(inherited, |process| Ok(terminal(process)))
     }
 
     /// Makes the spec ready for the service manager's socket, if there is one.
@@ -282,6 +280,13 @@ pub(crate) fn undo(container: Container, fault: Fault) -> Fault {
         Ok(()) => fault,
         Err(error) => Fault::new(format!("{fault}; and removing the container failed: {error}")),
     }
+}
+
+/// A terminal of the size that the process is described with.
+pub(crate) fn terminal(process: &Process) -> Stdio {
+    let size = process.console_size.unwrap_or_default();
+    let narrow = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
+    Stdio::Terminal { width: narrow(size.width), height: narrow(size.height) }
 }
 
 /// The caller's own streams.

@@ -11,7 +11,7 @@ use brig_runtime::{About, Container, ExecRequest, Stdio};
 
 use crate::oci::arguments::CommandLine;
 use crate::oci::control::{describe, init};
-use crate::oci::create::{check_terminal, connect, inherited, pid_file, preserved, send_pidfd};
+use crate::oci::create::{check_terminal, connect, inherited, pid_file, preserved, send_pidfd, terminal};
 use crate::oci::foreground::Foreground;
 use crate::oci::record::{Record, Records, replace};
 use crate::oci::relay::{Host, Relay};
@@ -95,12 +95,10 @@ fn mask(cpus: &str) -> String {
 
 /// A terminal that has its size before the program looks: the caller's own terminal's, if that is what it is shown on.
 fn sized(process: &Process, host: Option<&Host>) -> Stdio {
-    if let Some((width, height)) = host.and_then(Host::size) {
-        return Stdio::Terminal { width, height };
+    match host.and_then(Host::size) {
+        Some((width, height)) => Stdio::Terminal { width, height },
+        None => terminal(process),
     }
-    let size = process.console_size.unwrap_or_default();
-    let narrow = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
-    Stdio::Terminal { width: narrow(size.width), height: narrow(size.height) }
 }
 
 /// `--cgroup`: controllers, empty for all of them, and where below the container's cgroup the process goes for them.
