@@ -158,6 +158,10 @@ impl Relay {
     pub(crate) fn finish(mut self) {
         loop {
             while !self.shown.is_empty() {
+                // Our stdout may have been made non-blocking by whoever shares it.
+                let mut room = [PollFd::from_borrowed_fd(rustix::stdio::stdout(), PollFlags::OUT)];
+                // What a failed wait leaves undone, the write reports.
+                rustix::event::poll(&mut room, None).ok();
                 self.write_shown();
             }
             if self.open {

@@ -23,6 +23,15 @@ struct Seat {
 impl Seat {
     /// Calls brig-rt with a terminal that controls it.
     fn new(bench: &Bench, arguments: &[&str]) -> Seat {
+        Seat::start(bench, arguments, None)
+    }
+
+    /// The same, with another standard output.
+    fn with_stdout(bench: &Bench, arguments: &[&str], stdout: OwnedFd) -> Seat {
+        Seat::start(bench, arguments, Some(stdout))
+    }
+
+    fn start(bench: &Bench, arguments: &[&str], stdout: Option<OwnedFd>) -> Seat {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let master = rustix::pty::openpt(flags).unwrap();
         rustix::pty::grantpt(&master).unwrap();
@@ -32,7 +41,7 @@ impl Seat {
         let mut command = Command::new("setsid");
         command.args(["--ctty", "--wait", env!("CARGO_BIN_EXE_brig-rt"), "--root"]).arg(bench.path("state"));
         command.args(arguments).current_dir(bench.plan.dir.path());
-        let child = command.stdin(stream()).stdout(stream()).stderr(stream());
+        let child = command.stdin(stream()).stdout(stdout.map_or_else(&stream, Stdio::from)).stderr(stream());
         let seat_size = |rows, columns| Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         rustix::termios::tcsetwinsize(&master, seat_size(33, 44)).unwrap();
         let child = child.spawn().unwrap();
@@ -109,6 +118,20 @@ fn exec_on_the_callers_terminal() {
     bench.clean();
 }
 
+/// Fails if a process does something in a second of nothing to do.
+fn assert_idle(child: &Child) {
+    let ticks = || -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    let before = ticks();
+    // The second is what is measured.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let used = ticks() - before;
+    assert!(used < 20, "{used} hundredths of a second of CPU in a second of waiting");
+}
+
 /// A terminal that goes away leaves the program running, and the one who waits for it waiting.
 #[test]
 fn a_terminal_that_is_hung_up() {
@@ -119,18 +142,35 @@ fn a_terminal_that_is_hung_up() {
     seat.read_until("on");
     let Seat { master, slave, mut child, .. } = seat;
     drop((master, slave));
-    let ticks = |child: &Child| -> u64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
-        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
-        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
-    };
-    let before = ticks(&child);
-    // What is measured is a second of nothing to do.
-    std::thread::sleep(std::time::Duration::from_secs(1));
-    let used = ticks(&child) - before;
-    assert!(used < 20, "{used} hundredths of a second of CPU in a second of waiting");
+    assert_idle(&child);
     std::fs::write(bench.path("lower/go"), "").unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(6));
+    bench.clean();
+}
+
+/// Output that nobody takes yet is kept for them, at no cost, although the process that wrote it is gone.
+#[test]
+fn output_that_waits_for_its_reader() {
+    const PIPE: usize = 64 << 10;
+    const MORE: usize = 2000;
+    let mut bench = Bench::new(&format!("head -c {} /dev/zero", PIPE + MORE));
+    bench.plan.spec["process"]["terminal"] = json!(true);
+    bench.write();
+    let (mut ours, theirs) = std::io::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&theirs, true).unwrap();
+    let mut seat = Seat::with_stdout(&bench, &["run", "box"], theirs.into());
+    let mut left = 600;
+    let ended = || bench.command(&["state", "box"]).output().unwrap().stdout;
+    while !String::from_utf8(ended()).unwrap().contains("stopped") {
+        left -= 1;
+        assert!(left > 0, "the process does not end");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert_idle(&seat.child);
+    let mut shown = Vec::new();
+    ours.read_to_end(&mut shown).unwrap();
+    assert_eq!(shown.len(), PIPE + MORE);
+    assert_eq!(seat.child.wait().unwrap().code(), Some(0));
     bench.clean();
 }
 
