@@ -2,56 +2,33 @@
 //! Owns the parent's half of the conversation with init and the clean-up of what failed. Must not be used by a process with threads.
 
 use std::collections::BTreeMap;
-use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use brig_oci::runtime::{Resources, Spec};
-use brig_sys::clone::{self, Spawned, flags};
-use brig_sys::fdpass::{self, Channel};
+use brig_sys::clone::flags;
+use brig_sys::fdpass::Channel;
 use brig_sys::mount::Change;
 use brig_sys::pidfd;
 use rustix::fs::FileType;
 
 use crate::about::About;
 use crate::cgroup::{Cgroup, Driver, Layout, Place, Wish};
+use crate::creation::{Creation, Given, Made};
 use crate::error::{Error, Result, Step};
 use crate::gate::Gate;
 use crate::hooks::{Hooks, Moment};
-use crate::identity::{self, Identity};
-use crate::init::{self, Init};
-use crate::launch::{self, Launch};
+use crate::launch;
 use crate::listener::{Agent, Whose};
-use crate::net_devices::{self, Moved};
+use crate::net_devices::Moved;
 use crate::plan::Plan;
 use crate::resctrl::Class;
 use crate::rights;
 use crate::rootfs::Rootfs;
-use crate::sources::{self, Sources};
+use crate::stdio::{Stdio, check_preserved, check_terminal, lift};
 use crate::wire::{self, Order, Report};
 
 pub(crate) const SIGKILL: i32 = 9;
-
-/// The program's streams.
-#[derive(Debug)]
-pub enum Stdio {
-    /// Three descriptors that become 0, 1 and 2. Pipes are given to the program's user.
-    Pipes {
-        /// Becomes 0.
-        stdin: OwnedFd,
-        /// Becomes 1.
-        stdout: OwnedFd,
-        /// Becomes 2.
-        stderr: OwnedFd,
-    },
-    /// A terminal of this size in characters (0 leaves the kernel's), exactly if `process.terminal` is set.
-    Terminal {
-        /// Columns.
-        width: u16,
-        /// Rows.
-        height: u16,
-    },
-}
 
 /// What [`create`] needs.
 #[derive(Debug)]
@@ -247,16 +224,6 @@ pub(crate) fn make_cgroup(plan: &Plan<'_>, wish: &Wish<'_>) -> Result<Cgroup> {
     Cgroup::create(&plan.layout, Place::of(wish)?, resources).step(|| "cgroup".to_owned())
 }
 
-pub(crate) fn check_terminal(wanted: bool, stdio: &Stdio) -> Result<()> {
-    match (wanted, stdio) {
-        (true, Stdio::Terminal { .. }) | (false, Stdio::Pipes { .. }) => Ok(()),
-        (true, Stdio::Pipes { .. }) => Err(Error::invalid("process.terminal: is set, but streams were given")),
-        (false, Stdio::Terminal { .. }) => {
-            Err(Error::invalid("process.terminal: is not set, but a terminal was asked for"))
-        }
-    }
-}
-
 pub(crate) fn check_root(rootfs: &Rootfs) -> Result<()> {
     let Rootfs::Directory(path) = rootfs else { return Ok(()) };
     let bad = |why: &str| Error::invalid(format!("root.path: {}: {why}", path.display()));
@@ -274,291 +241,11 @@ pub(crate) fn check_root(rootfs: &Rootfs) -> Result<()> {
     }
 }
 
-/// The program's further descriptors are where it expects them already, in order and each once, so that nothing has to be
-/// moved out of their way.
-pub(crate) fn check_preserved(preserved: &[OwnedFd]) -> Result<()> {
-    let mut least = 3;
-    for fd in preserved {
-        let number = fd.as_raw_fd();
-        if number < least {
-            return Err(Error::invalid(format!(
-                "preserved descriptors: {number} stands where {least} or above should"
-            )));
-        }
-        least = number + 1;
-    }
-    Ok(())
-}
-
-/// What a container is given besides its plan.
-struct Given {
-    stdio: Stdio,
-    preserved: Vec<OwnedFd>,
-    rootfs: Rootfs,
-    gate: Option<Gate>,
-}
-
-/// Streams as descriptors above 2, so that none is overwritten while they are put into place.
-pub(crate) fn lift(stdio: Stdio) -> Result<Stdio> {
-    Ok(match stdio {
-        Stdio::Pipes { stdin, stdout, stderr } => Stdio::Pipes {
-            stdin: clone::above_stdio(stdin)?,
-            stdout: clone::above_stdio(stdout)?,
-            stderr: clone::above_stdio(stderr)?,
-        },
-        terminal @ Stdio::Terminal { .. } => terminal,
-    })
-}
-
-impl Stdio {
-    pub(crate) fn borrow(&self) -> init::Stdio<'_> {
-        match self {
-            Stdio::Pipes { stdin, stdout, stderr } => {
-                init::Stdio::Pipes { fds: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()] }
-            }
-            Stdio::Terminal { width, height } => init::Stdio::Terminal { rows: *height, columns: *width },
-        }
-    }
-
-    /// Gives pipes to the program's user, who may want to open `/dev/stdout` again. Other files stay whose they are.
-    pub(crate) fn give_to(&self, launch: &Launch, identity: &Identity) -> Result<()> {
-        let Stdio::Pipes { stdin, stdout, stderr } = self else { return Ok(()) };
-        let (uid, gid) = identity.outside(launch.uid, launch.gid).step(|| "process.user".to_owned())?;
-        for fd in [stdin, stdout, stderr] {
-            let stat = rustix::fs::fstat(fd)
-                .map_err(|errno| brig_sys::Error::new(format!("fstat({})", fd.as_raw_fd()), errno))?;
-            if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo && (stat.st_uid, stat.st_gid) != (uid, gid) {
-                match rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid)))
-                {
-                    // A caller without rights: the program has its streams all the same.
-                    Err(rustix::io::Errno::PERM) => {}
-                    done => done.map_err(|errno| {
-                        brig_sys::Error::new(format!("fchown({}, {uid}, {gid})", fd.as_raw_fd()), errno)
-                    })?,
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A child that exists but does not have its mounts yet; killed and reaped if dropped.
-struct Creation {
-    child: Option<Spawned>,
-    channel: Channel,
-    /// The root, if the caller's mount namespace has it; taken away if dropped.
-    attached: Option<OwnedFd>,
-    /// Devices in its network namespace; given back if dropped.
-    moved: Option<Moved>,
-}
-
-impl Drop for Creation {
-    fn drop(&mut self) {
-        // While its namespace lives.
-        self.moved.iter().for_each(Moved::give_back);
-        if let Some(child) = self.child.take() {
-            end(child.pidfd.as_fd());
-        }
-        if let Some(root) = &self.attached {
-            // The error that led here is what counts.
-            brig_sys::mount::detach(root.as_fd()).unwrap_or_default();
-        }
-    }
-}
-
 /// Kills a child and reaps it; it may have ended before.
 pub(crate) fn end(child: BorrowedFd<'_>) {
     // Both fail only if it has been reaped before, which is as good.
     pidfd::send_signal(child, SIGKILL).unwrap_or_default();
     pidfd::reap(child).map(drop).unwrap_or_default();
-}
-
-/// A child that has everything.
-struct Made {
-    child: Spawned,
-    channel: Channel,
-    used: Vec<OwnedFd>,
-    attached: Option<OwnedFd>,
-    moved: Option<Moved>,
-}
-
-fn copy(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
-    fd.try_clone_to_owned().map_err(|error| Error::system(format!("dup({}): {error}", fd.as_raw_fd())))
-}
-
-impl Creation {
-    /// Clones init, through a stage if it has namespaces to join first.
-    fn start(plan: &Plan<'_>, given: &Given, cgroup: &Cgroup, keyring: Option<&CStr>) -> Result<Creation> {
-        let (ours, theirs) = fdpass::pair()?;
-        let directory = cgroup.fd_for_clone();
-        let files = cgroup.join_files().step(|| "cgroup".to_owned())?;
-        // The cgroup namespace is made later, when the child is in its cgroup on every hierarchy.
-        let mut new = plan.namespaces.new & !flags::NEWCGROUP;
-        if !plan.linux.time_offsets.is_empty() {
-            // Clocks can be shifted only before anybody is in it.
-            new &= !flags::NEWTIME;
-        }
-        let child = || {
-            init::run(Init {
-                plan,
-                channel: &theirs,
-                stdio: given.stdio.borrow(),
-                preserved: &given.preserved,
-                cgroup,
-                cgroups: &files,
-                keyring,
-                rootfs: &given.rootfs,
-                gate: given.gate.as_ref(),
-            })
-        };
-        if plan.namespaces.join.is_empty() {
-            let child = clone::spawn(new, directory.as_ref().map(AsFd::as_fd), child)?;
-            return Creation { child: Some(child), channel: ours, attached: None, moved: None }.in_cgroup(cgroup);
-        }
-        let stage = clone::spawn(0, directory.as_ref().map(AsFd::as_fd), || {
-            init::finish(&theirs, join(plan, &theirs, new, child))
-        })?;
-        drop(theirs);
-        let answer = wire::next_of(&ours, stage.pidfd.as_fd());
-        pidfd::reap(stage.pidfd.as_fd())?;
-        match answer? {
-            Some((Report::Child { pid }, Some(pidfd))) => {
-                Creation { child: Some(Spawned { pid, pidfd }), channel: ours, attached: None, moved: None }
-                    .in_cgroup(cgroup)
-            }
-            Some((Report::Failed(error), _)) => Err(error),
-            _ => Err(Error::system("the process that joins namespaces died")),
-        }
-    }
-
-    /// Puts the child where only systemd can put it.
-    fn in_cgroup(self, cgroup: &Cgroup) -> Result<Creation> {
-        let pid = self.child.as_ref().map_or(0, |child| child.pid);
-        cgroup.attach(pid).step(|| "cgroup".to_owned())?;
-        Ok(self)
-    }
-
-    /// Maps ids, makes the mounts and hands them over.
-    fn finish(mut self, plan: &Plan<'_>, given: &Given, idmap_binds: bool) -> Result<Made> {
-        let Given { stdio, rootfs, .. } = given;
-        let pid = self.child.as_ref().map_or(0, |child| child.pid);
-        if plan.namespaces.new & flags::NEWUSER != 0 {
-            let uids = identity::ranges(&plan.linux.uid_mappings);
-            let gids = identity::ranges(&plan.linux.gid_mappings);
-            if plan.unprivileged {
-                identity::write_unprivileged(pid, &uids, &gids)?;
-            } else {
-                identity::write(pid, &uids, &gids)?;
-            }
-        }
-        if let Some(class) = &plan.class {
-            class.add(pid)?;
-        }
-        self.shift_clocks(plan, pid)?;
-        if plan.unprivileged {
-            // Init looks after itself. From this order on it is no longer the caller's to look into.
-            self.identify(plan, stdio, pid)?;
-            self.moved = net_devices::move_in(&plan.net_devices, pid)?;
-            wire::order(&self.channel, Order::Mapped).map_err(|error| self.why(error))?;
-            return self.hand_over(Vec::new());
-        }
-        wire::order(&self.channel, Order::Mapped).map_err(|error| self.why(error))?;
-        let identity = self.identify(plan, stdio, pid)?;
-        let console = matches!(stdio, Stdio::Terminal { .. });
-        let Sources { root, mut mounts } = sources::make(plan, rootfs, &identity, idmap_binds, console)?;
-        if plan.shares_mounts() {
-            let Rootfs::Directory(path) = rootfs else { return Err(init::jail::needs_directory()) };
-            init::jail::attach_at(root.root.as_fd(), path).step(|| "rootfs".to_owned())?;
-            self.attached = Some(copy(root.root.as_fd())?);
-        }
-        self.moved = net_devices::move_in(&plan.net_devices, pid).map_err(|error| self.why_if_said(error))?;
-        let fds: Vec<BorrowedFd<'_>> = [root.root.as_fd()].into_iter().chain(mounts.iter().map(AsFd::as_fd)).collect();
-        wire::send_fds(&self.channel, &fds).map_err(|error| self.why(error))?;
-        mounts.extend(root.rest);
-        self.hand_over(mounts)
-    }
-
-    /// Whose the container's ids are, checked against what the process wants of them.
-    fn identify(&self, plan: &Plan<'_>, stdio: &Stdio, pid: i32) -> Result<Identity> {
-        let identity = Identity::of(pid, plan.namespaces.has(flags::NEWUSER))?;
-        if plan.namespaces.new & flags::NEWUSER == 0 {
-            identity.check_joined(plan.linux)?;
-        }
-        if let Some(launch) = &plan.launch {
-            launch::check_mapped(launch, &identity.uids, &identity.gids)?;
-            if !plan.unprivileged {
-                stdio.give_to(launch, &identity)?;
-            }
-            if let Some(value) = launch.oom_score_adj {
-                brig_sys::process::set_oom_score_adj(pid, value).step(|| "process.oomScoreAdj".to_owned())?;
-            }
-        }
-        Ok(identity)
-    }
-
-    fn hand_over(mut self, used: Vec<OwnedFd>) -> Result<Made> {
-        let channel = Channel::from_fd(copy(self.channel.as_fd())?);
-        let child = self.child.take().ok_or_else(|| Error::system("there is no child"))?;
-        Ok(Made { child, channel, used, attached: self.attached.take(), moved: self.moved.take() })
-    }
-
-    /// Writes the offsets of the time namespace that the child has made and not yet entered.
-    fn shift_clocks(&self, plan: &Plan<'_>, pid: i32) -> Result<()> {
-        if plan.linux.time_offsets.is_empty() {
-            return Ok(());
-        }
-        match wire::next(&self.channel)? {
-            Some((Report::Timeless, _)) => {}
-            Some((Report::Failed(error), _)) => return Err(error),
-            _ => return Err(Error::system("init died before its clocks were set")),
-        }
-        for (clock, offset) in &plan.linux.time_offsets {
-            brig_sys::namespace::set_time_offset(pid, clock, offset.secs, offset.nanosecs)
-                .step(|| format!("linux.timeOffsets: {clock}"))?;
-        }
-        Ok(())
-    }
-
-    /// [`Creation::why`] for a step that may fail while the child lives and has nothing to say.
-    fn why_if_said(&self, error: Error) -> Error {
-        if wire::waiting(&self.channel) { self.why(error) } else { error }
-    }
-
-    /// If a message could not be sent because the child ended, what it said before it did.
-    fn why(&self, error: Error) -> Error {
-        match wire::next(&self.channel) {
-            Ok(Some((Report::Failed(said), _))) => said,
-            _ => error,
-        }
-    }
-}
-
-/// Joins namespaces while the caller's rights last; those that only the rights of the user namespace allow come after it.
-fn join_all(namespaces: &[(u64, OwnedFd)]) -> brig_sys::Result<()> {
-    let join = |(flag, namespace): &(u64, OwnedFd)| brig_sys::namespace::join(namespace.as_fd(), *flag);
-    let joins_user = namespaces.iter().any(|(flag, _)| *flag == flags::NEWUSER);
-    let mut later = Vec::new();
-    for namespace in namespaces {
-        match join(namespace) {
-            Err(error) if joins_user && namespace.0 != flags::NEWUSER && error.errno == rustix::io::Errno::PERM => {
-                later.push(namespace);
-            }
-            done => done?,
-        }
-    }
-    later.into_iter().try_for_each(join)
-}
-
-/// In the stage: joins namespaces, then makes init as a child of the stage's parent.
-fn join(plan: &Plan<'_>, channel: &Channel, new: u64, child: impl FnOnce() -> i32) -> Result<i32> {
-    // As init: a caller without rights has to look into it.
-    if !plan.unprivileged {
-        brig_sys::process::set_dumpable(false)?;
-    }
-    join_all(&plan.namespaces.join).step(|| "linux.namespaces".to_owned())?;
-    let child = clone::spawn(new | flags::PARENT, None, child)?;
-    wire::report_with(channel, &Report::Child { pid: child.pid }, child.pidfd.as_fd())?;
-    Ok(0)
 }
 
 impl Container {

@@ -15,12 +15,13 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::cgroup::Entrance;
-use crate::container::{Container, Stdio, check_preserved, check_terminal, end, go, lift};
+use crate::container::{Container, end, go};
 use crate::error::{Error, Result, Step};
 use crate::identity::Identity;
 use crate::init;
 use crate::launch::{self, Launch};
 use crate::rights;
+use crate::stdio::{Stdio, check_preserved, check_terminal, lift};
 use crate::wire::{self, Report};
 
 /// What [`Container::exec`] needs.

@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod checkpoint;
 mod container;
 mod copy;
+mod creation;
 mod devices;
 mod error;
 mod exec;
@@ -32,17 +33,19 @@ mod rights;
 mod rootfs;
 pub mod seccomp;
 mod sources;
+mod stdio;
 mod sysctl;
 mod wire;
 
 pub use about::About;
-pub use container::{Container, CreateRequest, Stdio, create};
+pub use container::{Container, CreateRequest, create};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{ExecProcess, ExecRequest};
 pub use options::KNOWN as MOUNT_OPTIONS;
 pub use placement::{MEMORY_FLAGS, MEMORY_MODES};
 pub use resctrl::release;
 pub use rootfs::Rootfs;
+pub use stdio::Stdio;
 
 /// Switches for tests of paths that only other kernels take.
 #[doc(hidden)]
