@@ -11,6 +11,7 @@ use rustix::fs::AtFlags;
 use crate::catalog::{Catalog, ImageRecord, TagRecord};
 use crate::digest;
 use crate::error::{Error, Result};
+use crate::partial;
 use crate::store::Store;
 use crate::trash;
 
@@ -184,6 +185,7 @@ impl Store {
         let mut reclaimed = Reclaimed::default();
         collect_layers(self, keep, &mut reclaimed)?;
         collect_blobs(self, &mut reclaimed)?;
+        reclaimed.size_bytes += self.expire_partials(partial::EXPIRY)?;
         Ok(reclaimed)
     }
 }

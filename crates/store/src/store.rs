@@ -16,6 +16,7 @@ use crate::digest;
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layer::{self, LayerIngest};
+use crate::partial::{self, Partials};
 use crate::recipe::LayerTar;
 use crate::reserve::{RESERVE_SIZE, Reserve};
 use crate::trash::{self, Trash};
@@ -35,6 +36,7 @@ pub(crate) struct Inner {
     pub(crate) database: Database,
     catalog: RwLock<Catalog>,
     pub(crate) trash: Trash,
+    pub(crate) partials: Partials,
     pub(crate) reserve: Arc<Reserve>,
     /// Held while what is reachable is decided or added to, so that nothing in use is collected.
     gate: Mutex<()>,
@@ -68,6 +70,7 @@ impl Store {
             layers: make("layers")?,
             active: make("active")?,
         };
+        let partials = Partials::open(&root.join("partial"))?;
         let reserve = Arc::new(Reserve::open(root, RESERVE_SIZE)?);
         let trash = Trash::open(&root.join("trash"), reserve.clone())?;
         let database = Database::open(&root.join("brig.db"), reserve.clone())?;
@@ -75,9 +78,10 @@ impl Store {
         let catalog = RwLock::new(Catalog::load(&database)?);
         let root = root.to_owned();
         let gate = Mutex::default();
-        let store =
-            Store { inner: Arc::new(Inner { root, dirs, database, catalog, trash, reserve, gate, _lock: lock }) };
+        let inner = Inner { root, dirs, database, catalog, trash, partials, reserve, gate, _lock: lock };
+        let store = Store { inner: Arc::new(inner) };
         store.sweep()?;
+        store.expire_partials(partial::EXPIRY)?;
         Ok(store)
     }
 
@@ -208,7 +212,7 @@ impl Store {
         }
     }
 
-    fn blob_path(&self, digest: &Digest) -> PathBuf {
+    pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.inner.root.join("blobs").join(digest.algorithm()).join(digest.hex())
     }
 

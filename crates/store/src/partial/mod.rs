@@ -1,0 +1,505 @@
+//! Blobs of any size on their way in: files in `partial/` that survive restarts, and their publication.
+//! Owns which of their bytes are certainly there. Must not know where bytes come from, nor believe a digest it has not
+//! computed.
+//!
+//! A file that was only ever written from its front holds as much as it is long. The first piece beyond the front makes a
+//! map beside it (`<name>.map`), a list of written ranges, each added after its bytes; from then on only those count. Nothing
+//! is synced before publication: after a power cut the bytes may differ from the map, and the digest tells.
+
+mod reader;
+mod spans;
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use brig_oci::Digest;
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+pub use self::reader::PartialReader;
+use self::spans::Spans;
+use crate::digest::Hasher;
+use crate::durable;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::Store;
+use crate::trash;
+
+/// For how long a blob that nobody works on is left for somebody to go on with.
+pub const EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
+const LONGEST_NAME: usize = 160;
+const MAP: &str = ".map";
+const NEW_MAP: &str = ".map-new";
+/// One range in a map: its start and its end, little-endian.
+const RECORD: usize = 16;
+/// How much of what arrived out of order is hashed with each piece that arrives.
+const CATCH_UP: usize = 1024 * 1024;
+
+/// The directory of unfinished blobs, and who has one open.
+pub(crate) struct Partials {
+    dir: OwnedFd,
+    path: PathBuf,
+    open: Mutex<HashSet<String>>,
+}
+
+/// A blob on its way in. Dropping it leaves what is there for later. Blocking; may be shared by threads that write
+/// different parts.
+pub struct Partial {
+    store: Store,
+    name: String,
+    shared: Arc<Shared>,
+    hash: Mutex<Hashed>,
+}
+
+/// What is known about an unfinished blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartialInfo {
+    /// The name that it was opened by.
+    pub name: String,
+    /// The length of its file in bytes.
+    pub len: u64,
+    /// When something was last added.
+    pub modified: SystemTime,
+    /// Whether somebody is working on it.
+    pub open: bool,
+}
+
+/// What writer and readers share.
+struct Shared {
+    file: File,
+    state: Mutex<State>,
+    grown: Condvar,
+}
+
+struct State {
+    spans: Spans,
+    /// What is being written now.
+    writing: Vec<Range<u64>>,
+    map: Option<File>,
+    /// Grows when bytes that were there are given up.
+    generation: u64,
+    end: End,
+}
+
+enum End {
+    Open,
+    Finished,
+    Failed(io::ErrorKind, String),
+}
+
+/// The digest of the first `upto` bytes.
+struct Hashed {
+    hasher: Hasher,
+    upto: u64,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Partials {
+    /// Opens the directory, and removes maps that a killed process left without their file.
+    pub(crate) fn open(path: &Path) -> Result<Partials> {
+        let partials = Partials { dir: durable::directory(path)?, path: path.to_owned(), open: Mutex::default() };
+        for name in trash::names(partials.dir.as_fd(), path)? {
+            let Some((name, of)) = name.to_str().and_then(|name| Some((name, name.split_once('.')?.0))) else {
+                continue;
+            };
+            if rustix::fs::statat(&partials.dir, of, AtFlags::SYMLINK_NOFOLLOW).err() == Some(Errno::NOENT) {
+                partials.remove(name)?;
+            }
+        }
+        Ok(partials)
+    }
+
+    fn taken(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self, call: &str, name: &str, error: impl Into<io::Error>) -> Error {
+        Error::io(format!("{call} {}", self.path.join(name).display()), error)
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        match rustix::fs::unlinkat(&self.dir, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(self.failed("remove", name, errno)),
+        }
+    }
+
+    /// Removes a blob, and its map last: without that a file with gaps would count as whole.
+    fn delete(&self, name: &str) -> Result<()> {
+        ["", MAP, NEW_MAP].iter().try_for_each(|suffix| self.remove(&format!("{name}{suffix}")))
+    }
+
+    fn open_file(&self, name: &str, flags: OFlags) -> std::result::Result<File, Errno> {
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        rustix::fs::openat(&self.dir, name, flags, Mode::from_raw_mode(0o600)).map(File::from)
+    }
+
+    /// What of the file `name` is certainly there. Afterwards it has no more than that, or a map that says so.
+    fn load(&self, name: &str, file: &File) -> Result<(Spans, Option<File>)> {
+        self.remove(&format!("{name}{NEW_MAP}"))?;
+        let length = file.metadata().map_err(|error| self.failed("stat", name, error))?.len();
+        let map_name = format!("{name}{MAP}");
+        let map = match self.open_file(&map_name, OFlags::RDWR | OFlags::APPEND) {
+            Ok(map) => map,
+            Err(Errno::NOENT) => return Ok((Spans::prefix(length), None)),
+            Err(errno) => return Err(self.failed("open", &map_name, errno)),
+        };
+        let mut records = Vec::new();
+        (&map).read_to_end(&mut records).map_err(|error| self.failed("read", &map_name, error))?;
+        let mut spans = Spans::default();
+        for (start, end) in records.chunks_exact(RECORD).filter_map(parse_record) {
+            spans.add(start..end.min(length));
+        }
+        if !spans.is_prefix() {
+            return Ok((spans, Some(map)));
+        }
+        file.set_len(spans.prefix_len()).map_err(|error| self.failed("truncate", name, error))?;
+        self.remove(&map_name)?;
+        Ok((spans, None))
+    }
+
+    /// A map that says what is there now; complete before anybody can see it.
+    fn new_map(&self, name: &str, prefix: u64) -> Result<File> {
+        let (new, map) = (format!("{name}{NEW_MAP}"), format!("{name}{MAP}"));
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::APPEND;
+        let mut file = self.open_file(&new, flags).map_err(|errno| self.failed("create", &new, errno))?;
+        file.write_all(&record(&(0..prefix))).map_err(|error| self.failed("write", &new, error))?;
+        rustix::fs::renameat(&self.dir, &*new, &self.dir, &*map)
+            .map_err(|errno| self.failed("rename to", &map, errno))?;
+        Ok(file)
+    }
+}
+
+fn record(range: &Range<u64>) -> [u8; RECORD] {
+    let mut bytes = [0; RECORD];
+    bytes[..8].copy_from_slice(&range.start.to_le_bytes());
+    bytes[8..].copy_from_slice(&range.end.to_le_bytes());
+    bytes
+}
+
+fn parse_record(bytes: &[u8]) -> Option<(u64, u64)> {
+    let (start, end) = bytes.split_first_chunk::<8>()?;
+    Some((u64::from_le_bytes(*start), u64::from_le_bytes(end.try_into().ok()?)))
+}
+
+impl Store {
+    /// Opens the unfinished blob of this name, or begins it. `name` is the caller's own choice: letters, digits, `-` and
+    /// `_`, at most 160. Fails with [`ErrorKind::Busy`] while somebody has it open.
+    pub fn partial(&self, name: &str) -> Result<Partial> {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        if name.is_empty() || name.len() > LONGEST_NAME || !name.bytes().all(is_plain) {
+            return Err(Error::invalid(format!("{name:?} cannot be the name of an unfinished blob")));
+        }
+        let partials = &self.inner.partials;
+        let mut taken = partials.taken();
+        if taken.contains(name) {
+            let text = format!("the unfinished blob {name} is being worked on: try again when that has ended");
+            return Err(Error::new(ErrorKind::Busy, text));
+        }
+        let file = partials
+            .open_file(name, OFlags::RDWR | OFlags::CREATE)
+            .map_err(|errno| partials.failed("open", name, errno))?;
+        let (spans, map) = partials.load(name, &file)?;
+        taken.insert(name.to_owned());
+        let state = Mutex::new(State { spans, writing: Vec::new(), map, generation: 0, end: End::Open });
+        Ok(Partial {
+            store: self.clone(),
+            name: name.to_owned(),
+            shared: Arc::new(Shared { file, state, grown: Condvar::new() }),
+            hash: Mutex::new(Hashed { hasher: Hasher::sha256(), upto: 0 }),
+        })
+    }
+
+    /// The unfinished blobs, in no order.
+    pub fn partials(&self) -> Result<Vec<PartialInfo>> {
+        let partials = &self.inner.partials;
+        let mut found = Vec::new();
+        for name in trash::names(partials.dir.as_fd(), &partials.path)? {
+            let Some(name) = name.to_str().filter(|name| !name.contains('.')) else { continue };
+            // One that is finished meanwhile is not unfinished.
+            let Ok(stat) = rustix::fs::statat(&partials.dir, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
+            let len = u64::try_from(stat.st_size).unwrap_or(0);
+            let open = partials.taken().contains(name);
+            found.push(PartialInfo { name: name.to_owned(), len, modified, open });
+        }
+        Ok(found)
+    }
+
+    /// Removes the unfinished blobs that nobody works on and that nothing was added to for `age`. Tells how many bytes
+    /// that gave back.
+    pub fn expire_partials(&self, age: Duration) -> Result<u64> {
+        let partials = &self.inner.partials;
+        let mut freed = 0;
+        for info in self.partials()? {
+            let idle = SystemTime::now().duration_since(info.modified).unwrap_or_default();
+            // Held while removing, so that nobody opens what is about to go.
+            let taken = partials.taken();
+            if taken.contains(&info.name) || idle < age {
+                continue;
+            }
+            partials.delete(&info.name)?;
+            freed += info.len;
+        }
+        Ok(freed)
+    }
+
+    /// Opens a blob of any size to be read. Its content is not verified again.
+    pub fn open_blob(&self, digest: &Digest) -> Result<(File, u64)> {
+        let path = self.blob_path(digest);
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = match rustix::fs::openat(self.blobs(digest), digest.hex(), flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(Errno::NOENT) => return Err(Error::not_found(format!("blob {digest} is not in the store"))),
+            Err(errno) => return Err(Error::io(format!("open {}", path.display()), errno)),
+        };
+        let metadata = file.metadata().map_err(|error| Error::io(format!("stat {}", path.display()), error))?;
+        if !metadata.is_file() {
+            return Err(Error::corrupt(format!("{} is damaged: it is not a regular file", path.display())));
+        }
+        Ok((file, metadata.len()))
+    }
+
+    /// The size in bytes of a blob that is here.
+    pub fn blob_size(&self, digest: &Digest) -> Option<u64> {
+        let stat = rustix::fs::statat(self.blobs(digest), digest.hex(), AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        u64::try_from(stat.st_size).ok()
+    }
+}
+
+impl Partial {
+    /// The name that it was opened by.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How many bytes are there from the first one on, without a gap.
+    pub fn len(&self) -> u64 {
+        self.shared.state().spans.prefix_len()
+    }
+
+    /// Whether the first byte is still missing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many bytes are there in all.
+    pub fn present(&self) -> u64 {
+        self.shared.state().spans.total()
+    }
+
+    /// What is missing of the first `total` bytes, in order.
+    pub fn missing(&self, total: u64) -> Vec<Range<u64>> {
+        self.shared.state().spans.gaps(total)
+    }
+
+    /// Adds to the end of what is there without a gap. Not for two threads at once; they use [`Partial::write_at`].
+    pub fn append(&self, bytes: &[u8]) -> Result<()> {
+        self.write_at(self.len(), bytes)
+    }
+
+    /// Writes a part anywhere. It counts once everything before it is there. What is there already is not written again:
+    /// bytes that were read or hashed never change. Two threads cannot write the same part ([`ErrorKind::Busy`]).
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let range = offset..offset.saturating_add(bytes.len() as u64);
+        for gap in self.claim(&range)? {
+            // Lossless: a gap lies in the range, which is as long as `bytes`.
+            let piece = &bytes[(gap.start - offset) as usize..(gap.end - offset) as usize];
+            let written = self.write_gap(&gap, piece);
+            self.shared.state().writing.retain(|range| *range != gap);
+            written?;
+        }
+        Ok(())
+    }
+
+    /// The parts of a range that are missing, now reserved for the caller.
+    fn claim(&self, range: &Range<u64>) -> Result<Vec<Range<u64>>> {
+        let mut state = self.shared.state();
+        let mut gaps = state.spans.gaps(range.end);
+        gaps.iter_mut().for_each(|gap| gap.start = gap.start.max(range.start));
+        gaps.retain(|gap| !gap.is_empty());
+        let is_claimed = |gap: &Range<u64>| state.writing.iter().any(|o| o.start < gap.end && gap.start < o.end);
+        if let Some(gap) = gaps.iter().find(|gap| is_claimed(gap)) {
+            let text = format!("bytes {} to {} of {} are being written by another", gap.start, gap.end, self.name);
+            return Err(Error::new(ErrorKind::Busy, text));
+        }
+        let prefix = state.spans.prefix_len();
+        // Before the file can have a gap there must be something that says so.
+        if state.map.is_none() && gaps.iter().any(|gap| gap.start > prefix) {
+            state.map = Some(self.store.inner.partials.new_map(&self.name, prefix)?);
+        }
+        state.writing.extend(gaps.iter().cloned());
+        Ok(gaps)
+    }
+
+    fn write_gap(&self, gap: &Range<u64>, bytes: &[u8]) -> Result<()> {
+        let partials = &self.store.inner.partials;
+        let failed = |call: &str, error| partials.failed(call, &self.name, error);
+        self.shared.file.write_all_at(bytes, gap.start).map_err(|error| failed("write", error))?;
+        let mut state = self.shared.state();
+        if let Some(mut map) = state.map.as_ref() {
+            map.write_all(&record(gap)).map_err(|error| failed("write the map of", error))?;
+        }
+        let before = state.spans.prefix_len();
+        state.spans.add(gap.clone());
+        let prefix = state.spans.prefix_len();
+        drop(state);
+        if prefix > before {
+            self.shared.grown.notify_all();
+        }
+        self.hash_some(gap.start, bytes, prefix)
+    }
+
+    /// Keeps only the first `len` bytes, or what is there of them without a gap. Readers fail. Nobody may be writing.
+    pub fn truncate(&self, len: u64) -> Result<()> {
+        let partials = &self.store.inner.partials;
+        let mut hash = self.hashed();
+        let mut state = self.shared.state();
+        let len = len.min(state.spans.prefix_len());
+        self.shared.file.set_len(len).map_err(|error| partials.failed("truncate", &self.name, error))?;
+        state.map = None;
+        partials.remove(&format!("{}{MAP}", self.name))?;
+        state.spans = Spans::prefix(len);
+        state.generation += 1;
+        state.end = End::Open;
+        if hash.upto > len {
+            *hash = Hashed { hasher: Hasher::sha256(), upto: 0 };
+        }
+        drop(state);
+        self.shared.grown.notify_all();
+        Ok(())
+    }
+
+    /// A reader from the first byte on that waits for what is still to come. Several may read.
+    pub fn reader(&self) -> PartialReader {
+        PartialReader::new(self.shared.clone())
+    }
+
+    /// Nothing more comes: readers end where the blob does.
+    pub fn finish(&self) {
+        self.end(End::Finished);
+    }
+
+    /// Nothing more comes, and this is why: readers fail with it. What is there stays for later.
+    pub fn fail(&self, kind: io::ErrorKind, why: impl Into<String>) {
+        self.end(End::Failed(kind, why.into()));
+    }
+
+    /// Whether what is there without a gap has this digest; fails with [`ErrorKind::Mismatch`] and tells which it has.
+    /// What was not hashed while it arrived is read.
+    pub fn verify(&self, digest: &Digest) -> Result<()> {
+        let len = self.len();
+        let actual = if digest.algorithm() == "sha256" {
+            let mut hash = self.hashed();
+            self.catch_up(&mut hash, len, usize::MAX)?;
+            hash.hasher.clone().finish()
+        } else {
+            let mut hash = Hashed { hasher: Hasher::like(digest), upto: 0 };
+            self.catch_up(&mut hash, len, usize::MAX)?;
+            hash.hasher.finish()
+        };
+        if actual == *digest {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Mismatch, format!("content of {len} bytes does not match {digest}: it is {actual}")))
+    }
+
+    /// Makes it a blob of the store: verified, and durable when this returns. Tells its size in bytes. Where the digest is
+    /// another one nothing is kept. Bytes beyond a gap are cut off.
+    pub fn commit(self, digest: &Digest) -> Result<u64> {
+        let len = self.len();
+        if let Err(error) = self.verify(digest) {
+            if error.kind == ErrorKind::Mismatch {
+                self.discard()?;
+            }
+            return Err(error);
+        }
+        self.finish();
+        // A collection must not see it between the rename and whoever refers to it.
+        self.store.catalog_mut().fresh.insert(digest.clone(), Instant::now());
+        if self.store.blob_size(digest) == Some(len) {
+            self.discard()?;
+            return Ok(len);
+        }
+        let partials = &self.store.inner.partials;
+        if self.shared.state().map.is_some() {
+            self.shared.file.set_len(len).map_err(|error| partials.failed("truncate", &self.name, error))?;
+        }
+        self.shared.file.sync_all().map_err(|error| partials.failed("fsync", &self.name, error))?;
+        let (dir, path) = (self.store.blobs(digest), self.store.blob_path(digest));
+        rustix::fs::renameat(&partials.dir, &*self.name, dir, digest.hex())
+            .map_err(|errno| Error::io(format!("rename to {}", path.display()), errno))?;
+        durable::sync(dir.as_fd(), &path)?;
+        partials.remove(&format!("{}{MAP}", self.name))?;
+        Ok(len)
+    }
+
+    /// Removes it.
+    pub fn discard(self) -> Result<()> {
+        self.store.inner.partials.delete(&self.name)
+    }
+
+    fn end(&self, end: End) {
+        self.shared.state().end = end;
+        self.shared.grown.notify_all();
+    }
+
+    fn hashed(&self) -> MutexGuard<'_, Hashed> {
+        self.hash.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hashes a piece that has just been written if it is the next one, and otherwise a little of what came earlier.
+    fn hash_some(&self, offset: u64, bytes: &[u8], prefix: u64) -> Result<()> {
+        // Another thread that is at it takes this along later.
+        let Ok(mut hash) = self.hash.try_lock() else { return Ok(()) };
+        if hash.upto == offset {
+            hash.hasher.update(bytes);
+            hash.upto += bytes.len() as u64;
+            return Ok(());
+        }
+        self.catch_up(&mut hash, prefix, CATCH_UP.max(2 * bytes.len()))
+    }
+
+    /// Hashes up to `len`, but no more than `most` bytes.
+    fn catch_up(&self, hash: &mut Hashed, len: u64, most: usize) -> Result<()> {
+        if hash.upto >= len {
+            return Ok(());
+        }
+        let until = len.min(hash.upto.saturating_add(most as u64));
+        let mut buffer = vec![0; CATCH_UP];
+        while hash.upto < until {
+            let wanted = usize::try_from(until - hash.upto).unwrap_or(usize::MAX).min(buffer.len());
+            let failed = |error| self.store.inner.partials.failed("read", &self.name, error);
+            let read = self.shared.file.read_at(&mut buffer[..wanted], hash.upto).map_err(failed)?;
+            if read == 0 {
+                return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+            }
+            hash.hasher.update(&buffer[..read]);
+            hash.upto += read as u64;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        if matches!(state.end, End::Open) {
+            state.end = End::Failed(io::ErrorKind::ConnectionAborted, "the download was broken off".into());
+        }
+        drop(state);
+        self.shared.grown.notify_all();
+        self.store.inner.partials.taken().remove(&self.name);
+    }
+}

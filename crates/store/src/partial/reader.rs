@@ -1,0 +1,53 @@
+//! Reading a blob while it arrives. Owns waiting for the next byte; must not write.
+
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, PoisonError};
+
+use super::{End, Shared};
+
+/// Reads a [`super::Partial`] from its first byte, as far as it is there without a gap, and waits for more. It ends where
+/// the blob was [finished](super::Partial::finish), fails with what the blob [failed](super::Partial::fail) with, and with
+/// `ConnectionAborted` if the blob was let go of or begun again.
+pub struct PartialReader {
+    shared: Arc<Shared>,
+    at: u64,
+    generation: u64,
+}
+
+impl PartialReader {
+    pub(super) fn new(shared: Arc<Shared>) -> PartialReader {
+        let generation = shared.state().generation;
+        PartialReader { shared, at: 0, generation }
+    }
+
+    /// The end of what can be read now, once there is something to read or nothing will come.
+    fn available(&self) -> io::Result<u64> {
+        let mut state = self.shared.state();
+        loop {
+            if state.generation != self.generation {
+                return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the download was begun again"));
+            }
+            let prefix = state.spans.prefix_len();
+            match &state.end {
+                End::Failed(kind, text) => return Err(io::Error::new(*kind, text.clone())),
+                End::Finished => return Ok(prefix),
+                End::Open if prefix > self.at => return Ok(prefix),
+                End::Open => state = self.shared.grown.wait(state).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+}
+
+impl Read for PartialReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let there = self.available()? - self.at;
+        let length = usize::try_from(there).unwrap_or(usize::MAX).min(buffer.len());
+        let read = self.shared.file.read_at(&mut buffer[..length], self.at)?;
+        if read == 0 && length > 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a file of the store became shorter"));
+        }
+        self.at += read as u64;
+        Ok(read)
+    }
+}
