@@ -185,7 +185,7 @@ impl Store {
         let mut reclaimed = Reclaimed::default();
         collect_layers(self, keep, &mut reclaimed)?;
         collect_blobs(self, &mut reclaimed)?;
-        reclaimed.size_bytes += self.expire_partials(partial::EXPIRY)?;
+        reclaimed.size_bytes += self.partials().expire(partial::EXPIRY)?;
         Ok(reclaimed)
     }
 }

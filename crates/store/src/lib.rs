@@ -30,7 +30,7 @@ pub use durable::scratch_file;
 pub use error::{Error, ErrorKind, Result};
 pub use images::{Pin, Reclaimed};
 pub use layer::{LayerIngest, Unpacked};
-pub use partial::{Partial, PartialInfo, PartialReader};
+pub use partial::{Partial, PartialInfo, PartialReader, Partials};
 pub use recipe::LayerTar;
 pub use store::{MAX_BLOB_SIZE, Store};
 pub use view::View;

@@ -1,6 +1,7 @@
 //! Opening the store, and its blobs and layers.
 //! Owns the directories and the lock. What images, tags and writable layers mean is in `images` and `active`.
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -16,7 +17,7 @@ use crate::digest;
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layer::{self, LayerIngest};
-use crate::partial::{self, Partials};
+use crate::partial::{self, PartialDir, Partials};
 use crate::recipe::LayerTar;
 use crate::reserve::{RESERVE_SIZE, Reserve};
 use crate::trash::{self, Trash};
@@ -36,7 +37,7 @@ pub(crate) struct Inner {
     pub(crate) database: Database,
     catalog: RwLock<Catalog>,
     pub(crate) trash: Trash,
-    pub(crate) partials: Partials,
+    pub(crate) partials: PartialDir,
     pub(crate) reserve: Arc<Reserve>,
     /// Held while what is reachable is decided or added to, so that nothing in use is collected.
     gate: Mutex<()>,
@@ -70,7 +71,7 @@ impl Store {
             layers: make("layers")?,
             active: make("active")?,
         };
-        let partials = Partials::open(&root.join("partial"))?;
+        let partials = PartialDir::open(&root.join("partial"))?;
         let reserve = Arc::new(Reserve::open(root, RESERVE_SIZE)?);
         let trash = Trash::open(&root.join("trash"), reserve.clone())?;
         let database = Database::open(&root.join("brig.db"), reserve.clone())?;
@@ -80,8 +81,8 @@ impl Store {
         let gate = Mutex::default();
         let inner = Inner { root, dirs, database, catalog, trash, partials, reserve, gate, _lock: lock };
         let store = Store { inner: Arc::new(inner) };
-        store.sweep()?;
-        store.expire_partials(partial::EXPIRY)?;
+        sweep(&store)?;
+        store.partials().expire(partial::EXPIRY)?;
         Ok(store)
     }
 
@@ -109,13 +110,24 @@ impl Store {
 
     /// Whether this blob is in the store, complete.
     pub fn has_blob(&self, digest: &Digest) -> bool {
-        rustix::fs::statat(self.blobs(digest), digest.hex(), AtFlags::SYMLINK_NOFOLLOW).is_ok()
+        rustix::fs::statat(self.inner.blobs(digest), digest.hex(), AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    /// The size in bytes of a blob that is here.
+    pub fn blob_size(&self, digest: &Digest) -> Option<u64> {
+        let stat = rustix::fs::statat(self.inner.blobs(digest), digest.hex(), AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        u64::try_from(stat.st_size).ok()
+    }
+
+    /// The blobs that are not whole yet.
+    pub fn partials(&self) -> Partials {
+        Partials::new(self)
     }
 
     /// Stores bytes under their SHA-256 digest; durable when this returns. At most [`MAX_BLOB_SIZE`].
     pub fn put_blob(&self, bytes: &[u8]) -> Result<Digest> {
         let digest = digest::sha256_of(bytes);
-        self.store_blob(&digest, bytes)?;
+        store_blob(self, &digest, bytes)?;
         Ok(digest)
     }
 
@@ -127,24 +139,22 @@ impl Store {
                 format!("content of {} bytes does not match {digest}", bytes.len()),
             ));
         }
-        self.store_blob(digest, bytes)
+        store_blob(self, digest, bytes)
     }
 
-    /// A blob's bytes, verified again.
+    /// A blob's bytes, verified again. At most [`MAX_BLOB_SIZE`].
     pub fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>> {
-        let path = self.blob_path(digest);
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = match rustix::fs::openat(self.blobs(digest), digest.hex(), flags, Mode::empty()) {
-            Ok(file) => std::fs::File::from(file),
-            Err(Errno::NOENT) => {
-                return Err(Error::not_found(format!("blob {digest} is not in the store")));
-            }
-            Err(errno) => return Err(Error::io(format!("open {}", path.display()), errno)),
-        };
+        let path = self.inner.blob_path(digest);
+        let (file, size) = self.open_blob(digest)?;
+        if size > MAX_BLOB_SIZE {
+            return Err(Error::invalid(format!(
+                "blob {digest} has {size} bytes: at most {MAX_BLOB_SIZE} are read whole"
+            )));
+        }
         let mut bytes = Vec::new();
         std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_BLOB_SIZE + 1), &mut bytes)
             .map_err(|error| Error::io(format!("read {}", path.display()), error))?;
-        if bytes.len() as u64 > MAX_BLOB_SIZE || !digest::matches(digest, &bytes) {
+        if !digest::matches(digest, &bytes) {
             let text = format!(
                 "{} is damaged: its content does not match its name; remove and pull what uses it",
                 path.display()
@@ -152,6 +162,22 @@ impl Store {
             return Err(Error::corrupt(text));
         }
         Ok(bytes)
+    }
+
+    /// Opens a blob of any size to be read, and tells its size. Its content is not verified again.
+    pub fn open_blob(&self, digest: &Digest) -> Result<(File, u64)> {
+        let path = self.inner.blob_path(digest);
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = match rustix::fs::openat(self.inner.blobs(digest), digest.hex(), flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(Errno::NOENT) => return Err(Error::not_found(format!("blob {digest} is not in the store"))),
+            Err(errno) => return Err(Error::io(format!("open {}", path.display()), errno)),
+        };
+        let metadata = file.metadata().map_err(|error| Error::io(format!("stat {}", path.display()), error))?;
+        if !metadata.is_file() {
+            return Err(Error::corrupt(format!("{} is damaged: it is not a regular file", path.display())));
+        }
+        Ok((file, metadata.len()))
     }
 
     /// The layer with this chain id, if it is here and whole.
@@ -204,63 +230,62 @@ impl Store {
     pub(crate) fn gate(&self) -> MutexGuard<'_, ()> {
         self.inner.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
+impl Inner {
     pub(crate) fn blobs(&self, digest: &Digest) -> &OwnedFd {
         match digest.algorithm() {
-            "sha512" => &self.inner.dirs.sha512,
-            _ => &self.inner.dirs.sha256,
+            "sha512" => &self.dirs.sha512,
+            _ => &self.dirs.sha256,
         }
     }
 
     pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.inner.root.join("blobs").join(digest.algorithm()).join(digest.hex())
+        self.root.join("blobs").join(digest.algorithm()).join(digest.hex())
     }
+}
 
-    fn store_blob(&self, digest: &Digest, bytes: &[u8]) -> Result<()> {
-        if bytes.len() as u64 > MAX_BLOB_SIZE {
-            return Err(Error::invalid(format!(
-                "blob of {} bytes: at most {MAX_BLOB_SIZE} are kept whole",
-                bytes.len()
-            )));
-        }
-        self.catalog_mut().fresh.insert(digest.clone(), Instant::now());
-        let dir = self.blobs(digest).as_fd();
-        let there = rustix::fs::statat(dir, digest.hex(), AtFlags::SYMLINK_NOFOLLOW);
-        if there.is_ok_and(|stat| u64::try_from(stat.st_size) == Ok(bytes.len() as u64)) {
-            return Ok(());
-        }
-        let ingest = self.inner.dirs.ingest.as_fd();
-        durable::publish(ingest, &durable::unique_name()?, dir, digest.hex(), &self.blob_path(digest), bytes)
+fn store_blob(store: &Store, digest: &Digest, bytes: &[u8]) -> Result<()> {
+    if bytes.len() as u64 > MAX_BLOB_SIZE {
+        return Err(Error::invalid(format!("blob of {} bytes: at most {MAX_BLOB_SIZE} are kept whole", bytes.len())));
     }
+    store.catalog_mut().fresh.insert(digest.clone(), Instant::now());
+    let dir = store.inner.blobs(digest).as_fd();
+    let there = rustix::fs::statat(dir, digest.hex(), AtFlags::SYMLINK_NOFOLLOW);
+    if there.is_ok_and(|stat| u64::try_from(stat.st_size) == Ok(bytes.len() as u64)) {
+        return Ok(());
+    }
+    let ingest = store.inner.dirs.ingest.as_fd();
+    durable::publish(ingest, &durable::unique_name()?, dir, digest.hex(), &store.inner.blob_path(digest), bytes)
+}
 
-    /// After opening: what has no row is garbage, what has a row and no directory is damaged.
-    fn sweep(&self) -> Result<()> {
-        let Inner { root, dirs, trash, .. } = &*self.inner;
-        for name in trash::names(dirs.ingest.as_fd(), &root.join("ingest"))? {
-            trash.take(dirs.ingest.as_fd(), &name)?;
-        }
-        let catalog = self.catalog();
-        let known: std::collections::HashSet<&str> = catalog.layers.keys().map(Digest::hex).collect();
-        let mut found = 0;
-        for name in trash::names(dirs.layers.as_fd(), &root.join("layers"))? {
-            match name.to_str().is_some_and(|name| known.contains(name)) {
-                true => found += 1,
-                false => drop(trash.take(dirs.layers.as_fd(), &name)?),
-            }
-        }
-        if found < known.len() {
-            tracing::error!(
-                "{} layers are damaged, their directories are gone: pull their images again",
-                known.len() - found
-            );
-        }
-        for name in trash::names(dirs.active.as_fd(), &root.join("active"))? {
-            if !name.to_str().is_some_and(|name| catalog.active.contains_key(name)) {
-                trash.take(dirs.active.as_fd(), &name)?;
-            }
-        }
-        Ok(())
+/// After opening: what has no row is garbage, what has a row and no directory is damaged.
+fn sweep(store: &Store) -> Result<()> {
+    let Inner { root, dirs, trash, .. } = &*store.inner;
+    for name in trash::names(dirs.ingest.as_fd(), &root.join("ingest"))? {
+        trash.take(dirs.ingest.as_fd(), &name)?;
     }
+    let catalog = store.catalog();
+    let known: std::collections::HashSet<&str> = catalog.layers.keys().map(Digest::hex).collect();
+    let mut found = 0;
+    for name in trash::names(dirs.layers.as_fd(), &root.join("layers"))? {
+        match name.to_str().is_some_and(|name| known.contains(name)) {
+            true => found += 1,
+            false => drop(trash.take(dirs.layers.as_fd(), &name)?),
+        }
+    }
+    if found < known.len() {
+        tracing::error!(
+            "{} layers are damaged, their directories are gone: pull their images again",
+            known.len() - found
+        );
+    }
+    for name in trash::names(dirs.active.as_fd(), &root.join("active"))? {
+        if !name.to_str().is_some_and(|name| catalog.active.contains_key(name)) {
+            trash.take(dirs.active.as_fd(), &name)?;
+        }
+    }
+    Ok(())
 }
 
 /// How long to wait for the lock. A killed holder keeps it until its memory is gone, and a child that it was just starting

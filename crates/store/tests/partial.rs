@@ -32,10 +32,10 @@ fn a_blob_is_gone_on_with_after_a_kill() {
     let (_dir, store) = open();
     let content = bytes(300_000);
     let digest = sha256_of(&content);
-    let partial = store.partial("sha256-x").unwrap();
+    let partial = store.partials().open("sha256-x").unwrap();
     partial.append(&content[..200_000]).unwrap();
     let (_dir2, later) = killed(&store);
-    let resumed = later.partial("sha256-x").unwrap();
+    let resumed = later.partials().open("sha256-x").unwrap();
     assert_eq!((resumed.len(), resumed.present()), (200_000, 200_000));
     assert_eq!(resumed.verify(&digest).unwrap_err().kind, ErrorKind::Mismatch);
     resumed.append(&content[200_000..]).unwrap();
@@ -55,7 +55,7 @@ fn a_blob_is_gone_on_with_after_a_kill() {
 fn parts_count_when_the_gaps_before_them_are_closed() {
     let (_dir, store) = open();
     let content = bytes(100_000);
-    let partial = store.partial("p").unwrap();
+    let partial = store.partials().open("p").unwrap();
     partial.append(&content[..10_000]).unwrap();
     partial.write_at(50_000, &content[50_000..60_000]).unwrap();
     partial.write_at(30_000, &content[30_000..50_000]).unwrap();
@@ -63,15 +63,15 @@ fn parts_count_when_the_gaps_before_them_are_closed() {
     assert_eq!(partial.missing(100_000), [10_000..30_000, 60_000..100_000]);
     // The file is longer than what counts, and a kill does not make the hole count.
     let (_dir2, later) = killed(&store);
-    let resumed = later.partial("p").unwrap();
+    let resumed = later.partials().open("p").unwrap();
     assert_eq!(resumed.missing(100_000), [10_000..30_000, 60_000..100_000]);
     resumed.append(&content[10_000..30_000]).unwrap();
     assert_eq!(resumed.len(), 60_000);
     drop(resumed);
     // Whole again, so the map is not needed any more.
-    assert_eq!(later.partial("p").unwrap().len(), 60_000);
+    assert_eq!(later.partials().open("p").unwrap().len(), 60_000);
     assert_eq!(count(&later, "partial"), 1);
-    let resumed = later.partial("p").unwrap();
+    let resumed = later.partials().open("p").unwrap();
     resumed.write_at(60_000, &content[60_000..]).unwrap();
     resumed.commit(&sha256_of(&content)).unwrap();
     assert_eq!(count(&later, "partial"), 0);
@@ -80,7 +80,7 @@ fn parts_count_when_the_gaps_before_them_are_closed() {
 #[test]
 fn a_map_that_was_cut_or_lies_is_not_believed() {
     let (_dir, store) = open();
-    let partial = store.partial("p").unwrap();
+    let partial = store.partials().open("p").unwrap();
     partial.append(&bytes(1000)).unwrap();
     partial.write_at(2000, &bytes(500)).unwrap();
     drop(partial);
@@ -88,18 +88,18 @@ fn a_map_that_was_cut_or_lies_is_not_believed() {
     let mut records = std::fs::read(&map).unwrap();
     records.extend_from_slice(&[4000u64.to_le_bytes(), u64::MAX.to_le_bytes(), [9; 8]].concat());
     std::fs::write(&map, &records).unwrap();
-    let partial = store.partial("p").unwrap();
+    let partial = store.partials().open("p").unwrap();
     assert_eq!(partial.missing(5000), [1000..2000, 2500..5000]);
     drop(partial);
     std::fs::write(&map, b"").unwrap();
-    assert_eq!(store.partial("p").unwrap().present(), 0);
+    assert_eq!(store.partials().open("p").unwrap().present(), 0);
 }
 
 #[test]
 fn what_is_there_never_changes() {
     let (_dir, store) = open();
     let content = bytes(5000);
-    let partial = store.partial("p").unwrap();
+    let partial = store.partials().open("p").unwrap();
     partial.write_at(1000, &content[1000..2000]).unwrap();
     partial.append(&content[..1500]).unwrap();
     partial.write_at(500, &[0; 1000]).unwrap();
@@ -111,7 +111,7 @@ fn what_is_there_never_changes() {
 fn a_reader_follows_until_the_end() {
     let (_dir, store) = open();
     let content = bytes(3_000_000);
-    let partial = store.partial("p").unwrap();
+    let partial = store.partials().open("p").unwrap();
     partial.append(&content[..100]).unwrap();
     let mut reader = partial.reader();
     std::thread::scope(|scope| {
@@ -131,7 +131,7 @@ fn a_reader_follows_until_the_end() {
 #[test]
 fn a_reader_is_told_why_nothing_more_comes() {
     let (_dir, store) = open();
-    let partial = store.partial("p").unwrap();
+    let partial = store.partials().open("p").unwrap();
     partial.append(b"abc").unwrap();
     let kind = |mut reader: brig_store::PartialReader| {
         let error = reader.read_to_end(&mut Vec::new()).unwrap_err();
@@ -154,7 +154,7 @@ fn wrong_content_is_not_kept_and_beginning_again_works() {
     let (_dir, store) = open();
     let content = bytes(4000);
     let digest = sha256_of(&content);
-    let partial = store.partial("p").unwrap();
+    let partial = store.partials().open("p").unwrap();
     partial.append(b"wrong").unwrap();
     partial.write_at(100, b"also wrong").unwrap();
     assert_eq!(partial.verify(&digest).unwrap_err().kind, ErrorKind::Mismatch);
@@ -166,7 +166,7 @@ fn wrong_content_is_not_kept_and_beginning_again_works() {
     let error = partial.commit(&digest).unwrap_err();
     assert_eq!((error.kind, store.has_blob(&digest), count(&store, "partial")), (ErrorKind::Mismatch, false, 0));
     let sha512 = brig_oci::Digest::parse(&format!("sha512:{}", "0".repeat(128))).unwrap();
-    let partial = store.partial("p").unwrap();
+    let partial = store.partials().open("p").unwrap();
     partial.append(&content).unwrap();
     assert_eq!(partial.commit(&sha512).unwrap_err().kind, ErrorKind::Mismatch);
 }
@@ -174,21 +174,21 @@ fn wrong_content_is_not_kept_and_beginning_again_works() {
 #[test]
 fn one_at_a_time_and_gone_after_a_while() {
     let (_dir, store) = open();
-    let partial = store.partial("a").unwrap();
-    assert_eq!(store.partial("a").err().unwrap().kind, ErrorKind::Busy);
+    let partial = store.partials().open("a").unwrap();
+    assert_eq!(store.partials().open("a").err().unwrap().kind, ErrorKind::Busy);
     partial.append(b"12345").unwrap();
-    drop(store.partial("b-2").unwrap());
-    let mut names: Vec<_> = store.partials().unwrap().into_iter().map(|p| (p.name, p.len, p.open)).collect();
+    drop(store.partials().open("b-2").unwrap());
+    let mut names: Vec<_> = store.partials().list().unwrap().into_iter().map(|p| (p.name, p.len, p.open)).collect();
     names.sort();
     assert_eq!(names, [("a".to_owned(), 5, true), ("b-2".to_owned(), 0, false)]);
-    assert_eq!(store.expire_partials(Duration::from_secs(60)).unwrap(), 0);
+    assert_eq!(store.partials().expire(Duration::from_secs(60)).unwrap(), 0);
     assert_eq!(count(&store, "partial"), 2);
-    assert_eq!(store.expire_partials(Duration::ZERO).unwrap(), 0);
+    assert_eq!(store.partials().expire(Duration::ZERO).unwrap(), 0);
     assert_eq!(count(&store, "partial"), 1, "one that is open stays");
     drop(partial);
-    assert_eq!(store.expire_partials(Duration::ZERO).unwrap(), 5);
+    assert_eq!(store.partials().expire(Duration::ZERO).unwrap(), 5);
     for bad in ["", "../x", "a.map", "a/b", &"x".repeat(161)] {
-        assert_eq!(store.partial(bad).err().unwrap().kind, ErrorKind::Invalid, "{bad}");
+        assert_eq!(store.partials().open(bad).err().unwrap().kind, ErrorKind::Invalid, "{bad}");
     }
     // A map whose blob was published just before a kill.
     std::fs::write(store.root().join("partial/gone.map"), [0; 16]).unwrap();

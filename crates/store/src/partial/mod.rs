@@ -42,11 +42,14 @@ const RECORD: usize = 16;
 const CATCH_UP: usize = 1024 * 1024;
 
 /// The directory of unfinished blobs, and who has one open.
-pub(crate) struct Partials {
+pub(crate) struct PartialDir {
     dir: OwnedFd,
     path: PathBuf,
     open: Mutex<HashSet<String>>,
 }
+
+/// The blobs of a store that are not whole yet.
+pub struct Partials(Store);
 
 /// A blob on its way in. Dropping it leaves what is there for later. Blocking; may be shared by threads that write
 /// different parts.
@@ -105,10 +108,10 @@ impl Shared {
     }
 }
 
-impl Partials {
+impl PartialDir {
     /// Opens the directory, and removes maps that a killed process left without their file.
-    pub(crate) fn open(path: &Path) -> Result<Partials> {
-        let partials = Partials { dir: durable::directory(path)?, path: path.to_owned(), open: Mutex::default() };
+    pub(crate) fn open(path: &Path) -> Result<PartialDir> {
+        let partials = PartialDir { dir: durable::directory(path)?, path: path.to_owned(), open: Mutex::default() };
         for name in trash::names(partials.dir.as_fd(), path)? {
             let Some((name, of)) = name.to_str().and_then(|name| Some((name, name.split_once('.')?.0))) else {
                 continue;
@@ -193,15 +196,19 @@ fn parse_record(bytes: &[u8]) -> Option<(u64, u64)> {
     Some((u64::from_le_bytes(*start), u64::from_le_bytes(end.try_into().ok()?)))
 }
 
-impl Store {
+impl Partials {
+    pub(crate) fn new(store: &Store) -> Partials {
+        Partials(store.clone())
+    }
+
     /// Opens the unfinished blob of this name, or begins it. `name` is the caller's own choice: letters, digits, `-` and
     /// `_`, at most 160. Fails with [`ErrorKind::Busy`] while somebody has it open.
-    pub fn partial(&self, name: &str) -> Result<Partial> {
+    pub fn open(&self, name: &str) -> Result<Partial> {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         if name.is_empty() || name.len() > LONGEST_NAME || !name.bytes().all(is_plain) {
             return Err(Error::invalid(format!("{name:?} cannot be the name of an unfinished blob")));
         }
-        let partials = &self.inner.partials;
+        let partials = &self.0.inner.partials;
         let mut taken = partials.taken();
         if taken.contains(name) {
             let text = format!("the unfinished blob {name} is being worked on: try again when that has ended");
@@ -214,7 +221,7 @@ impl Store {
         taken.insert(name.to_owned());
         let state = Mutex::new(State { spans, writing: Vec::new(), map, generation: 0, end: End::Open });
         Ok(Partial {
-            store: self.clone(),
+            store: self.0.clone(),
             name: name.to_owned(),
             shared: Arc::new(Shared { file, state, grown: Condvar::new() }),
             hash: Mutex::new(Hashed { hasher: Hasher::sha256(), upto: 0 }),
@@ -222,8 +229,8 @@ impl Store {
     }
 
     /// The unfinished blobs, in no order.
-    pub fn partials(&self) -> Result<Vec<PartialInfo>> {
-        let partials = &self.inner.partials;
+    pub fn list(&self) -> Result<Vec<PartialInfo>> {
+        let partials = &self.0.inner.partials;
         let mut found = Vec::new();
         for name in trash::names(partials.dir.as_fd(), &partials.path)? {
             let Some(name) = name.to_str().filter(|name| !name.contains('.')) else { continue };
@@ -239,10 +246,10 @@ impl Store {
 
     /// Removes the unfinished blobs that nobody works on and that nothing was added to for `age`. Tells how many bytes
     /// that gave back.
-    pub fn expire_partials(&self, age: Duration) -> Result<u64> {
-        let partials = &self.inner.partials;
+    pub fn expire(&self, age: Duration) -> Result<u64> {
+        let partials = &self.0.inner.partials;
         let mut freed = 0;
-        for info in self.partials()? {
+        for info in self.list()? {
             let idle = SystemTime::now().duration_since(info.modified).unwrap_or_default();
             // Held while removing, so that nobody opens what is about to go.
             let taken = partials.taken();
@@ -253,28 +260,6 @@ impl Store {
             freed += info.len;
         }
         Ok(freed)
-    }
-
-    /// Opens a blob of any size to be read. Its content is not verified again.
-    pub fn open_blob(&self, digest: &Digest) -> Result<(File, u64)> {
-        let path = self.blob_path(digest);
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = match rustix::fs::openat(self.blobs(digest), digest.hex(), flags, Mode::empty()) {
-            Ok(file) => File::from(file),
-            Err(Errno::NOENT) => return Err(Error::not_found(format!("blob {digest} is not in the store"))),
-            Err(errno) => return Err(Error::io(format!("open {}", path.display()), errno)),
-        };
-        let metadata = file.metadata().map_err(|error| Error::io(format!("stat {}", path.display()), error))?;
-        if !metadata.is_file() {
-            return Err(Error::corrupt(format!("{} is damaged: it is not a regular file", path.display())));
-        }
-        Ok((file, metadata.len()))
-    }
-
-    /// The size in bytes of a blob that is here.
-    pub fn blob_size(&self, digest: &Digest) -> Option<u64> {
-        let stat = rustix::fs::statat(self.blobs(digest), digest.hex(), AtFlags::SYMLINK_NOFOLLOW).ok()?;
-        u64::try_from(stat.st_size).ok()
     }
 }
 
@@ -437,7 +422,7 @@ impl Partial {
             self.shared.file.set_len(len).map_err(|error| partials.failed("truncate", &self.name, error))?;
         }
         self.shared.file.sync_all().map_err(|error| partials.failed("fsync", &self.name, error))?;
-        let (dir, path) = (self.store.blobs(digest), self.store.blob_path(digest));
+        let (dir, path) = (self.store.inner.blobs(digest), self.store.inner.blob_path(digest));
         rustix::fs::renameat(&partials.dir, &*self.name, dir, digest.hex())
             .map_err(|errno| Error::io(format!("rename to {}", path.display()), errno))?;
         durable::sync(dir.as_fd(), &path)?;
