@@ -21,6 +21,7 @@ mod store;
 pub mod tar;
 mod trash;
 mod view;
+mod write;
 
 pub use active::Layers;
 pub use catalog::{ImageRecord, LayerInfo, TagRecord};
@@ -34,3 +35,4 @@ pub use partial::{Partial, PartialInfo, PartialReader, Partials};
 pub use recipe::LayerTar;
 pub use store::{MAX_BLOB_SIZE, Store};
 pub use view::View;
+pub use write::{Change, ChangeKind, active_changes, commit_active, empty_layer};

@@ -46,6 +46,11 @@ impl View {
         Ok(View { root: Root::open(path)? })
     }
 
+    /// The root to look into.
+    pub(crate) fn root(&self) -> &Root {
+        &self.root
+    }
+
     /// The text of a regular file of at most `limit` bytes; `None` where there is no such file. What is not UTF-8 is
     /// replaced.
     pub fn read_text(&self, path: &Path, limit: u64) -> Result<Option<String>> {

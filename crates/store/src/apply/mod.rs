@@ -324,11 +324,7 @@ fn describe(tree: &mut Tree<'_>, target: Target<'_>, member: &Member) -> Result<
 fn settable<'m>(tree: &mut Tree<'_>, member: &'m Member) -> Vec<(&'m OsStr, Vec<u8>)> {
     let mut settable = Vec::new();
     for (name, value) in &member.xattrs {
-        let allowed = match name.as_slice() {
-            b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default" => true,
-            name => name.starts_with(b"user.") && !name.starts_with(b"user.overlay."),
-        };
-        match allowed {
+        match may_be_set(name) {
             true if name == b"security.capability" => settable.push((OsStr::from_bytes(name), plain_capability(value))),
             true => settable.push((OsStr::from_bytes(name), value.clone())),
             false => tree.applied.ignored_xattrs += 1,
@@ -337,9 +333,17 @@ fn settable<'m>(tree: &mut Tree<'_>, member: &'m Member) -> Vec<(&'m OsStr, Vec<
     settable
 }
 
+/// Whether an archive may set this attribute: see [`settable`].
+pub(crate) fn may_be_set(name: &[u8]) -> bool {
+    match name {
+        b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default" => true,
+        name => name.starts_with(b"user.") && !name.starts_with(b"user.overlay."),
+    }
+}
+
 /// A capability that was tied to the root of some user namespace (revision 3) is meant for a container's root:
 /// as revision 2 it is that of whichever root the layer is mounted for (capabilities(7), `vfs_ns_cap_data`).
-fn plain_capability(value: &[u8]) -> Vec<u8> {
+pub(crate) fn plain_capability(value: &[u8]) -> Vec<u8> {
     match value {
         [flags, 0, 0, 3, rest @ ..] if rest.len() == 20 => [&[*flags, 0, 0, 2], &rest[..16]].concat(),
         _ => value.to_vec(),

@@ -123,6 +123,11 @@ struct Found {
     stat: Stat,
 }
 
+/// What is at `path` (without links) in the merged view of the layers below, topmost first.
+pub(crate) fn stat(below: &[Root], path: &Path) -> Result<Option<Stat>> {
+    Ok(find(below, path)?.map(|found| found.stat))
+}
+
 /// What `path` (without links) is in the merged view of the layers below, topmost first.
 fn find(below: &[Root], path: &Path) -> Result<Option<Found>> {
     let parts: Vec<&OsStr> = path.iter().collect();

@@ -2,7 +2,7 @@
 //! Owns the order of those steps, and that a failure at any of them leaves nothing. Must not verify what the caller
 //! expected: it tells the diff id of what was read.
 
-mod below;
+pub(crate) mod below;
 mod duplicate;
 
 use std::io::{self, Read};
