@@ -1,6 +1,7 @@
 //! Measures what issue and README promise, beside the kernel's floor and beside other engines where they are installed.
 //! Owns the order of the measurements and the table; the measuring is in `measure`, other engines are in `others`.
 
+mod images;
 mod measure;
 mod oci;
 mod others;
@@ -27,13 +28,16 @@ const SHIM_LIMIT: f64 = 1024.0;
 /// KiB that an idle daemon may have resident.
 const DAEMON_LIMIT: f64 = 20.0 * 1024.0;
 
+/// Rounds of the images at the most: one takes a minute or two, most of it the peers'.
+const IMAGE_RUNS: usize = 3;
+
 const HELP: &str = "\
 Usage: cargo xtask bench [--json] [--runs N] [--only NAME] [--runtime NAME=PROGRAM]...
 
   --json       print one JSON object instead of the table
   --runs N     how often each command is timed (30)
   --row N      how many containers are made in a row (1000)
-  --only NAME  only run, exec, oci, row, memory or twenty
+  --only NAME  only run, exec, oci, row, memory, twenty or images
   --runtime    another OCI runtime to measure beside; one whose name begins with
                crun or runc replaces the installed one in the ratios
 ";
@@ -44,6 +48,13 @@ struct Line {
     shown: String,
     value: f64,
     limit: Option<f64>,
+}
+
+impl Line {
+    /// Words without a number.
+    fn note(name: &str, text: &str) -> Line {
+        Line { name: name.to_owned(), shown: text.to_owned(), value: 0.0, limit: None }
+    }
 }
 
 struct Options {
@@ -97,6 +108,9 @@ fn main() -> ExitCode {
             limit: None,
         });
     }
+    if wanted("images") {
+        lines.extend(images::run(&host, options.runs.min(IMAGE_RUNS)));
+    }
     print(&lines, options.json);
     ExitCode::SUCCESS
 }
@@ -145,12 +159,7 @@ fn exec(host: &TestHost, runs: usize, lines: &mut Vec<Line>) {
     host.brig(&["run", "-d", "--name", "bench", "busybox", "sleep", "100000"]).ok();
     let docker = others::Docker::start();
     if docker.is_none() {
-        lines.push(Line {
-            name: "docker exec".into(),
-            shown: "dockerd is not to be had here".into(),
-            value: 0.0,
-            limit: None,
-        });
+        lines.push(Line::note("docker exec", "dockerd is not to be had here"));
     }
     let mut brig_series = Series::new("brig exec");
     let mut docker_series = Series::new("docker exec");
@@ -206,9 +215,7 @@ fn against(series: &[Series], verb: &str, lines: &mut Vec<Line>) {
     for (name, limit) in [("crun", CRUN_LIMIT), ("runc", if verb == "run" { RUNC_LIMIT } else { f64::MAX })] {
         if let Some(theirs) = find(name) {
             let value = ours.median() / theirs.median();
-            let limit = Some(limit).filter(|limit| *limit < f64::MAX);
-            let name = format!("brig-rt {verb} / {}", theirs.name);
-            lines.push(Line { name, shown: format!("{value:.3}"), value, limit });
+            lines.push(ratio(&format!("brig-rt {verb} / {}", theirs.name), value, limit));
         }
     }
 }
@@ -229,8 +236,10 @@ fn times(series: &Series) -> Line {
     Line { name: series.name.clone(), shown, value: median, limit: None }
 }
 
+/// A limit of `f64::MAX` is none.
 fn ratio(name: &str, value: f64, limit: f64) -> Line {
-    Line { name: name.to_owned(), shown: format!("{value:.3}"), value, limit: Some(limit) }
+    let limit = Some(limit).filter(|limit| *limit < f64::MAX);
+    Line { name: name.to_owned(), shown: format!("{value:.3}"), value, limit }
 }
 
 fn memory(name: &str, kib: f64, limit: f64) -> Line {

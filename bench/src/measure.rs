@@ -2,8 +2,14 @@
 
 use brig_tests::command::Run;
 use brig_tests::{Image, TestHost, host};
+use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::Stdio;
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// Milliseconds.
 pub type Sample = f64;
@@ -66,6 +72,67 @@ pub fn memory(pid: u32, fields: &[&str]) -> f64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("the process is there");
     let number = |line: &str| line.split_whitespace().next().and_then(|word| word.parse::<f64>().ok());
     fields.iter().filter_map(|field| text.lines().find_map(|line| line.strip_prefix(field))).filter_map(number).sum()
+}
+
+/// Bytes that files and directories beneath a path take on the disk, a file with several names once.
+pub fn disk(path: &Path) -> u64 {
+    let (mut sum, mut seen, mut left) = (0, HashSet::new(), vec![path.to_owned()]);
+    while let Some(path) = left.pop() {
+        // What is being removed meanwhile takes nothing.
+        let Ok(metadata) = path.symlink_metadata() else { continue };
+        if metadata.nlink() > 1 && !metadata.is_dir() && !seen.insert((metadata.dev(), metadata.ino())) {
+            continue;
+        }
+        sum += metadata.blocks() * 512;
+        if metadata.is_dir() {
+            left.extend(std::fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
+        }
+    }
+    sum
+}
+
+/// Watches how much memory a process and its descendants have at the most.
+pub struct Peak {
+    stop: Arc<AtomicBool>,
+    watching: JoinHandle<f64>,
+}
+
+impl Peak {
+    /// From now on.
+    pub fn watch(pid: u32) -> Peak {
+        // Forgets the peak of before.
+        std::fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("a process's peak can be reset");
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&stop);
+        let watching = std::thread::spawn(move || {
+            let mut peaks = HashMap::new();
+            while !flag.load(Ordering::Relaxed) {
+                look(pid, &mut peaks);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            look(pid, &mut peaks);
+            peaks.values().sum()
+        });
+        Peak { stop, watching }
+    }
+
+    /// The sum of the processes' peaks, in KiB: no less than the peak of their sum.
+    pub fn end(self) -> f64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.watching.join().expect("the watcher does not panic")
+    }
+}
+
+fn look(pid: u32, peaks: &mut HashMap<u32, f64>) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    if let Some(kib) = peak.and_then(|rest| rest.split_whitespace().next()).and_then(|word| word.parse().ok()) {
+        peaks.insert(pid, kib);
+    }
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        children.split_whitespace().filter_map(|word| word.parse().ok()).for_each(|child| look(child, peaks));
+    }
 }
 
 /// Milliseconds until twenty commands that were started at once have ended.

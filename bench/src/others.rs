@@ -10,7 +10,7 @@ use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A dockerd of its own with one running container.
+/// A dockerd of its own.
 pub struct Docker {
     folder: PathBuf,
     netns: Arc<OwnedFd>,
@@ -18,17 +18,23 @@ pub struct Docker {
 }
 
 impl Docker {
-    /// Starts it; none if it is not installed or does not come up.
+    /// Starts it in a network of its own, with one running container; none if it is not installed or does not come up.
     pub fn start() -> Option<Docker> {
+        let netns = Arc::new(brig_sys::netns::create().ok()?);
+        Run::new("ip", &["link", "set", "lo", "up"]).inside(&netns).output().ok();
+        Docker::start_in(&netns, &[]).filter(Docker::prepare)
+    }
+
+    /// Starts it in a network, with further arguments and without a container; none if it is not installed or does not
+    /// come up.
+    pub fn start_in(netns: &Arc<OwnedFd>, more: &[&str]) -> Option<Docker> {
         let dockerd = skip::program("dockerd")?;
         skip::program("docker")?;
         let folder = host::base().join(format!("brig-bench-docker-{}", std::process::id()));
         std::fs::create_dir_all(&folder).ok()?;
-        let netns = Arc::new(brig_sys::netns::create().ok()?);
-        Run::new("ip", &["link", "set", "lo", "up"]).inside(&netns).output().ok();
         let path = |name: &str| folder.join(name).display().to_string();
         std::fs::write(folder.join("daemon.json"), "{}").ok()?;
-        let arguments = [
+        let mut arguments = vec![
             "--data-root".into(),
             path("data"),
             "--exec-root".into(),
@@ -43,22 +49,34 @@ impl Docker {
             "--ip6tables=false".into(),
             "--ip-masq=false".into(),
         ];
+        arguments.extend(more.iter().map(|&argument| argument.to_owned()));
         let log = std::fs::File::create(folder.join("log")).ok()?;
-        let run = Run::new(dockerd, &arguments).inside(&netns).with(|command| {
+        let run = Run::new(dockerd, &arguments).inside(netns).with(|command| {
             let errors = log.try_clone().map_or_else(|_| Stdio::null(), Stdio::from);
             command.stdin(Stdio::null()).stdout(errors).stderr(log);
         });
-        let docker = Docker { child: run.spawn(), netns, folder };
-        docker.prepare().then_some(docker)
+        let docker = Docker { child: run.spawn(), netns: Arc::clone(netns), folder };
+        docker.answers().then_some(docker)
     }
 
-    fn client(&self, arguments: &[&str]) -> Run {
+    /// The stock client, against this daemon.
+    pub fn client(&self, arguments: &[&str]) -> Run {
         let socket = format!("unix://{}", self.folder.join("sock").display());
         let program = skip::program("docker").unwrap_or_else(|| "docker".into());
         Run::new(program, arguments).inside(&self.netns).env("DOCKER_HOST", socket).env("HOME", &self.folder)
     }
 
-    fn prepare(&self) -> bool {
+    /// The daemon's process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything of its own.
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    fn answers(&self) -> bool {
         let begun = Instant::now();
         while self.client(&["version"]).output().code != 0 {
             if begun.elapsed() > Duration::from_secs(40) {
@@ -67,6 +85,10 @@ impl Docker {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
+        true
+    }
+
+    fn prepare(&self) -> bool {
         let archive = Image::busybox().docker_archive("busybox:latest");
         let loaded = self.client(&["load", "-q"]).input(archive).output();
         let started = self.client(&["run", "-d", "--name", "bench", "busybox", "sleep", "100000"]).output();

@@ -1,4 +1,5 @@
-//! A small Debian with nginx in it, made by `mmdebstrap` from the machine's own package sources and kept under target/.
+//! Debians made by `mmdebstrap` from the machine's own package sources and kept under target/: a small one with nginx in
+//! it, and others by recipe.
 //! Owns the recipe and the cache; one process makes it while others wait.
 
 use crate::command::Run;
@@ -22,7 +23,7 @@ const RECIPE: &[&str] = &[
 
 /// The image: nginx in the foreground, port 80. None where `mmdebstrap` is not installed.
 pub fn nginx() -> Option<Image> {
-    let tar = std::fs::read(root_tar()?).expect("the cached Debian can be read");
+    let tar = std::fs::read(root("nginx", RECIPE)?).expect("the cached Debian can be read");
     let command = ["nginx", "-g", "daemon off; error_log /dev/stderr;"];
     Some(Image::new(
         vec![tar],
@@ -35,17 +36,18 @@ pub fn nginx() -> Option<Image> {
     ))
 }
 
-fn root_tar() -> Option<PathBuf> {
+/// The tar of a Debian by a recipe (arguments of `mmdebstrap`), made once. None where `mmdebstrap` is not installed.
+pub fn root(name: &str, recipe: &[&str]) -> Option<PathBuf> {
     crate::skip::program("mmdebstrap")?;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-images");
     std::fs::create_dir_all(&folder).expect("the cache can be made");
-    let key = digest(RECIPE.join("\n").as_bytes());
-    let path = folder.join(format!("debian-nginx-{}.tar", &key[7..19]));
+    let key = digest(recipe.join("\n").as_bytes());
+    let path = folder.join(format!("debian-{name}-{}.tar", &key[7..19]));
     let lock = std::fs::File::create(folder.join("lock")).expect("the cache's lock can be made");
     flock(&lock, FlockOperation::LockExclusive).expect("the cache can be locked");
     if !path.exists() {
         let part = path.with_extension("part.tar");
-        let mut arguments = RECIPE.to_vec();
+        let mut arguments = recipe.to_vec();
         let target = part.display().to_string();
         arguments.push(&target);
         Run::new("mmdebstrap", &arguments)

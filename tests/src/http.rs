@@ -60,14 +60,21 @@ pub fn tcp(
 ) -> std::io::Result<Answer> {
     let stream = connect(netns, address, Duration::from_secs(5))?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    exchange(stream, address, method, path, kind, body)
+    exchange(stream, address, method, path, &format!("Content-Type: {kind}"), body)
+}
+
+/// One GET over TCP inside a network namespace, saying which kinds are wanted.
+pub fn tcp_accepting(netns: &OwnedFd, address: &str, path: &str, kinds: &str) -> std::io::Result<Answer> {
+    let stream = connect(netns, address, Duration::from_secs(5))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    exchange(stream, address, "GET", path, &format!("Accept: {kinds}"), &[])
 }
 
 /// One request over a unix socket.
 pub fn unix(socket: &Path, method: &str, path: &str, body: &[u8]) -> std::io::Result<Answer> {
     let stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    exchange(stream, "brig", method, path, "application/json", body)
+    exchange(stream, "brig", method, path, "Content-Type: application/json", body)
 }
 
 fn exchange(
@@ -75,11 +82,11 @@ fn exchange(
     host: &str,
     method: &str,
     path: &str,
-    kind: &str,
+    header: &str,
     body: &[u8],
 ) -> std::io::Result<Answer> {
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{header}\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes())?;

@@ -83,6 +83,23 @@ impl Registry {
         assert_eq!(done.status, 201, "{}", done.text());
     }
 
+    /// A manifest, by tag or digest.
+    pub fn manifest(&self, repository: &str, reference: &str) -> serde_json::Value {
+        let path = format!("/v2/{repository}/manifests/{reference}");
+        let kinds = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json";
+        let answer = http::tcp_accepting(&self.netns, &self.address, &path, kinds).expect("the registry answers");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        serde_json::from_slice(&answer.body).expect("a manifest is JSON")
+    }
+
+    /// Forgets everything that was pushed.
+    pub fn empty(&self) {
+        let data = self.folder.join("data");
+        if data.exists() {
+            std::fs::remove_dir_all(data).expect("the registry's data can be removed");
+        }
+    }
+
     /// The file in which the registry keeps a blob.
     pub fn blob_file(&self, digest: &str) -> PathBuf {
         let hex = digest.strip_prefix("sha256:").expect("a sha256 digest");
