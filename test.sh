@@ -29,6 +29,7 @@ mmdebstrap mmdebstrap
 nft nftables
 podman podman
 strace strace
+umoci umoci
 ip iproute2
 iptables-restore iptables
 unshare util-linux

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
 pub mod command;
+pub mod corpus;
 pub mod debian;
 pub mod host;
 pub mod http;

@@ -138,17 +138,6 @@ fn a_directory_swapped_for_a_link_is_seen() {
     assert_eq!(names(&scene.accept(tar)), ["d", "x", "x/a", "y", "y/b"]);
 }
 
-trait Whiteout {
-    fn whiteout(self, path: &str) -> Tar;
-}
-
-impl Whiteout for Tar {
-    fn whiteout(self, path: &str) -> Tar {
-        let (directory, name) = path.rsplit_once('/').map_or(("", path), |(directory, name)| (directory, name));
-        self.file(&format!("{directory}/.wh.{name}"), b"")
-    }
-}
-
 #[test]
 fn hard_links_stay_inside() {
     let scene = Scene::new();
