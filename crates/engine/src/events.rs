@@ -26,6 +26,11 @@ impl Default for Events {
 }
 
 impl Events {
+    /// Tells that unused things of this kind were removed, and how many bytes that gave back.
+    pub fn pruned(&self, kind: &str, reclaimed: u64) {
+        self.emit(kind, "prune", "", [("reclaimed".to_owned(), reclaimed.to_string())].into());
+    }
+
     /// Tells everybody that `action` happened to the `kind` of thing with this id.
     pub fn emit(&self, kind: &str, action: &str, id: &str, attributes: BTreeMap<String, String>) {
         let now = Timestamp::now();

@@ -225,22 +225,21 @@ impl Volumes {
         let all = filters.boolean("all", false).map_err(Error::invalid)?;
         let records: Vec<Record> =
             self.known.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-        let mut report = PruneReport { volumes_deleted: Some(Vec::new()), space_reclaimed: 0 };
-        for record in records {
-            let wanted = (all || record.labels.contains_key(ANONYMOUS_LABEL))
-                && filters.matches_labels("label", &record.labels)
-                && !filters.matches_any_label("label!", &record.labels)
-                && self.users(&record.name).is_empty();
-            if !wanted {
-                continue;
+        let (deleted, space_reclaimed) = self.store.upkeep().freed_by(|| {
+            let mut deleted = Vec::new();
+            for record in records {
+                let wanted = (all || record.labels.contains_key(ANONYMOUS_LABEL))
+                    && filters.matches_labels("label", &record.labels)
+                    && !filters.matches_any_label("label!", &record.labels)
+                    && self.users(&record.name).is_empty();
+                if wanted && self.remove(&record.name, false).is_ok() {
+                    deleted.push(record.name);
+                }
             }
-            let size = disk_usage(&self.data(&record.name));
-            if self.remove(&record.name, false).is_ok() {
-                report.space_reclaimed += size;
-                report.volumes_deleted.get_or_insert_default().push(record.name);
-            }
-        }
-        Ok(report)
+            Ok::<_, Error>(deleted)
+        })?;
+        self.events.pruned("volume", space_reclaimed);
+        Ok(PruneReport { volumes_deleted: Some(deleted), space_reclaimed })
     }
 
     /// All volumes with their sizes, for `system df`.

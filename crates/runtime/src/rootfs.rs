@@ -70,7 +70,8 @@ fn forget_volatile(work: &Path) -> Result<()> {
     match rustix::fs::open(&above, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
     {
         Ok(above) => {
-            brig_sys::beneath::Root::remove_tree(above.as_fd(), OsStr::new("incompat")).step(|| "rootfs".to_owned())
+            let removed = brig_sys::beneath::Root::remove_tree(above.as_fd(), OsStr::new("incompat"));
+            removed.map(drop).step(|| "rootfs".to_owned())
         }
         Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(brig_sys::Error::new(format!("open({above:?}, O_PATH)"), errno).into()),

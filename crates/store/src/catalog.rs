@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use brig_oci::Digest;
 use rusqlite::{Connection, Row};
 
+use crate::collect::CutOff;
 use crate::database::Database;
 use crate::error::Result;
 
@@ -84,10 +85,14 @@ pub(crate) struct Catalog {
     pub(crate) tags: BTreeMap<String, TagRecord>,
     /// Writable layers by key, each with the chain that it stands on.
     pub(crate) active: HashMap<String, Option<Digest>>,
-    /// Layers and blobs that arrived and belong to no image yet, each with when (monotonic).
-    pub(crate) fresh: HashMap<Digest, std::time::Instant>,
     /// Chain ids held by [`crate::Pin`]s, with how many.
     pub(crate) pinned: HashMap<Digest, usize>,
+    /// What each open [`crate::Lease`] holds.
+    pub(crate) leases: HashMap<u64, HashSet<Digest>>,
+    /// The number of the last lease.
+    pub(crate) last_lease: u64,
+    /// What a crash cut off.
+    pub(crate) cut_off: CutOff,
 }
 
 impl Catalog {
@@ -121,24 +126,6 @@ impl Catalog {
             next = layer.parent.as_ref();
         }
         layers
-    }
-
-    /// Chain ids that something stands on: images, writable layers, pins, arrivals, and `extra`.
-    pub(crate) fn live_layers(&self, extra: &[Digest]) -> HashSet<Digest> {
-        let images = self.images.values().filter_map(|image| image.chain_id.as_ref());
-        let active = self.active.values().flatten();
-        let roots = images.chain(active).chain(self.pinned.keys()).chain(self.fresh.keys()).chain(extra);
-        let mut live = HashSet::new();
-        for root in roots {
-            let mut next = Some(root);
-            while let Some(id) = next {
-                if !live.insert(id.clone()) {
-                    break;
-                }
-                next = self.layers.get(id).and_then(|layer| layer.parent.as_ref());
-            }
-        }
-        live
     }
 }
 

@@ -1,53 +1,16 @@
-//! Images, their names, and what may be forgotten because nothing leads to it any more.
+//! Images and their names. What may be forgotten because nothing leads to it any more is `collect`'s.
 //! Must not fetch or unpack; it only relates what is already here.
 
-use std::collections::HashSet;
-use std::os::fd::AsFd;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use brig_oci::{Digest, Document, ImageConfig};
-use rustix::fs::AtFlags;
+use brig_oci::{Digest, ImageConfig};
 
-use crate::catalog::{Catalog, ImageRecord, TagRecord};
+use crate::catalog::{ImageRecord, TagRecord};
+use crate::collect::Reclaimed;
 use crate::digest;
 use crate::error::{Error, Result};
-use crate::partial;
+use crate::lease::Pin;
 use crate::store::Store;
-use crate::trash;
-
-/// For how long a layer or blob that belongs to no image is left for its image to arrive.
-const ARRIVAL: Duration = Duration::from_secs(3600);
-
-/// What a collection removed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Reclaimed {
-    /// Chain ids of removed layers, upper ones before those below them.
-    pub layers: Vec<Digest>,
-    /// Removed configurations, manifests and indexes.
-    pub blobs: Vec<Digest>,
-    /// The sum of the sizes of what was removed, in bytes. Freed in the background.
-    pub size_bytes: u64,
-}
-
-/// Keeps layers from being collected for as long as it lives.
-pub struct Pin {
-    store: Store,
-    chains: Vec<Digest>,
-}
-
-impl Drop for Pin {
-    fn drop(&mut self) {
-        let mut catalog = self.store.catalog_mut();
-        for chain in &self.chains {
-            if let Some(count) = catalog.pinned.get_mut(chain) {
-                *count -= 1;
-                if *count == 0 {
-                    catalog.pinned.remove(chain);
-                }
-            }
-        }
-    }
-}
 
 impl Store {
     /// Makes an image of a configuration and layers that are all here; durable when this returns.
@@ -89,15 +52,7 @@ impl Store {
             )
             .map(drop)
         })?;
-        let mut catalog = self.catalog_mut();
-        let chain: Vec<Digest> = match &image.chain_id {
-            Some(chain) => catalog.chain(chain).iter().map(|layer| layer.chain_id.clone()).collect(),
-            None => Vec::new(),
-        };
-        for arrived in chain.iter().chain(&image.manifest).chain([&image.id]) {
-            catalog.fresh.remove(arrived);
-        }
-        catalog.images.insert(image.id.clone(), image.clone());
+        self.catalog_mut().images.insert(image.id.clone(), image.clone());
         Ok(image)
     }
 
@@ -142,11 +97,7 @@ impl Store {
             db.execute(sql, (name, image.as_str(), manifest.map(Digest::as_str), updated_at)).map(drop)
         })?;
         let record = TagRecord { name: name.to_owned(), image: image.clone(), manifest: manifest.cloned(), updated_at };
-        let mut catalog = self.catalog_mut();
-        if let Some(manifest) = manifest {
-            catalog.fresh.remove(manifest);
-        }
-        catalog.tags.insert(record.name.clone(), record);
+        self.catalog_mut().tags.insert(record.name.clone(), record);
         Ok(())
     }
 
@@ -169,91 +120,13 @@ impl Store {
 
     /// Keeps these layers, and those below them, from being collected while the result lives.
     pub fn pin(&self, chains: &[Digest]) -> Pin {
-        let mut catalog = self.catalog_mut();
-        for chain in chains {
-            *catalog.pinned.entry(chain.clone()).or_default() += 1;
-        }
-        Pin { store: self.clone(), chains: chains.to_vec() }
+        Pin::new(self, chains)
     }
 
-    /// Removes layers and blobs that no image, name, writable layer or pin leads to, and that are not in `keep`
-    /// (chain ids). What arrived within the last hour and still waits for its image stays.
+    /// Removes layers and blobs that nothing leads to and that are not in `keep` (chain ids).
     pub fn gc(&self, keep: &[Digest]) -> Result<Reclaimed> {
-        let _gate = self.gate();
-        self.inner.reserve.make_room();
-        self.catalog_mut().fresh.retain(|_, arrived| arrived.elapsed() < ARRIVAL);
-        let mut reclaimed = Reclaimed::default();
-        collect_layers(self, keep, &mut reclaimed)?;
-        collect_blobs(self, &mut reclaimed)?;
-        reclaimed.size_bytes += self.partials().expire(partial::EXPIRY)?;
-        Ok(reclaimed)
+        self.upkeep().collect(keep)
     }
-}
-
-fn collect_layers(store: &Store, keep: &[Digest], reclaimed: &mut Reclaimed) -> Result<()> {
-    let mut dead: Vec<(usize, Digest, u64)> = {
-        let catalog = store.catalog();
-        let live = catalog.live_layers(keep);
-        let dead = catalog.layers.values().filter(|layer| !live.contains(&layer.chain_id));
-        dead.map(|layer| (catalog.chain(&layer.chain_id).len(), layer.chain_id.clone(), layer.size_bytes)).collect()
-    };
-    if dead.is_empty() {
-        return Ok(());
-    }
-    dead.sort_by(|a, b| b.cmp(a));
-    store.inner.database.write(|db| {
-        let mut delete = db.prepare("DELETE FROM store_layers WHERE chain_id = ?1")?;
-        dead.iter().try_for_each(|(_, chain, _)| delete.execute([chain.as_str()]).map(drop))
-    })?;
-    let mut catalog = store.catalog_mut();
-    dead.iter().for_each(|(_, chain, _)| drop(catalog.layers.remove(chain)));
-    drop(catalog);
-    for (_, chain, size) in dead {
-        store.inner.trash.take(store.inner.dirs.layers.as_fd(), chain.hex().as_ref())?;
-        reclaimed.size_bytes += size;
-        reclaimed.layers.push(chain);
-    }
-    Ok(())
-}
-
-fn collect_blobs(store: &Store, reclaimed: &mut Reclaimed) -> Result<()> {
-    let live = live_blobs(store, &store.catalog());
-    for (algorithm, dir) in [("sha256", &store.inner.dirs.sha256), ("sha512", &store.inner.dirs.sha512)] {
-        for name in trash::names(dir.as_fd(), &store.inner.root.join("blobs").join(algorithm))? {
-            let digest = name.to_str().and_then(|hex| Digest::parse(&format!("{algorithm}:{hex}")).ok());
-            if digest.as_ref().is_some_and(|digest| live.contains(digest)) {
-                continue;
-            }
-            let size = rustix::fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW).map_or(0, |stat| stat.st_size);
-            rustix::fs::unlinkat(dir, &name, AtFlags::empty())
-                .map_err(|errno| Error::io(format!("remove blob {algorithm}:{}", name.display()), errno))?;
-            reclaimed.size_bytes += u64::try_from(size).unwrap_or_default();
-            reclaimed.blobs.extend(digest);
-        }
-    }
-    Ok(())
-}
-
-/// Configurations and manifests of images, what names point to, and through indexes what they list.
-fn live_blobs(store: &Store, catalog: &Catalog) -> HashSet<Digest> {
-    let images = catalog.images.values();
-    let mut todo: Vec<Digest> = images.clone().map(|image| image.id.clone()).collect();
-    let mut live: HashSet<Digest> = todo.drain(..).collect();
-    todo.extend(images.filter_map(|image| image.manifest.clone()));
-    todo.extend(catalog.tags.values().filter_map(|tag| tag.manifest.clone()));
-    while let Some(digest) = todo.pop() {
-        if !live.insert(digest.clone()) {
-            continue;
-        }
-        let document = store.read_blob(&digest).ok().and_then(|bytes| Document::parse(&bytes, None).ok());
-        match document {
-            Some(Document::Index(index)) => todo.extend(index.manifests.into_iter().map(|entry| entry.digest)),
-            Some(Document::Manifest(manifest)) => live.extend([manifest.config.digest]),
-            None => {}
-        }
-    }
-    live.extend(catalog.fresh.keys().cloned());
-    live
 }
 
 fn now() -> i64 {

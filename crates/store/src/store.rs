@@ -17,10 +17,12 @@ use crate::digest;
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layer::{self, LayerIngest};
+use crate::lease;
 use crate::partial::{self, PartialDir, Partials};
 use crate::recipe::LayerTar;
 use crate::reserve::{RESERVE_SIZE, Reserve};
 use crate::trash::{self, Trash};
+use crate::upkeep::Upkeep;
 
 /// The largest blob that is kept whole, in bytes: configurations, manifests and indexes, never layers.
 pub const MAX_BLOB_SIZE: u64 = 16 * 1024 * 1024;
@@ -41,6 +43,8 @@ pub(crate) struct Inner {
     pub(crate) reserve: Arc<Reserve>,
     /// Held while what is reachable is decided or added to, so that nothing in use is collected.
     gate: Mutex<()>,
+    /// Held while freed space is measured.
+    pub(crate) freeing: Mutex<()>,
     /// Locked for as long as the store is open.
     _lock: OwnedFd,
 }
@@ -78,10 +82,11 @@ impl Store {
         database.migrate("store", SCHEMA)?;
         let catalog = RwLock::new(Catalog::load(&database)?);
         let root = root.to_owned();
-        let gate = Mutex::default();
-        let inner = Inner { root, dirs, database, catalog, trash, partials, reserve, gate, _lock: lock };
+        let (gate, freeing) = (Mutex::default(), Mutex::default());
+        let inner = Inner { root, dirs, database, catalog, trash, partials, reserve, gate, freeing, _lock: lock };
         let store = Store { inner: Arc::new(inner) };
         sweep(&store)?;
+        store.upkeep().note_cut_off()?;
         store.partials().expire(partial::EXPIRY)?;
         Ok(store)
     }
@@ -103,9 +108,14 @@ impl Store {
         self.inner.trash.take_path(path).map(drop)
     }
 
-    /// Waits until everything discarded so far has been removed. For tests and for `prune`, which reports freed space.
+    /// Waits until everything discarded so far has been removed.
     pub fn wait_for_removals(&self) {
         self.inner.trash.wait_empty();
+    }
+
+    /// What keeps the store in order: collecting, measuring, checking.
+    pub fn upkeep(&self) -> Upkeep<'_> {
+        Upkeep { store: self }
     }
 
     /// Whether this blob is in the store, complete.
@@ -249,10 +259,9 @@ fn store_blob(store: &Store, digest: &Digest, bytes: &[u8]) -> Result<()> {
     if bytes.len() as u64 > MAX_BLOB_SIZE {
         return Err(Error::invalid(format!("blob of {} bytes: at most {MAX_BLOB_SIZE} are kept whole", bytes.len())));
     }
-    store.catalog_mut().fresh.insert(digest.clone(), Instant::now());
     let dir = store.inner.blobs(digest).as_fd();
-    let there = rustix::fs::statat(dir, digest.hex(), AtFlags::SYMLINK_NOFOLLOW);
-    if there.is_ok_and(|stat| u64::try_from(stat.st_size) == Ok(bytes.len() as u64)) {
+    lease::arrives(store, digest);
+    if store.blob_size(digest) == Some(bytes.len() as u64) {
         return Ok(());
     }
     let ingest = store.inner.dirs.ingest.as_fd();

@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -16,11 +17,16 @@ use crate::durable;
 use crate::error::{Error, Result};
 use crate::reserve::Reserve;
 
+/// The nice value of the thread that removes.
+const LOWEST: i32 = 19;
+
 /// The trash directory and the thread that empties it.
 pub(crate) struct Trash {
     dir: Arc<OwnedFd>,
     todo: Sender<OsString>,
     pending: Arc<(Mutex<usize>, Condvar)>,
+    /// Bytes of the disk that removals gave back since the store was opened.
+    freed: Arc<AtomicU64>,
 }
 
 impl Trash {
@@ -29,13 +35,14 @@ impl Trash {
         let dir = Arc::new(durable::directory(path)?);
         let (todo, queue) = channel();
         let pending = Arc::new((Mutex::new(0), Condvar::new()));
-        let trash = Trash { dir: dir.clone(), todo, pending: pending.clone() };
+        let freed = Arc::new(AtomicU64::new(0));
+        let trash = Trash { dir: dir.clone(), todo, pending: pending.clone(), freed: freed.clone() };
         for name in names(dir.as_fd(), path)? {
             trash.queue(name);
         }
         std::thread::Builder::new()
             .name("store-trash".into())
-            .spawn(move || empty(&dir, &queue, &pending, &reserve))
+            .spawn(move || empty(&dir, &queue, &pending, &freed, &reserve))
             .map_err(|error| Error::io("start the thread that empties the trash", error))?;
         Ok(trash)
     }
@@ -58,6 +65,18 @@ impl Trash {
         self.take(CWD, path.as_os_str())
     }
 
+    /// Removes one file at once, and counts what that gives back.
+    pub(crate) fn remove_file(&self, from: BorrowedFd<'_>, name: &str) -> Result<()> {
+        let freed = Root::remove_tree(from, name.as_ref())?;
+        self.freed.fetch_add(freed, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Bytes of the disk that removals gave back since the store was opened.
+    pub(crate) fn freed_bytes(&self) -> u64 {
+        self.freed.load(Ordering::Relaxed)
+    }
+
     /// Waits until all that was queued has been removed, or has failed to be.
     pub(crate) fn wait_empty(&self) {
         let (count, changed) = &*self.pending;
@@ -75,10 +94,23 @@ impl Trash {
     }
 }
 
-fn empty(dir: &OwnedFd, queue: &Receiver<OsString>, pending: &(Mutex<usize>, Condvar), reserve: &Reserve) {
+fn empty(
+    dir: &OwnedFd,
+    queue: &Receiver<OsString>,
+    pending: &(Mutex<usize>, Condvar),
+    freed: &AtomicU64,
+    reserve: &Reserve,
+) {
+    // Nobody waits for it but `prune`; whoever reads and writes meanwhile goes first.
+    if let Err(errno) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), LOWEST) {
+        tracing::debug!("the thread that empties the trash keeps its priority: {errno}");
+    }
     while let Ok(name) = queue.recv() {
-        if let Err(error) = Root::remove_tree(dir.as_fd(), &name) {
-            tracing::warn!("the trash could not be emptied, it is tried again at the next start: {error}");
+        match Root::remove_tree(dir.as_fd(), &name) {
+            Ok(bytes) => drop(freed.fetch_add(bytes, Ordering::Relaxed)),
+            Err(error) => {
+                tracing::warn!("the trash could not be emptied, it is tried again at the next start: {error}");
+            }
         }
         reserve.refill();
         let (count, changed) = pending;

@@ -35,6 +35,7 @@ fn a_blob_is_gone_on_with_after_a_kill() {
     let partial = store.partials().open("sha256-x").unwrap();
     partial.append(&content[..200_000]).unwrap();
     let (_dir2, later) = killed(&store);
+    let lease = brig_store::Lease::begin(&later);
     let resumed = later.partials().open("sha256-x").unwrap();
     assert_eq!((resumed.len(), resumed.present()), (200_000, 200_000));
     assert_eq!(resumed.verify(&digest).unwrap_err().kind, ErrorKind::Mismatch);
@@ -46,9 +47,12 @@ fn a_blob_is_gone_on_with_after_a_kill() {
     file.read_to_end(&mut read).unwrap();
     assert_eq!((read == content, size), (true, 300_000));
     assert_eq!(count(&later, "partial"), 0);
-    // Nothing refers to it yet, and it is fresh.
+    // Nothing refers to it yet, but it belongs to work in flight.
     later.gc(&[]).unwrap();
     assert!(later.has_blob(&digest));
+    drop(lease);
+    later.gc(&[]).unwrap();
+    assert!(!later.has_blob(&digest));
 }
 
 #[test]

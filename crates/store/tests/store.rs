@@ -4,7 +4,7 @@
 mod common;
 
 use brig_oci::Digest;
-use brig_store::{ErrorKind, ImageRecord, Store};
+use brig_store::{ErrorKind, ImageRecord, Lease, Store};
 use common::{Tar, layer, open, unpack};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 
@@ -141,13 +141,20 @@ fn an_image_needs_all_its_parts() {
     let (_dir, store) = open();
     let tar = Tar::new().file("a", b"").finish();
     let config = common::config(&[&tar]);
+    let lease = Lease::begin(&store);
     let id = store.put_blob(&config).unwrap();
     assert_eq!(store.put_image(ImageRecord::new(id.clone(), None)).unwrap_err().kind, ErrorKind::NotFound);
     assert_eq!(store.tag("x", &id, None).unwrap_err().kind, ErrorKind::NotFound);
     layer(&store, &tar, None);
     // What has just arrived is not collected before its image is there.
     assert_eq!(store.gc(&[]).unwrap(), Default::default());
-    store.put_image(ImageRecord::new(id, None)).unwrap();
+    store.put_image(ImageRecord::new(id.clone(), None)).unwrap();
+    // With the lease goes all that is left of the work, at once.
+    store.remove_image(&id).unwrap();
+    assert_eq!(store.gc(&[]).unwrap(), Default::default());
+    drop(lease);
+    let reclaimed = store.gc(&[]).unwrap();
+    assert_eq!((reclaimed.layers.len(), reclaimed.blobs.len()), (1, 1));
 }
 
 #[test]

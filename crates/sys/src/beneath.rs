@@ -149,8 +149,9 @@ impl Root {
 
     /// Removes `name` in `parent` and all that is beneath it, by descriptor: links are removed, never followed;
     /// another mount is never entered (EXDEV or EBUSY). What is not there counts as removed. Goes on after an
-    /// error and reports the first.
-    pub fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+    /// error and reports the first. Tells how many bytes of the disk that gave back: those of each inode whose last name
+    /// went.
+    pub fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> Result<u64> {
         remove_tree(parent, name)
     }
 }
@@ -217,20 +218,20 @@ struct Level {
     progress: bool,
 }
 
-fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> Result<u64> {
     if name.is_empty() || name == "." || name == ".." || name.as_bytes().contains(&b'/') {
         return Err(Error::new(format!("remove_tree({name:?})"), Errno::INVAL));
     }
     match unlink(parent, name, AtFlags::empty()) {
-        Ok(()) => return Ok(()),
+        Ok(freed) => return Ok(freed),
         Err(error) if matches!(error.errno, Errno::ISDIR | Errno::PERM) => {}
         Err(error) => return Err(error),
     }
-    let mut removal = Removal { levels: vec![open_level(parent, name)?], moved: 0, first_error: None };
+    let mut removal = Removal { levels: vec![open_level(parent, name)?], moved: 0, freed: 0, first_error: None };
     while !removal.levels.is_empty() {
         removal.step(parent);
     }
-    removal.first_error.map_or(Ok(()), Err)
+    removal.first_error.map_or(Ok(removal.freed), Err)
 }
 
 /// The state of one tree removal: an explicit stack, so that depth costs neither stack nor descriptors.
@@ -238,6 +239,8 @@ struct Removal {
     levels: Vec<Level>,
     /// How many directories were moved up so far; names the next one.
     moved: u64,
+    /// Bytes given back so far.
+    freed: u64,
     first_error: Option<Error>,
 }
 
@@ -277,7 +280,10 @@ impl Removal {
         };
         if kind != FileType::Directory {
             match unlink(fd, name, AtFlags::empty()) {
-                Ok(()) => return self.progressed(),
+                Ok(freed) => {
+                    self.freed += freed;
+                    return self.progressed();
+                }
                 Err(error) if error.errno == Errno::ISDIR => {}
                 Err(error) => return self.fail(error),
             }
@@ -316,7 +322,10 @@ impl Removal {
             None => parent,
         };
         match unlink(outer, &level.name, AtFlags::REMOVEDIR) {
-            Ok(()) => self.progressed(),
+            Ok(freed) => {
+                self.freed += freed;
+                self.progressed();
+            }
             Err(error) if error.errno == Errno::NOTEMPTY && again && level.progress => {
                 level.progress = false;
                 level.dir.rewind();
@@ -345,12 +354,20 @@ fn open_level(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Level> {
     Ok(Level { dir, name: name.to_owned(), progress: false })
 }
 
-/// unlinkat that counts what is already gone as removed.
-fn unlink(parent: BorrowedFd<'_>, name: &OsStr, flags: AtFlags) -> Result<()> {
+/// unlinkat that counts what is already gone as removed; tells the bytes that it gave back.
+fn unlink(parent: BorrowedFd<'_>, name: &OsStr, flags: AtFlags) -> Result<u64> {
+    let is_directory = flags.contains(AtFlags::REMOVEDIR);
+    let blocks = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        // A directory has a link from each one in it, the others one for each name.
+        Ok(stat) if is_directory || stat.st_nlink == 1 => u64::try_from(stat.st_blocks).unwrap_or_default(),
+        Ok(_) | Err(_) => 0,
+    };
     match rustix::fs::unlinkat(parent, name, flags) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        // st_blocks counts 512 bytes each, on every file system.
+        Ok(()) => Ok(blocks * 512),
+        Err(Errno::NOENT) => Ok(0),
         Err(errno) => {
-            let flags = if flags.contains(AtFlags::REMOVEDIR) { "AT_REMOVEDIR" } else { "0" };
+            let flags = if is_directory { "AT_REMOVEDIR" } else { "0" };
             Err(Error::new(format!("unlinkat({name:?}, {flags})"), errno))
         }
     }

@@ -267,11 +267,24 @@ impl Containers {
         }
     }
 
-    /// Removes all stopped containers that pass the filters.
+    /// Removes all stopped containers that pass the filters. Answers when their files are gone: the bytes that it tells
+    /// of are free then.
     pub async fn prune(&self, filters: &Filters) -> Result<api::PruneReport> {
         filters.check(&["label", "label!", "until"]).map_err(Error::invalid)?;
         let limit = crate::until_limit(filters)?;
-        let mut report = api::PruneReport { containers_deleted: Some(Vec::new()), space_reclaimed: 0 };
+        let (containers, filters, runtime) = (self.clone(), filters.clone(), tokio::runtime::Handle::current());
+        let pruned = tokio::task::spawn_blocking(move || {
+            let removal = || Ok::<_, Error>(runtime.block_on(containers.remove_stopped(&filters, limit)));
+            containers.shared.store.upkeep().freed_by(removal)
+        });
+        let (deleted, space_reclaimed) =
+            pruned.await.unwrap_or_else(|e| Err(Error::system(format!("the prune was cut short: {e}"))))?;
+        self.shared.events.pruned("container", space_reclaimed);
+        Ok(api::PruneReport { containers_deleted: Some(deleted), space_reclaimed })
+    }
+
+    async fn remove_stopped(&self, filters: &Filters, limit: Option<jiff::Timestamp>) -> Vec<String> {
+        let mut deleted = Vec::new();
         for view in self.shared.index.views() {
             let labels = view.record.config.labels.clone().unwrap_or_default();
             let old_enough =
@@ -283,13 +296,11 @@ impl Containers {
             if !wanted {
                 continue;
             }
-            let size = self.shared.written_bytes(&view.record);
             if self.remove(&view.record.id, RemoveOptions::default()).await.is_ok() {
-                report.space_reclaimed += size;
-                report.containers_deleted.get_or_insert_default().push(view.record.id.clone());
+                deleted.push(view.record.id.clone());
             }
         }
-        Ok(report)
+        deleted
     }
 
     /// The list.

@@ -84,37 +84,54 @@ fn untag(images: &Images, name: &str, deleted: &mut Vec<DeleteItem>) -> Result<(
     Ok(())
 }
 
-fn delete(images: &Images, id: &Digest, deleted: &mut Vec<DeleteItem>) -> Result<u64> {
-    images.store.remove_image(id).map_err(from_store)?;
-    deleted.push(DeleteItem { deleted: id.to_string(), untagged: String::new() });
+fn delete(images: &Images, id: &Digest, deleted: &mut Vec<DeleteItem>) -> Result<()> {
+    forget(images, id, deleted)?;
     let freed = images.store.gc(&[]).map_err(from_store)?;
-    let layers = freed.layers.iter().rev();
-    deleted.extend(layers.map(|layer| DeleteItem { deleted: layer.to_string(), untagged: String::new() }));
-    images.emit("delete", id.as_str(), id.as_str());
-    Ok(freed.size_bytes)
+    show_layers(&freed.layers, deleted);
+    Ok(())
 }
 
+/// Takes an image out of the records; its files go with the next collection.
+fn forget(images: &Images, id: &Digest, deleted: &mut Vec<DeleteItem>) -> Result<()> {
+    images.store.remove_image(id).map_err(from_store)?;
+    deleted.push(DeleteItem { deleted: id.to_string(), untagged: String::new() });
+    images.emit("delete", id.as_str(), id.as_str());
+    Ok(())
+}
+
+fn show_layers(layers: &[Digest], deleted: &mut Vec<DeleteItem>) {
+    let layers = layers.iter().rev();
+    deleted.extend(layers.map(|layer| DeleteItem { deleted: layer.to_string(), untagged: String::new() }));
+}
+
+/// Answers when the files are gone: the bytes that it tells of are free then.
 pub(super) fn prune(images: &Images, filters: &Filters) -> Result<PruneReport> {
     filters.check(&["dangling", "label", "label!", "until"]).map_err(Error::invalid)?;
     let dangling_only = filters.boolean("dangling", true).map_err(Error::invalid)?;
     let until = crate::until_limit(filters)?.map(|at| at.as_second());
-    let mut report = PruneReport { images_deleted: Some(Vec::new()), space_reclaimed: 0 };
-    for record in images.store.images() {
-        let tags = images.tags_of(&record.id);
-        let labels = images.store.image_config(&record.id).map(|config| config.config.labels).unwrap_or_default();
-        let wanted = (!dangling_only || tags.is_empty())
-            && images.users_of(&record.id).is_empty()
-            && until.is_none_or(|limit| record.stored_at < limit)
-            && filters.matches_labels("label", &labels)
-            && !filters.matches_any_label("label!", &labels);
-        if !wanted {
-            continue;
+    let (deleted, space_reclaimed) = images.store.upkeep().freed_by(|| {
+        let mut deleted = Vec::new();
+        for record in images.store.images() {
+            let tags = images.tags_of(&record.id);
+            let labels = images.store.image_config(&record.id).map(|config| config.config.labels).unwrap_or_default();
+            let wanted = (!dangling_only || tags.is_empty())
+                && images.users_of(&record.id).is_empty()
+                && until.is_none_or(|limit| record.stored_at < limit)
+                && filters.matches_labels("label", &labels)
+                && !filters.matches_any_label("label!", &labels);
+            if !wanted {
+                continue;
+            }
+            for tag in &tags {
+                untag(images, &tag.name, &mut deleted)?;
+            }
+            forget(images, &record.id, &mut deleted)?;
         }
-        let deleted = report.images_deleted.get_or_insert_default();
-        for tag in &tags {
-            untag(images, &tag.name, deleted)?;
-        }
-        report.space_reclaimed += delete(images, &record.id, deleted)?;
-    }
-    Ok(report)
+        // Also when no image went: earlier failures may have left what nothing leads to.
+        let freed = images.store.upkeep().prune().map_err(from_store)?;
+        show_layers(&freed.layers, &mut deleted);
+        Ok::<_, Error>(deleted)
+    })?;
+    images.events.pruned("image", space_reclaimed);
+    Ok(PruneReport { images_deleted: Some(deleted), space_reclaimed })
 }

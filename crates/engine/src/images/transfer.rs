@@ -4,6 +4,7 @@ use brig_api::progress::{Detail, ErrorDetail, Message};
 use brig_api::system::{AuthConfig, AuthResponse};
 use brig_oci::{Platform, Reference};
 use brig_registry::{Auth, PullEvent};
+use brig_store::Lease;
 use tokio::sync::mpsc;
 
 use super::Images;
@@ -89,6 +90,8 @@ impl Images {
         lines: &mpsc::Sender<Message>,
     ) -> Result<Vec<Message>> {
         let before = self.store.resolve(&reference.canonical());
+        // Until the name is there nothing leads to what it came with.
+        let _lease = Lease::begin(&self.store);
         let auth = auth.map(to_auth);
         let show = |event: PullEvent| {
             if let Some(line) = event_line(event) {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brig_oci::{Digest, Platform, Reference};
-use brig_store::Store;
+use brig_store::{Lease, Store};
 use futures_util::future::try_join_all;
 use tokio::sync::watch;
 
@@ -67,14 +67,15 @@ impl Client {
         let (config_bytes, config) = resolve::config(&sources, &image, platform, around).await?;
         let chains = chain_ids(&config.rootfs.diff_ids);
         // A collection meanwhile must not take what this image is about to lead to.
-        let pin = store.pin(&chains);
+        let lease = Lease::begin(store);
+        chains.iter().for_each(|chain| lease.hold(chain));
         let wanted = wanted(&image, &config.rootfs.diff_ids, &chains);
         let image_id = image.manifest.config.digest.clone();
         let known = store.image(&image_id).is_some();
         let pull = Layers { inner: &self.inner, store, sources: &sources, progress };
         let fetched = pull.all(&wanted).await?;
         self.record(store, &image, config_bytes).await?;
-        drop(pin);
+        drop(lease);
         progress(PullEvent::Digest(image.top.clone()));
         Ok(Pulled { image_id, manifest_digest: image.top, up_to_date: known && !fetched })
     }

@@ -208,7 +208,7 @@ impl<'a> Tree<'a> {
         }
         // Of a file with other names only this one goes; paths that led here lead elsewhere now.
         self.replaced += 1;
-        Ok(Root::remove_tree(parent.as_fd(), name)?)
+        Ok(Root::remove_tree(parent.as_fd(), name).map(drop)?)
     }
 
     /// Takes something out of the layer whose content is still part of its tar.

@@ -15,6 +15,7 @@ use crate::catalog::ImageRecord;
 use crate::decompress::decompress;
 use crate::digest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::lease::Lease;
 use crate::store::Store;
 use parts::Parts;
 pub use save::{Chosen, Saving, save};
@@ -46,6 +47,7 @@ pub struct Loaded {
 /// gzip or zstd as a whole. Of images for several platforms the one for this machine is loaded. Every digest is verified.
 /// Everything is checked before the first image is stored.
 pub fn load(store: &Store, reader: impl Read, on_event: &mut dyn FnMut(LoadEvent)) -> Result<Vec<Loaded>> {
+    let lease = Lease::begin(store);
     let mut parts = Parts::read(store, decompress(reader)?, on_event)?;
     let images = if parts.has("manifest.json") {
         docker::images(&parts)?
@@ -65,7 +67,7 @@ pub fn load(store: &Store, reader: impl Read, on_event: &mut dyn FnMut(LoadEvent
     }
     let mut loaded = Vec::new();
     for image in images {
-        loaded.extend(image.store(store, &mut parts)?);
+        loaded.extend(image.store(store, &lease, &mut parts)?);
     }
     Ok(loaded)
 }
@@ -73,6 +75,7 @@ pub fn load(store: &Store, reader: impl Read, on_event: &mut dyn FnMut(LoadEvent
 /// Makes an image of one layer from the tar of a root file system, plain or packed with gzip or zstd.
 /// `config` describes it except for the layer; `name` is a canonical one.
 pub fn import(store: &Store, reader: impl Read, mut config: ImageConfig, name: Option<&str>) -> Result<Digest> {
+    let _lease = Lease::begin(store);
     let mut ingest = store.begin_layer()?;
     let unpacked = ingest.unpack(decompress(reader)?)?;
     store.commit_layer(ingest, None)?;
@@ -125,16 +128,16 @@ impl Planned {
     }
 
     /// Commits the layers, makes the image, gives it its names. One without any is reported once, nameless.
-    fn store(self, store: &Store, parts: &mut Parts) -> Result<Vec<Loaded>> {
+    fn store(self, store: &Store, lease: &Lease, parts: &mut Parts) -> Result<Vec<Loaded>> {
         let mut parent: Option<Digest> = None;
         for (diff_id, listed) in self.diff_ids.iter().zip(&self.layers) {
             let chain_id = digest::chain_id(parent.as_ref(), diff_id);
+            lease.hold(&chain_id);
             if store.layer(&chain_id).is_none() {
                 store.commit_layer(parts.take_layer(&listed.path)?, parent.as_ref())?;
             }
             parent = Some(chain_id);
         }
-        let _pin = store.pin(parent.as_slice());
         let id = store.put_blob(&self.config)?;
         store.put_image(ImageRecord::new(id.clone(), self.manifest))?;
         if self.names.is_empty() {

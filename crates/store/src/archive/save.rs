@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::parts::blob_path;
 use crate::digest;
 use crate::error::{Error, Result};
-use crate::images::Pin;
+use crate::lease::Pin;
 use crate::recipe::LayerTar;
 use crate::store::Store;
 use crate::tar::BLOCK;

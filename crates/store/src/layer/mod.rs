@@ -9,7 +9,6 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Instant;
 
 use brig_oci::Digest;
 use brig_sys::beneath::Root;
@@ -238,8 +237,7 @@ pub(crate) fn commit(store: &Store, mut ingest: LayerIngest, parent: Option<&Dig
         return Err(Error::invalid("only a layer that was unpacked whole can be committed"));
     };
     let chain_id = digest::chain_id(parent, &unpacked.diff_id);
-    if let Some(existing) = store.layer(&chain_id) {
-        store.catalog_mut().fresh.entry(chain_id).or_insert_with(Instant::now);
+    if let Some(existing) = existing(store, &chain_id) {
         return Ok(existing);
     }
     let below: Vec<PathBuf> = match parent {
@@ -262,10 +260,19 @@ pub(crate) fn commit(store: &Store, mut ingest: LayerIngest, parent: Option<&Dig
     publish(store, &mut ingest, info)
 }
 
+/// The layer, if it is here already: then it has arrived as if it had been brought.
+fn existing(store: &Store, chain: &Digest) -> Option<LayerInfo> {
+    let _gate = store.gate();
+    let existing = store.layer(chain)?;
+    store.catalog_mut().arrived(chain);
+    Some(existing)
+}
+
 /// The steps that make it visible: directory in place and synced, then the row.
 fn publish(store: &Store, ingest: &mut LayerIngest, info: LayerInfo) -> Result<LayerInfo> {
     let _gate = store.gate();
     if let Some(existing) = store.layer(&info.chain_id) {
+        store.catalog_mut().arrived(&info.chain_id);
         return Ok(existing);
     }
     // The layer below was here when this one was completed from it; a collection may have come between.
@@ -303,7 +310,7 @@ fn publish(store: &Store, ingest: &mut LayerIngest, info: LayerInfo) -> Result<L
         return Err(error);
     }
     let mut catalog = store.catalog_mut();
-    catalog.fresh.insert(info.chain_id.clone(), Instant::now());
+    catalog.arrived(&info.chain_id);
     catalog.layers.insert(info.chain_id.clone(), info.clone());
     Ok(info)
 }

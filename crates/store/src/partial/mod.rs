@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use brig_oci::Digest;
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -28,6 +28,7 @@ use self::spans::Spans;
 use crate::digest::Hasher;
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
+use crate::lease;
 use crate::store::Store;
 use crate::trash;
 
@@ -412,7 +413,7 @@ impl Partial {
         }
         self.finish();
         // A collection must not see it between the rename and whoever refers to it.
-        self.store.catalog_mut().fresh.insert(digest.clone(), Instant::now());
+        lease::arrives(&self.store, digest);
         if self.store.blob_size(digest) == Some(len) {
             self.discard()?;
             return Ok(len);
