@@ -431,3 +431,54 @@ fn layers_above_links_of_layers_below_stay_apart() {
     assert!(scene.store.commit_layer(through, Some(&base.chain_id)).is_err());
     scene.check();
 }
+
+#[test]
+fn what_is_left_for_last_finds_its_place() {
+    let scene = Scene::new();
+    let device = |name: &'static str, kind, numbers| (name, kind, numbers);
+    let (zero, disk) = (device("zero", b'3', (1, 5)), device("disk", b'4', (7, 3)));
+    let node = |tar: Tar, (name, kind, device): (&'static str, u8, (u32, u32))| {
+        tar.entry(&Entry { name: name.as_bytes(), kind, device, mode: 0o640, owner: (3, 4), ..Entry::default() })
+    };
+    // Under each of its names, whether or not the path that led to them still does.
+    let tar = node(node(Tar::new().dir("a", 0o755).symlink("l", "a"), zero), ("l/disk", disk.1, disk.2))
+        .link("a/zero", "zero")
+        .link("l/more", "l/disk")
+        .entry(&Entry { name: b"l", kind: b'5', mode: 0o755, ..Entry::default() })
+        .file("l/.wh..wh..opq", b"");
+    let listing = scene.accept(tar);
+    for name in ["zero", "a/zero"] {
+        assert_eq!(listing[name], "node 105 640 3:4 1600000000.000000000");
+    }
+    for name in ["a/disk", "a/more"] {
+        assert_eq!(listing[name], "node 703 640 3:4 1600000000.000000000", "{listing:?}");
+    }
+    assert!(listing["a"].ends_with(" 1600000000.000000000"), "its time is the archive's: {}", listing["a"]);
+    // The number of something that was replaced may be another's at once.
+    let tar = (0..50).fold(Tar::new(), |tar, index| {
+        let tar = node(tar, ("x", b'3', (1, index + 1))).pax(&[(b"SCHILY.xattr.security.capability", &CAPABILITY)]);
+        tar.entry(&Entry { name: b"y", ..Entry::default() }).file("y", b"")
+    });
+    let info = common::layer(&scene.store, &tar.finish(), None);
+    let diff = common::diff(&scene.store, &info.chain_id);
+    assert!(common::listing(&diff)["x"].starts_with("node 132 "));
+    assert_eq!(common::xattr(&diff.join("y"), "security.capability"), None);
+    // A directory's default ACL is for what is made in it later on, not for members.
+    let acl: Vec<u8> = [(1u16, 7u16, u32::MAX), (2, 7, 5), (4, 5, u32::MAX), (0x10, 7, u32::MAX), (0x20, 5, u32::MAX)]
+        .iter()
+        .flat_map(|(tag, rights, id)| [&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat())
+        .collect();
+    let acl = [&2u32.to_le_bytes()[..], &acl].concat();
+    let tar = Tar::new().pax(&[(b"SCHILY.xattr.system.posix_acl_default", &acl)]).dir("d", 0o755).file("d/x", b"");
+    let info = common::layer(&scene.store, &tar.finish(), None);
+    let diff = common::diff(&scene.store, &info.chain_id);
+    assert_eq!(common::xattr(&diff.join("d"), "system.posix_acl_default").unwrap(), acl);
+    assert_eq!(common::xattr(&diff.join("d/x"), "system.posix_acl_access"), None);
+    // A mark through a link that is gone.
+    let tar = Tar::new().dir("d", 0o755).symlink("l", "d").file("l/.wh..wh..opq", b"").file("l", b"");
+    let info = common::layer(&scene.store, &tar.finish(), None);
+    let diff = common::diff(&scene.store, &info.chain_id);
+    assert_eq!(common::xattr(&diff.join("d"), "trusted.overlay.opaque").unwrap(), b"y");
+}
+
+const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];

@@ -2,6 +2,7 @@
 //! Owns what each kind of member becomes, whiteouts, and the bounds of one layer. Every path is resolved beneath
 //! the directory; must not use a member's name otherwise, and must not look at other layers (see `layer`).
 
+mod settle;
 mod tree;
 
 use std::ffi::OsStr;
@@ -10,16 +11,16 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
-use brig_sys::beneath::{self, Root};
+use brig_sys::beneath::Root;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::recipe::{Recorder, Tape};
 use crate::tar::{Archive, Kind, Member, Time};
-pub(crate) use tree::{OPAQUE, Tree, is_whiteout};
+pub(crate) use settle::{Later, What, settle, times_of, undisturbed};
+pub(crate) use tree::{OPAQUE, Tree, is_whiteout, same_directory};
 
 /// The most members of one layer.
 pub(crate) const MAX_ENTRIES: u64 = 2_000_000;
@@ -29,6 +30,11 @@ const MAX_FILE: u64 = 1 << 40;
 const MAX_PATH: usize = 4095;
 /// Ids beyond a container's range of 65,536 are kept, and shown there as nobody's.
 const CONTAINER_IDS: u32 = 65_536;
+
+/// A file's capabilities. In a user namespace they would be written down as that namespace's.
+const CAPABILITY: &str = "security.capability";
+/// What is made in a directory from then on inherits it, which an archive's members must not.
+const DEFAULT_ACL: &str = "system.posix_acl_default";
 
 const WHITEOUT: &[u8] = b".wh.";
 /// Names of aufs' own, among them the one that makes a directory opaque.
@@ -52,10 +58,10 @@ pub(crate) struct Applied {
     pub(crate) opaque: bool,
     /// Directories that the archive did not describe, with their inode numbers.
     pub(crate) implied: Vec<(PathBuf, u64)>,
-    /// Modification times of directories, to be set last: path, inode number, time.
-    pub(crate) directory_times: Vec<(PathBuf, u64, Time)>,
     /// Hard links to files that are not in this archive: path, target.
     pub(crate) pending_links: Vec<(PathBuf, PathBuf)>,
+    /// What only a process with all rights can do: see [`settle`].
+    pub(crate) later: Vec<Later>,
 }
 
 /// Unpacks an archive into the empty directory `diff` of the layer `ingest`, and writes down beside it how the archive is
@@ -129,16 +135,13 @@ fn root_directory(tree: &mut Tree<'_>, member: &Member) -> Result<()> {
 
 fn directory(tree: &mut Tree<'_>, path: &Path, name: &OsStr, member: &Member) -> Result<()> {
     let parent = tree.parent(path)?;
-    let fd = tree.directory_at(&parent, name)?;
+    let fd = tree.directory_at(&parent, name, path)?;
     finish_directory(tree, path, &fd, member)
 }
 
 fn finish_directory(tree: &mut Tree<'_>, path: &Path, fd: &OwnedFd, member: &Member) -> Result<()> {
-    describe(tree, Target::Open(fd.as_fd()), member)?;
-    let stat = rustix::fs::fstat(fd).map_err(|errno| Error::io("fstat", errno))?;
-    tree.described(stat.st_ino);
-    tree.applied.directory_times.push((path.to_owned(), stat.st_ino, member.mtime));
-    Ok(())
+    let inode = describe_open(tree, fd.as_fd(), path, member)?;
+    tree.described(path, inode, member.mtime)
 }
 
 fn file<R: Read>(
@@ -154,14 +157,14 @@ fn file<R: Read>(
     }
     let parent = tree.parent(path)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = tree.make(&parent, name, "create", |parent, name| {
-        rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))
-    })?;
+    // Nobody can get at it yet, and most then need no change of mode. Set-id bits would not survive writing.
+    let mode = Mode::from_raw_mode(member.mode & 0o777);
+    let fd = tree.make(&parent, name, "create", |parent, name| rustix::fs::openat(parent, name, flags, mode))?;
     let mut file = File::from(fd);
     let failed = |error: std::io::Error| Error::io("write", error);
+    let inode = describe_open(tree, file.as_fd(), path, member)?;
     if member.size > 0 {
-        let stat = rustix::fs::fstat(&file).map_err(|errno| Error::io("fstat", errno))?;
-        body.input().recorder.begin_file(path, stat.st_ino)?;
+        body.input().recorder.begin_file(path, inode)?;
     }
     match &member.segments {
         None if member.size == 0 => {}
@@ -175,7 +178,9 @@ fn file<R: Read>(
         }
     }
     tree.applied.content_bytes += member.size;
-    describe(tree, Target::Open(file.as_fd()), member)?;
+    if member.size > 0 && member.mode & 0o6000 != 0 {
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(member.mode)).map_err(|errno| Error::io("fchmod", errno))?;
+    }
     rustix::fs::futimens(&file, &times(member.mtime)).map_err(|errno| Error::io("futimens", errno))
 }
 
@@ -210,27 +215,41 @@ fn symlink(tree: &mut Tree<'_>, path: &Path, name: &OsStr, member: &Member) -> R
     }
     let parent = tree.parent(path)?;
     tree.make(&parent, name, "symlink", |parent, name| rustix::fs::symlinkat(target, parent, name))?;
-    describe(tree, Target::Named(&parent, name), member)
+    describe_named(tree, &parent, name, path, member)
 }
 
+/// Whether a device may have this number: a character device 0:0 is overlayfs' mark of something removed, and what does not
+/// fit the kernel's 12 and 20 bits would become another device.
+fn is_device_number(character: bool, major: u32, minor: u32) -> bool {
+    !(character && major == 0 && minor == 0) && major < 1 << 12 && minor < 1 << 20
+}
+
+/// A pipe, or one that stands for a device until [`settle`].
 fn node(tree: &mut Tree<'_>, path: &Path, name: &OsStr, member: &Member) -> Result<()> {
-    let (kind, (major, minor)) = match member.kind {
-        Kind::CharDevice => (FileType::CharacterDevice, member.device),
-        Kind::BlockDevice => (FileType::BlockDevice, member.device),
-        _ => (FileType::Fifo, (0, 0)),
-    };
-    if kind == FileType::CharacterDevice && (major, minor) == (0, 0) {
-        return Err(Error::invalid("a character device 0:0 would be a whiteout, which archives write as .wh. files"));
-    }
-    // What does not fit the kernel's 12 and 20 bits would become another device.
-    if major >= 1 << 12 || minor >= 1 << 20 {
-        return Err(Error::invalid(format!("device number {major}:{minor} is out of range")));
+    let (major, minor) = member.device;
+    let character = member.kind == Kind::CharDevice;
+    if member.kind != Kind::Fifo && !is_device_number(character, major, minor) {
+        return Err(match (character, major, minor) {
+            (true, 0, 0) => {
+                Error::invalid("a character device 0:0 would be a whiteout, which archives write as .wh. files")
+            }
+            _ => Error::invalid(format!("device number {major}:{minor} is out of range")),
+        });
     }
     let parent = tree.parent(path)?;
-    let device = rustix::fs::makedev(major, minor);
     let mode = Mode::from_raw_mode(0o600);
-    tree.make(&parent, name, "mknod", |parent, name| rustix::fs::mknodat(parent, name, kind, mode, device))?;
-    describe(tree, Target::Named(&parent, name), member)
+    tree.make(&parent, name, "mknod", |parent, name| rustix::fs::mknodat(parent, name, FileType::Fifo, mode, 0))?;
+    describe_named(tree, &parent, name, path, member)?;
+    if member.kind != Kind::Fifo {
+        let inode = inode_at(&parent, name)?;
+        tree.leave(path, inode, What::Device { character, major, minor })?;
+    }
+    Ok(())
+}
+
+fn inode_at(parent: &OwnedFd, name: &OsStr) -> Result<u64> {
+    let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
+    stat.map(|stat| stat.st_ino).map_err(|errno| Error::io("stat", errno))
 }
 
 fn hard_link(tree: &mut Tree<'_>, path: &Path, name: &OsStr, member: &Member) -> Result<()> {
@@ -239,101 +258,100 @@ fn hard_link(tree: &mut Tree<'_>, path: &Path, name: &OsStr, member: &Member) ->
         return Err(Error::invalid("a hard link to the root or to itself"));
     }
     let parent = tree.parent(path)?;
-    if !link_in(tree.root, &target, &parent, name, |parent, name| tree.clear(parent, name))? {
+    match link_in(tree.root, &target, &parent, name, |parent, name| tree.clear(parent, name))? {
+        Some(inode) => tree.linked(path, inode),
         // It may be in a layer below, which is not known yet.
-        tree.clear(&parent, name)?;
-        tree.applied.pending_links.push((path.to_owned(), target));
+        None => {
+            tree.clear(&parent, name)?;
+            tree.leave_link(path, target)
+        }
     }
-    Ok(())
 }
 
-/// Links `name` in `parent` to what stands at `target` in `root`, not following a link there. `Ok(false)` if there is nothing.
+/// Links `name` in `parent` to what stands at `target` in `root`, not following a link there. Tells its inode number, or
+/// `None` if there is nothing.
 pub(crate) fn link_in(
     root: &Root,
     target: &Path,
     parent: &OwnedFd,
     name: &OsStr,
     clear: impl FnOnce(&OwnedFd, &OsStr) -> Result<()>,
-) -> Result<bool> {
+) -> Result<Option<u64>> {
     let (target_parent, target_name) = match root.parent(target) {
         Ok(found) => found,
-        Err(error) if matches!(error.errno, Errno::NOENT | Errno::NOTDIR) => return Ok(false),
+        Err(error) if matches!(error.errno, Errno::NOENT | Errno::NOTDIR) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     let stat = match rustix::fs::statat(&target_parent, &target_name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => stat,
-        Err(Errno::NOENT) => return Ok(false),
+        Err(Errno::NOENT) => return Ok(None),
         Err(errno) => return Err(Error::io(format!("stat {}", target.display()), errno)),
     };
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory || is_whiteout(&stat) {
         return Err(Error::invalid(format!("a hard link to {}, which is a directory or removed", target.display())));
     }
     match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(there) if there.st_ino == stat.st_ino => return Ok(true),
+        Ok(there) if there.st_ino == stat.st_ino => return Ok(Some(stat.st_ino)),
         Ok(_) => clear(parent, name)?,
         Err(_) => {}
     }
     rustix::fs::linkat(&target_parent, &target_name, parent, name, AtFlags::empty())
-        .map(|()| true)
+        .map(|()| Some(stat.st_ino))
         .map_err(|errno| Error::io(format!("link to {}", target.display()), errno))
 }
 
-/// What is to get its owner, mode and attributes.
-enum Target<'a> {
-    /// A file or directory that is open.
-    Open(BorrowedFd<'a>),
-    /// Anything else, which is not opened: a link, a device, a pipe.
-    Named(&'a Rc<OwnedFd>, &'a OsStr),
+/// Gives an open file or directory its owner, then mode (a change of owner takes set-id bits away), then attributes; most
+/// have owner and mode right since they were made. Tells its inode number.
+fn describe_open(tree: &mut Tree<'_>, fd: BorrowedFd<'_>, path: &Path, member: &Member) -> Result<u64> {
+    let failed = |call: &'static str| move |errno: Errno| Error::io(call, errno);
+    let stat = rustix::fs::fstat(fd).map_err(failed("fstat"))?;
+    let owned = stat.st_uid == member.uid && stat.st_gid == member.gid;
+    if !owned {
+        let (uid, gid) = (Uid::from_raw(member.uid), Gid::from_raw(member.gid));
+        rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(failed("fchown"))?;
+    }
+    if stat.st_mode & 0o7777 != member.mode || (!owned && member.mode & 0o6000 != 0) {
+        rustix::fs::fchmod(fd, Mode::from_raw_mode(member.mode)).map_err(failed("fchmod"))?;
+    }
+    for (name, value) in settable(tree, member) {
+        if name == CAPABILITY || name == DEFAULT_ACL {
+            let value = if name == CAPABILITY { plain_capability(value) } else { value.clone() };
+            tree.leave(path, stat.st_ino, What::Attribute { name: name.to_owned(), value })?;
+        } else {
+            let set = rustix::fs::fsetxattr(fd, name, value, rustix::fs::XattrFlags::empty());
+            tree.applied.ignored_xattrs += u64::from(attribute(name, set)?);
+        }
+    }
+    Ok(stat.st_ino)
 }
 
-/// Sets owner, then mode (a change of owner takes set-id bits away), then attributes (and file capabilities); for what
-/// is not open also the time.
-fn describe(tree: &mut Tree<'_>, target: Target<'_>, member: &Member) -> Result<()> {
+/// As [`describe_open`], with the time, for what is not opened: a link, a pipe. Its attributes are left for later.
+fn describe_named(tree: &mut Tree<'_>, parent: &OwnedFd, name: &OsStr, path: &Path, member: &Member) -> Result<()> {
     let failed = |call: &'static str| move |errno: Errno| Error::io(call, errno);
     let (uid, gid) = (Uid::from_raw(member.uid), Gid::from_raw(member.gid));
-    let mode = Mode::from_raw_mode(member.mode);
-    match target {
-        Target::Open(fd) => {
-            rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(failed("fchown"))?;
-            rustix::fs::fchmod(fd, mode).map_err(failed("fchmod"))?;
-            for (name, value) in settable(tree, member) {
-                let set = rustix::fs::fsetxattr(fd, name, &value, rustix::fs::XattrFlags::empty());
-                attribute(tree, name, set)?;
-            }
-        }
-        Target::Named(parent, name) => {
-            rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(failed("chown"))?;
-            if member.kind != Kind::Symlink {
-                rustix::fs::chmodat(parent, name, mode, AtFlags::empty()).map_err(failed("chmod"))?;
-            }
-            for (attribute_name, value) in settable(tree, member) {
-                let set =
-                    beneath::set_xattr_at(parent.as_fd(), name, attribute_name, &value).map_err(|error| error.errno);
-                attribute(tree, attribute_name, set)?;
-            }
-            rustix::fs::utimensat(parent, name, &times(member.mtime), AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(failed("utimensat"))?;
-        }
+    let flags = AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::chownat(parent, name, Some(uid), Some(gid), flags).map_err(failed("chown"))?;
+    if member.kind != Kind::Symlink {
+        let mode = Mode::from_raw_mode(member.mode);
+        rustix::fs::chmodat(parent, name, mode, AtFlags::empty()).map_err(failed("chmod"))?;
     }
-    Ok(())
+    for (attribute, value) in settable(tree, member) {
+        let value = if attribute == CAPABILITY { plain_capability(value) } else { value.clone() };
+        let what = What::Attribute { name: attribute.to_owned(), value };
+        tree.leave(path, inode_at(parent, name)?, what)?;
+    }
+    rustix::fs::utimensat(parent, name, &times(member.mtime), flags).map_err(failed("utimensat"))
 }
 
-/// The attributes that an archive may set: file capabilities, ACLs, and the user's. Not overlayfs' own, which would
-/// redirect lookups, and not the host's security labels.
-fn settable<'m>(tree: &mut Tree<'_>, member: &'m Member) -> Vec<(&'m OsStr, Vec<u8>)> {
-    let mut settable = Vec::new();
-    for (name, value) in &member.xattrs {
-        match may_be_set(name) {
-            true if name == b"security.capability" => settable.push((OsStr::from_bytes(name), plain_capability(value))),
-            true => settable.push((OsStr::from_bytes(name), value.clone())),
-            false => tree.applied.ignored_xattrs += 1,
-        }
-    }
-    settable
+/// The attributes that an archive may set. Those that it may not are counted.
+fn settable<'m>(tree: &mut Tree<'_>, member: &'m Member) -> Vec<(&'m OsStr, &'m Vec<u8>)> {
+    let (allowed, others): (Vec<_>, Vec<_>) = member.xattrs.iter().partition(|(name, _)| may_be_set(name));
+    tree.applied.ignored_xattrs += others.len() as u64;
+    allowed.into_iter().map(|(name, value)| (OsStr::from_bytes(name), value)).collect()
 }
 
-/// Whether an archive may set this attribute: see [`settable`].
+/// File capabilities, ACLs, and the user's attributes. Not overlayfs' own, which would redirect lookups, and not the host's
+/// security labels.
 pub(crate) fn may_be_set(name: &[u8]) -> bool {
     match name {
         b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default" => true,
@@ -350,14 +368,11 @@ pub(crate) fn plain_capability(value: &[u8]) -> Vec<u8> {
     }
 }
 
-/// What the file system or the kind of file does not have is left out; other failures are failures.
-fn attribute(tree: &mut Tree<'_>, name: &OsStr, set: std::result::Result<(), Errno>) -> Result<()> {
+/// What the file system or the kind of file does not have is left out, of which this tells; other failures are failures.
+fn attribute(name: &OsStr, set: std::result::Result<(), Errno>) -> Result<bool> {
     match set {
-        Ok(()) => Ok(()),
-        Err(Errno::OPNOTSUPP | Errno::PERM) => {
-            tree.applied.ignored_xattrs += 1;
-            Ok(())
-        }
+        Ok(()) => Ok(false),
+        Err(Errno::OPNOTSUPP | Errno::PERM) => Ok(true),
         Err(errno @ (Errno::INVAL | Errno::RANGE | Errno::TOOBIG)) => {
             Err(Error::invalid(format!("extended attribute {}: {errno}", name.display())))
         }

@@ -8,16 +8,19 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use brig_sys::beneath::{self, Root};
+use brig_sys::beneath::Root;
 use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
-use super::Applied;
+use super::{Applied, Later, What, times};
 use crate::error::{Error, Result};
 use crate::recipe::REPLACED;
+use crate::tar::Time;
 
 /// overlayfs' mark of a directory that hides what is below it.
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
+/// What may be remembered about directories, attributes and links until the end, in bytes.
+pub(crate) const MAX_NOTES: usize = 64 << 20;
 /// Parents that are kept open.
 const MAX_CACHED: usize = 256;
 
@@ -30,6 +33,12 @@ pub(crate) struct Tree<'a> {
     parents: HashMap<PathBuf, Rc<OwnedFd>>,
     /// Directories that no member has described yet, by inode number.
     implied: HashMap<u64, PathBuf>,
+    /// What is left for later, by inode number, so that it goes when that number is free again.
+    later: HashMap<u64, Vec<Later>>,
+    /// Modification times of directories, set last: path, inode number, time.
+    directory_times: Vec<(PathBuf, u64, Time)>,
+    /// Bytes that the lists take.
+    noted: usize,
     /// Whole directories were replaced, so that the running sum of sizes is not right any more.
     recount: bool,
     /// How many files and directories were set aside because a later member took their place.
@@ -40,8 +49,18 @@ impl<'a> Tree<'a> {
     pub(crate) fn new(ingest: &'a Root, root: &'a Root) -> Result<Tree<'a>> {
         let stat = rustix::fs::fstat(root.as_fd()).map_err(|errno| Error::io("fstat", errno))?;
         let implied = HashMap::from([(stat.st_ino, PathBuf::new())]);
-        let (applied, parents) = (Applied::default(), HashMap::new());
-        Ok(Tree { ingest, root, applied, parents, implied, recount: false, replaced: 0 })
+        Ok(Tree {
+            ingest,
+            root,
+            applied: Applied::default(),
+            parents: HashMap::new(),
+            implied,
+            later: HashMap::new(),
+            directory_times: Vec::new(),
+            noted: 0,
+            recount: false,
+            replaced: 0,
+        })
     }
 
     /// Whether anything is not where it was made any more.
@@ -55,12 +74,63 @@ impl<'a> Tree<'a> {
         }
         self.applied.implied = self.implied.into_iter().map(|(inode, path)| (path, inode)).collect();
         self.applied.implied.sort();
+        let mut later: Vec<Vec<Later>> = self.later.into_values().collect();
+        later.sort_by(|left, right| left[0].path.cmp(&right[0].path));
+        self.applied.later = later.into_iter().flatten().collect();
+        for (path, inode, time) in self.directory_times {
+            set_directory_time(self.root, &path, inode, time)?;
+        }
         Ok(self.applied)
     }
 
     /// A member has described this directory.
-    pub(crate) fn described(&mut self, inode: u64) {
+    pub(crate) fn described(&mut self, path: &Path, inode: u64, time: Time) -> Result<()> {
         self.implied.remove(&inode);
+        self.note(path)?;
+        self.directory_times.push((path.to_owned(), inode, time));
+        Ok(())
+    }
+
+    /// Leaves something to [`super::settle`].
+    pub(crate) fn leave(&mut self, path: &Path, inode: u64, what: What) -> Result<()> {
+        let list = self.later.entry(inode).or_default();
+        if what == What::Opaque && list.iter().any(|later| later.what == what) {
+            return Ok(());
+        }
+        let extra = if let What::Attribute { value, .. } = &what { value.len() } else { 0 };
+        list.push(Later { path: path.to_owned(), inode, what });
+        self.noted += extra;
+        self.note(path)
+    }
+
+    /// There is a further name for this; if it stands for a device, the device will have that name too.
+    pub(crate) fn linked(&mut self, path: &Path, inode: u64) -> Result<()> {
+        let Some(list) = self.later.get(&inode) else { return Ok(()) };
+        match list.iter().find(|later| matches!(later.what, What::Device { .. })) {
+            Some(device) => self.leave(path, inode, device.what.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// Leaves a hard link to when the layers below are known.
+    pub(crate) fn leave_link(&mut self, path: &Path, target: PathBuf) -> Result<()> {
+        self.note(path)?;
+        self.note(&target)?;
+        self.applied.pending_links.push((path.to_owned(), target));
+        Ok(())
+    }
+
+    /// Counts what a list takes, so that no archive can make them endless.
+    fn note(&mut self, path: &Path) -> Result<()> {
+        const ENTRY: usize = 64;
+        self.noted += ENTRY + path.as_os_str().len();
+        match self.noted <= MAX_NOTES {
+            true => Ok(()),
+            false => Err(Error::invalid(format!(
+                "a layer whose directories, links and attributes take more than {} MiB to remember",
+                MAX_NOTES >> 20
+            ))),
+        }
     }
 
     pub(crate) fn open_directory(&self, path: &Path) -> Result<OwnedFd> {
@@ -110,12 +180,13 @@ impl<'a> Tree<'a> {
 
     /// Makes one directory that no member has described.
     fn make_implied(&mut self, parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedFd> {
-        let fd = self.directory_at(parent, name)?;
+        let fd = self.directory_at(parent, name, path)?;
         let failed = |call: &'static str| move |errno: Errno| Error::io(call, errno);
         // In a set-group-id directory it would have inherited the group, and the bit.
         rustix::fs::fchown(&fd, Some(Uid::ROOT), Some(Gid::ROOT)).map_err(failed("fchown"))?;
         rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o755)).map_err(failed("fchmod"))?;
         let stat = rustix::fs::fstat(&fd).map_err(failed("fstat"))?;
+        self.note(path)?;
         self.implied.insert(stat.st_ino, path.to_owned());
         Ok(fd)
     }
@@ -126,7 +197,7 @@ impl<'a> Tree<'a> {
         let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|errno| Error::io(format!("stat {}", path.display()), errno))?;
         if is_whiteout(&stat) {
-            return self.directory_at(parent, name);
+            return self.directory_at(parent, name, path);
         }
         match self.root.open_in(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()) {
             Err(error) if error.errno == Errno::NOENT => {
@@ -159,7 +230,7 @@ impl<'a> Tree<'a> {
 
     /// The directory `name` in `parent`: the one that is there, or a new one in place of whatever is. In place of a
     /// whiteout it hides what the whiteout hid.
-    pub(crate) fn directory_at(&mut self, parent: &OwnedFd, name: &OsStr) -> Result<OwnedFd> {
+    pub(crate) fn directory_at(&mut self, parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedFd> {
         let mode = Mode::from_raw_mode(0o755);
         let failed = |errno| Error::io("mkdir", errno);
         let mut opaque = false;
@@ -178,7 +249,7 @@ impl<'a> Tree<'a> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(failed)?;
         if opaque {
-            set_opaque(parent, name)?;
+            self.hide_below(&fd, path)?;
         }
         Ok(fd)
     }
@@ -206,6 +277,10 @@ impl<'a> Tree<'a> {
             }
             _ => {}
         }
+        if stat.st_nlink == 1 {
+            // What is made next may get its number.
+            self.later.remove(&stat.st_ino);
+        }
         // Of a file with other names only this one goes; paths that led here lead elsewhere now.
         self.replaced += 1;
         Ok(Root::remove_tree(parent.as_fd(), name).map(drop)?)
@@ -230,10 +305,10 @@ impl<'a> Tree<'a> {
             Err(Errno::EXIST) => {
                 let stat = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)
                     .map_err(|errno| Error::io("stat", errno))?;
-                match FileType::from_raw_mode(stat.st_mode) {
-                    FileType::Directory => set_opaque(&parent, name),
-                    _ => Ok(()),
+                if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                    self.leave(path, stat.st_ino, What::Opaque)?;
                 }
+                Ok(())
             }
             Err(errno) => Err(Error::io("mknod of a whiteout", errno)),
         }
@@ -246,13 +321,33 @@ impl<'a> Tree<'a> {
         }
         // The parent of something in it is the directory itself.
         let directory = self.parent(&path.join("x"))?;
-        set_opaque(&directory, OsStr::new(""))
+        self.hide_below(&directory, path)
+    }
+
+    fn hide_below(&mut self, directory: &OwnedFd, path: &Path) -> Result<()> {
+        let stat = rustix::fs::fstat(directory).map_err(|errno| Error::io("fstat", errno))?;
+        self.leave(path, stat.st_ino, What::Opaque)
     }
 }
 
-/// Marks the directory `name` of `parent`, or `parent` itself if `name` is empty.
-pub(crate) fn set_opaque(parent: &OwnedFd, name: &OsStr) -> Result<()> {
-    Ok(beneath::set_xattr_at(parent.as_fd(), name, OsStr::new(OPAQUE), b"y")?)
+/// Sets the time of a directory if it is still the one that was noted: a later member may have replaced it.
+fn set_directory_time(root: &Root, path: &Path, inode: u64, time: Time) -> Result<()> {
+    match same_directory(root, path, inode)? {
+        Some(fd) => rustix::fs::futimens(&fd, &times(time))
+            .map_err(|errno| Error::io(format!("futimens {}", path.display()), errno)),
+        None => Ok(()),
+    }
+}
+
+/// Opens a directory if it is still the one that was noted.
+pub(crate) fn same_directory(root: &Root, path: &Path, inode: u64) -> Result<Option<OwnedFd>> {
+    let fd = match root.open_in(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
+        Ok(fd) => fd,
+        Err(error) if matches!(error.errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let stat = rustix::fs::fstat(&fd).map_err(|errno| Error::io(format!("fstat {}", path.display()), errno))?;
+    Ok((stat.st_ino == inode).then_some(fd))
 }
 
 /// overlayfs' mark of something removed: character device 0:0.

@@ -10,11 +10,11 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
 use super::duplicate::copy_as;
-use crate::apply::{Applied, OPAQUE, is_whiteout, link_in, times};
+use crate::apply::{Applied, OPAQUE, is_whiteout, link_in, same_directory, times, undisturbed};
 use crate::error::{Error, Result};
 use crate::tar::Time;
 
-/// Does what unpacking left open, then sets the directories' times, which all of that has disturbed.
+/// Does what unpacking left open until the layers below are known. Directories keep their times, or get those from below.
 pub(crate) fn complete(layer: &Root, applied: &Applied, below: &[PathBuf]) -> Result<()> {
     let below = below.iter().map(|path| Root::open(path)).collect::<std::result::Result<Vec<_>, _>>()?;
     let mut directory_times = Vec::new();
@@ -26,28 +26,13 @@ pub(crate) fn complete(layer: &Root, applied: &Applied, below: &[PathBuf]) -> Re
     for (path, target) in &applied.pending_links {
         link(layer, path, target, &below).map_err(|error| error.context(path.display()))?;
     }
-    directory_times.extend(applied.directory_times.iter().map(|(path, inode, time)| (path, *inode, *time)));
     for (path, inode, time) in directory_times {
-        let Some(fd) = same_directory(layer, path, inode)? else {
-            continue;
-        };
-        rustix::fs::futimens(&fd, &times(time))
-            .map_err(|errno| Error::io(format!("futimens {}", path.display()), errno))?;
+        if let Some(fd) = same_directory(layer, path, inode)? {
+            rustix::fs::futimens(&fd, &times(time))
+                .map_err(|errno| Error::io(format!("futimens {}", path.display()), errno))?;
+        }
     }
     Ok(())
-}
-
-/// Opens a directory if it is still the one that was noted: a later member may have replaced it.
-fn same_directory(layer: &Root, path: &Path, inode: u64) -> Result<Option<OwnedFd>> {
-    let fd = match layer.open_in(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
-        Ok(fd) => fd,
-        Err(error) if matches!(error.errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
-            return Ok(None);
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let stat = rustix::fs::fstat(&fd).map_err(|errno| Error::io(format!("fstat {}", path.display()), errno))?;
-    Ok((stat.st_ino == inode).then_some(fd))
 }
 
 /// Gives a directory that the archive did not describe what it has below: else a layer that adds one file to `/tmp`
@@ -180,7 +165,7 @@ fn link(layer: &Root, path: &Path, target: &Path, below: &[Root]) -> Result<()> 
         return Ok(());
     }
     let keep = |_: &OwnedFd, _: &OsStr| Ok(());
-    if link_in(layer, target, &parent, &name, keep)? {
+    if undisturbed(&parent, || link_in(layer, target, &parent, &name, keep))?.is_some() {
         return Ok(());
     }
     if hides_below(layer, target)? {
@@ -191,7 +176,7 @@ fn link(layer: &Root, path: &Path, target: &Path, below: &[Root]) -> Result<()> 
         FileType::Directory => {
             Err(Error::invalid(format!("a hard link to {}, which is a directory", target.display())))
         }
-        _ => copy_as(&found.parent, &found.name, &parent, &name, &found.stat),
+        _ => undisturbed(&parent, || copy_as(&found.parent, &found.name, &parent, &name, &found.stat)),
     }
 }
 

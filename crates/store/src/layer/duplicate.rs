@@ -9,10 +9,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use brig_sys::beneath::{self, Root};
-use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
-use crate::apply::Applied;
+use crate::apply::{Applied, times_of};
 use crate::error::{Error, Result};
 use crate::recipe::{RECIPE, REPLACED};
 
@@ -28,7 +28,6 @@ pub(super) fn copy(from: &Root, to: &Root, applied: &Applied) -> Result<Applied>
         let target = to.open_in(&path, DIRECTORY, Mode::empty())?;
         let failed = |errno: Errno| Error::io(format!("copy {}", path.display()), errno);
         let stat = rustix::fs::fstat(&source).map_err(failed)?;
-        describe(&source, OsStr::new(""), &target, OsStr::new(""), &stat)?;
         inodes.insert(stat.st_ino, rustix::fs::fstat(&target).map_err(failed)?.st_ino);
         for entry in Dir::read_from(&source).map_err(failed)? {
             let entry = entry.map_err(failed)?;
@@ -52,16 +51,14 @@ pub(super) fn copy(from: &Root, to: &Root, applied: &Applied) -> Result<Applied>
             }
             one(&source, &target, name, &stat)?;
         }
+        // Last: everything that is made in it disturbs its time.
+        describe(&source, OsStr::new(""), &target, OsStr::new(""), &stat)?;
     }
     let same = |inode: &u64| inodes.get(inode).copied();
     Ok(Applied {
         implied: applied.implied.iter().filter_map(|(path, inode)| Some((path.clone(), same(inode)?))).collect(),
-        directory_times: applied
-            .directory_times
-            .iter()
-            .filter_map(|(path, inode, time)| Some((path.clone(), same(inode)?, *time)))
-            .collect(),
         pending_links: applied.pending_links.clone(),
+        later: Vec::new(),
         ..*applied
     })
 }
@@ -110,7 +107,7 @@ pub(super) fn copy_as(source: &OwnedFd, name: &OsStr, target: &OwnedFd, new_name
 }
 
 /// Owner, mode, attributes and time; an empty name means the directory itself.
-fn describe(source: &OwnedFd, name: &OsStr, target: &OwnedFd, new_name: &OsStr, stat: &Stat) -> Result<()> {
+pub(crate) fn describe(source: &OwnedFd, name: &OsStr, target: &OwnedFd, new_name: &OsStr, stat: &Stat) -> Result<()> {
     let failed = |errno: Errno| Error::io(format!("describe the copy of {}", Path::new(name).display()), errno);
     let flags = if new_name.is_empty() { AtFlags::EMPTY_PATH } else { AtFlags::SYMLINK_NOFOLLOW };
     let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
@@ -124,8 +121,7 @@ fn describe(source: &OwnedFd, name: &OsStr, target: &OwnedFd, new_name: &OsStr, 
     for (attribute, value) in beneath::xattrs_at(source.as_fd(), name)? {
         beneath::set_xattr_at(target.as_fd(), new_name, &attribute, &value)?;
     }
-    let time = Timespec { tv_sec: stat.st_mtime, tv_nsec: i64::try_from(stat.st_mtime_nsec).unwrap_or_default() };
-    let times = Timestamps { last_access: time, last_modification: time };
+    let times = times_of(stat);
     if new_name.is_empty() {
         rustix::fs::futimens(target, &times).map_err(failed)
     } else {

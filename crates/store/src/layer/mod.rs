@@ -5,6 +5,8 @@
 pub(crate) mod below;
 mod duplicate;
 
+pub(crate) use duplicate::describe;
+
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -121,13 +123,14 @@ impl LayerIngest {
             }
         });
         let path = self.store.inner.root.join("ingest");
-        let (diff_id, size, applied) = outcome.map_err(|error| match error.kind {
+        let (diff_id, size, mut applied) = outcome.map_err(|error| match error.kind {
             crate::ErrorKind::NoSpace => error.context(format!("no space left in {}", path.display())),
             _ => error,
         })?;
         if applied.size != size {
             return Err(Error::invalid(format!("{} of {size} bytes of a layer were unpacked", applied.size)));
         }
+        applied.ignored_xattrs += apply::settle(&self.dir, &self.root, &std::mem::take(&mut applied.later))?;
         let unpacked = Unpacked {
             diff_id,
             size,
