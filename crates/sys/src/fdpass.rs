@@ -73,6 +73,18 @@ impl Channel {
         }
     }
 
+    /// Sends one message without descriptors if there is room for it now; tells whether there was.
+    ///
+    /// # Errors
+    /// EPIPE if the other end is closed, never a signal.
+    pub fn try_send(&self, bytes: &[u8]) -> Result<bool> {
+        match rustix::net::send(&self.0, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+            Ok(_) => Ok(true),
+            Err(Errno::AGAIN | Errno::NOBUFS) => Ok(false),
+            Err(errno) => Err(Error::new(format!("send({} bytes)", bytes.len()), errno)),
+        }
+    }
+
     /// Receives one message; with no bytes if the other end is closed.
     pub fn receive(&self) -> Result<Message> {
         let mut buffer = vec![0u8; MAX_MESSAGE];

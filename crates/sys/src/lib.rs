@@ -11,6 +11,7 @@ pub mod fdpass;
 pub mod idmap;
 pub mod inherited;
 pub mod keyring;
+pub mod landlock;
 pub mod memfd;
 pub mod mount;
 pub mod namespace;
