@@ -1,0 +1,447 @@
+//! A stretch of a gzip stream, of whole blocks, and how it is coded for itself: so that stretches can be made again side by
+//! side, each from its own text and the little before it.
+//! Owns the meaning of what the coder codes. Must not read or write streams.
+
+use crate::bits::BitWriter;
+use crate::header::{self, Header};
+use crate::huffman;
+use crate::predict::{Chain, Dual, Flavour, Predictor};
+use crate::range::{Bit, Coder, Number, Reader, Tree, Writer};
+use crate::token::{DISTANCES, END, LITERALS, Token, WINDOW, distance_symbol};
+use crate::{Error, Result};
+
+/// The longest gzip header that is kept, and the most bytes after the last member, in bytes.
+pub(crate) const MOST_EXTRA: usize = 64 * 1024;
+/// The longest stretch of text, in bytes: a block may take as much as 32,768 longest matches.
+pub(crate) const MOST_TEXT: usize = 12 << 20;
+/// The most tokens of one stretch.
+pub(crate) const MOST_TOKENS: usize = 1 << 20;
+/// The most zero bytes after the last member.
+pub(crate) const MOST_ZEROS: u32 = 1 << 20;
+const MOST_ITEMS: usize = 1 << 20;
+
+/// What stands in a stream.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Item {
+    /// The header of a gzip member.
+    Member(Vec<u8>),
+    /// Its end: what fills the last byte up, checksum and length.
+    Trailer { pad: u8, bytes: [u8; 8] },
+    /// A block that is not compressed.
+    Stored { last: bool, pad: u8, length: usize },
+    /// A block, and how many tokens it has; `None` for the codes that the format itself has.
+    Tokens { last: bool, header: Option<Header>, count: usize },
+    /// What follows the last member.
+    Rest(Vec<u8>),
+    /// So many zero bytes that follow the last member.
+    Zeros(u32),
+}
+
+/// A stretch.
+#[derive(Default, PartialEq, Eq, Debug)]
+pub(crate) struct Segment {
+    pub(crate) items: Vec<Item>,
+    /// Those of all blocks.
+    pub(crate) tokens: Vec<Token>,
+}
+
+/// Where a stretch stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Where its text begins in the text at hand.
+    pub(crate) start: usize,
+    /// Where that of its gzip member begins, or what is at hand of it.
+    pub(crate) floor: usize,
+    /// Where the encoder began or was flushed last.
+    pub(crate) origin: i64,
+}
+
+#[derive(Default)]
+struct Models {
+    kind: Tree<3>,
+    last: Bit,
+    pad: Tree<8>,
+    size: Number,
+    byte: Tree<8>,
+    same_count: Bit,
+    count: Number,
+    guessed: Vec<Bit>,
+    is_literal: [Bit; 3],
+    is_same_distance: Bit,
+    length: Tree<8>,
+    distance: Tree<5>,
+    header: header::Models,
+}
+
+/// Codes a stretch of known flavour. Gives up beyond `budget` bytes.
+pub(crate) fn encode(segment: &Segment, text: &[u8], place: Place, flavour: Flavour, budget: usize) -> Option<Vec<u8>> {
+    let mut writer = Writer::new();
+    // What was read from a stream can be coded: only a recipe can be damaged.
+    let mut limited = Limited { writer: &mut writer, budget };
+    code_with(&mut limited, flavour, segment, text, place).ok()?;
+    let coded = writer.finish();
+    (coded.len() <= budget).then_some(coded)
+}
+
+/// The other way.
+pub(crate) fn decode(coded: &[u8], text: &[u8], place: Place, flavour: Flavour) -> Result<Segment> {
+    code_with(&mut Reader::new(coded), flavour, &Segment::default(), text, place)
+}
+
+/// Ends the work on a recipe that is longer than it may be.
+trait Budget {
+    fn is_spent(&self) -> bool {
+        false
+    }
+}
+
+struct Limited<'a> {
+    writer: &'a mut Writer,
+    budget: usize,
+}
+
+impl Coder for Limited<'_> {
+    const READS: bool = false;
+
+    #[inline]
+    fn bit(&mut self, model: &mut Bit, value: bool) -> bool {
+        self.writer.bit(model, value)
+    }
+
+    fn raw(&mut self, count: u32, value: u32) -> u32 {
+        self.writer.raw(count, value)
+    }
+}
+
+impl Budget for Limited<'_> {
+    fn is_spent(&self) -> bool {
+        self.writer.len() > self.budget
+    }
+}
+
+impl Budget for Reader<'_> {}
+
+fn code_with<C: Coder + Budget>(
+    coder: &mut C,
+    flavour: Flavour,
+    segment: &Segment,
+    text: &[u8],
+    place: Place,
+) -> Result<Segment> {
+    match flavour {
+        Flavour::Zlib(level) => code(coder, Chain::<false>::new(level), flavour, segment, text, place),
+        Flavour::Go(level) => code(coder, Chain::<true>::new(level), flavour, segment, text, place),
+        Flavour::Compress(level) => code(coder, Dual::new(level, false), flavour, segment, text, place),
+        Flavour::Pieces(level) => code(coder, Dual::new(level, true), flavour, segment, text, place),
+    }
+}
+
+/// A coding under way.
+struct Work<'a, P> {
+    predictor: P,
+    models: Models,
+    flavour: Flavour,
+    text: &'a [u8],
+    at: usize,
+    floor: usize,
+    origin: i64,
+    /// The number of tokens of the block before.
+    count: usize,
+    /// How well the last guesses went, a bit each.
+    luck: usize,
+}
+
+fn code<C: Coder + Budget, P: Predictor>(
+    coder: &mut C,
+    mut predictor: P,
+    flavour: Flavour,
+    segment: &Segment,
+    text: &[u8],
+    place: Place,
+) -> Result<Segment> {
+    predictor.begin(text, place.floor, place.origin, place.start);
+    let models = Models { guessed: vec![Bit::default(); 64], ..Models::default() };
+    let Place { start, floor, origin } = place;
+    let mut work = Work { predictor, models, flavour, text, at: start, floor, origin, count: 0, luck: 0 };
+    let mut made = Segment::default();
+    let mut items = segment.items.iter();
+    let mut tokens = &segment.tokens[..];
+    while made.items.len() <= MOST_ITEMS {
+        let Some(item) = work.item(coder, items.next(), &mut tokens, &mut made.tokens)? else {
+            if work.at != text.len() {
+                return Err(Error::Damaged("the length of a stretch"));
+            }
+            return Ok(made);
+        };
+        if coder.is_spent() {
+            return Err(Error::Unsupported("an encoder that is not known"));
+        }
+        made.items.push(item);
+    }
+    Err(Error::Damaged("the number of items"))
+}
+
+impl<P: Predictor> Work<'_, P> {
+    /// One item, `None` after the last one.
+    fn item<C: Coder + Budget>(
+        &mut self,
+        coder: &mut C,
+        item: Option<&Item>,
+        tokens: &mut &[Token],
+        made: &mut Vec<Token>,
+    ) -> Result<Option<Item>> {
+        let kind = match item {
+            None => 0,
+            Some(Item::Member(_)) => 1,
+            Some(Item::Trailer { .. }) => 2,
+            Some(Item::Stored { .. }) => 3,
+            Some(Item::Tokens { header: None, .. }) => 4,
+            Some(Item::Tokens { header: Some(_), .. }) => 5,
+            Some(Item::Rest(_)) => 6,
+            Some(Item::Zeros(_)) => 7,
+        };
+        let kind = self.models.kind.code(coder, kind);
+        Ok(Some(match kind {
+            0 => return Ok(None),
+            1 => {
+                let bytes = self.bytes(coder, if let Some(Item::Member(bytes)) = item { bytes } else { &[] })?;
+                (self.floor, self.origin) = (self.at, self.at as i64);
+                self.predictor.begin(self.text, self.floor, self.origin, self.at);
+                Item::Member(bytes)
+            }
+            2 => {
+                let (pad, bytes) =
+                    if let Some(Item::Trailer { pad, bytes }) = item { (*pad, *bytes) } else { Default::default() };
+                let pad = self.models.pad.code(coder, u32::from(pad)) as u8;
+                Item::Trailer { pad, bytes: bytes.map(|byte| coder.raw(8, u32::from(byte)) as u8) }
+            }
+            3 => self.stored(coder, item)?,
+            6 => Item::Rest(self.bytes(coder, if let Some(Item::Rest(bytes)) = item { bytes } else { &[] })?),
+            7 => {
+                let count = self.models.size.code(coder, if let Some(Item::Zeros(count)) = item { *count } else { 0 });
+                Item::Zeros(count.min(MOST_ZEROS))
+            }
+            _ => self.block(coder, item, kind == 5, tokens, made)?,
+        }))
+    }
+
+    fn bytes(&mut self, coder: &mut impl Coder, bytes: &[u8]) -> Result<Vec<u8>> {
+        let length = self.models.size.code(coder, bytes.len() as u32) as usize;
+        if length > MOST_EXTRA {
+            return Err(Error::Damaged("the length of a header"));
+        }
+        let mut bytes = bytes.iter().copied().chain(std::iter::repeat(0));
+        Ok((0..length).map(|_| self.models.byte.code(coder, u32::from(bytes.next().unwrap_or(0))) as u8).collect())
+    }
+
+    fn stored(&mut self, coder: &mut impl Coder, item: Option<&Item>) -> Result<Item> {
+        let (last, pad, length) =
+            if let Some(Item::Stored { last, pad, length }) = item { (*last, *pad, *length) } else { (false, 0, 0) };
+        let last = coder.bit(&mut self.models.last, last);
+        let pad = self.models.pad.code(coder, u32::from(pad)) as u8;
+        let length = self.models.size.code(coder, length as u32) as usize;
+        if length > usize::from(u16::MAX) || length > self.text.len() - self.at {
+            return Err(Error::Damaged("the length of a block"));
+        }
+        if length == 0 {
+            self.origin = self.at as i64;
+            self.predictor.flush(self.text, self.at);
+        }
+        // The encoder went through this text too, and found nothing of use.
+        let end = self.at + length;
+        while self.at < end {
+            let token = Token::literal(self.text[self.at]);
+            let guess = self.predictor.predict(self.text, self.at);
+            self.predictor.accept(self.text, self.at, token, guess == token);
+            self.at += 1;
+        }
+        Ok(Item::Stored { last, pad, length })
+    }
+
+    fn block<C: Coder + Budget>(
+        &mut self,
+        coder: &mut C,
+        item: Option<&Item>,
+        has_header: bool,
+        tokens: &mut &[Token],
+        made: &mut Vec<Token>,
+    ) -> Result<Item> {
+        let (last, header, count) = if let Some(Item::Tokens { last, header, count }) = item {
+            (*last, header.as_ref(), *count)
+        } else {
+            (false, None, 0)
+        };
+        let last = coder.bit(&mut self.models.last, last);
+        let count = if coder.bit(&mut self.models.same_count, count == self.count) {
+            self.count
+        } else {
+            self.models.count.code(coder, count as u32) as usize
+        };
+        if count > MOST_TOKENS - made.len().min(MOST_TOKENS) {
+            return Err(Error::Damaged("the number of tokens"));
+        }
+        self.count = count;
+        let mut literals = [0; LITERALS];
+        let mut distances = [0; DISTANCES];
+        literals[END] = 1;
+        let chunk_end = self.flavour.chunk().map_or(usize::MAX, |chunk| {
+            let into = (self.at as i64 - self.origin).rem_euclid(chunk as i64) as usize;
+            self.at + chunk - into
+        });
+        let begun = made.len();
+        for nth in 0..count {
+            let token = if C::READS { Token::literal(0) } else { tokens[nth] };
+            if self.at >= self.text.len() {
+                return Err(Error::Damaged("the number of tokens"));
+            }
+            let token = self.token(coder, token)?;
+            if self.at < chunk_end {
+                literals[token.symbol()] += 1;
+                if token.is_match() {
+                    distances[distance_symbol(token.distance()).0] += 1;
+                }
+            }
+            self.at += token.length();
+            made.push(token);
+            if nth % 4096 == 0 && coder.is_spent() {
+                return Err(Error::Unsupported("an encoder that is not known"));
+            }
+        }
+        if !C::READS {
+            *tokens = &tokens[made.len() - begun..];
+        }
+        if !has_header {
+            return Ok(Item::Tokens { last, header: None, count });
+        }
+        let expected = header::Expected {
+            literals: &literals,
+            distances: &distances,
+            builder: self.flavour.builder(),
+            runs: self.flavour.runs(),
+        };
+        let nothing = Header::default();
+        let header = header::code(coder, &mut self.models.header, header.unwrap_or(&nothing), &expected)?;
+        Ok(Item::Tokens { last, header: Some(header), count })
+    }
+
+    #[inline]
+    fn token<C: Coder>(&mut self, coder: &mut C, token: Token) -> Result<Token> {
+        let guess = self.predictor.predict(self.text, self.at);
+        let kind = match guess.is_match() {
+            false => 0,
+            true if guess.length() <= 6 => 1,
+            true => 2,
+        };
+        let context = kind << 4 | self.luck & 15;
+        let is_right = coder.bit(&mut self.models.guessed[context], token == guess);
+        self.luck = self.luck << 1 | usize::from(!is_right);
+        let token = if is_right { guess } else { self.other(coder, token, guess, kind)? };
+        let length = token.length();
+        if length > self.text.len() - self.at
+            || token.is_match() && token.distance() > self.at - self.floor.min(self.at)
+        {
+            return Err(Error::Damaged("a match outside of the text"));
+        }
+        self.predictor.accept(self.text, self.at, token, is_right);
+        Ok(token)
+    }
+
+    /// A token that was not guessed.
+    #[cold]
+    fn other<C: Coder>(&mut self, coder: &mut C, token: Token, guess: Token, kind: usize) -> Result<Token> {
+        let models = &mut self.models;
+        if guess.is_match() && coder.bit(&mut models.is_literal[kind], !token.is_match()) {
+            return Ok(Token::literal(self.text[self.at]));
+        }
+        let (length, distance) = if token.is_match() { (token.length(), token.distance()) } else { (3, 1) };
+        let length = models.length.code(coder, (length - 3) as u32) as usize + 3;
+        if guess.is_match() && coder.bit(&mut models.is_same_distance, distance == guess.distance()) {
+            return Ok(Token::matched(length, guess.distance()));
+        }
+        let (symbol, _, bits) = distance_symbol(distance);
+        let symbol = models.distance.code(coder, symbol as u32) as usize;
+        let (base, count) = crate::token::distance_of(symbol).ok_or(Error::Damaged("a distance"))?;
+        let bits = coder.raw(count, bits);
+        Ok(Token::matched(length, (base + bits as usize).min(WINDOW)))
+    }
+}
+
+/// The stream of a stretch. Begins with the bits of a byte that was begun before.
+pub(crate) fn emit(segment: &Segment, text: &[u8], bits: (u8, u32)) -> Result<BitWriter> {
+    let fixed = (huffman::codes(&fixed_literals()), huffman::codes(&[5; DISTANCES]));
+    let mut output = BitWriter::from(bits.0, bits.1);
+    let (mut at, mut tokens) = (0, segment.tokens.iter());
+    for item in &segment.items {
+        match item {
+            Item::Member(bytes) | Item::Rest(bytes) => output.put_bytes(bytes),
+            Item::Zeros(count) => output.put_bytes(&vec![0; *count as usize]),
+            Item::Trailer { pad, bytes } => {
+                output.align(*pad);
+                output.put_bytes(bytes);
+            }
+            Item::Stored { last, pad, length } => {
+                output.put(u32::from(*last), 3);
+                output.align(*pad);
+                output.put(*length as u32, 16);
+                output.put(!*length as u32 & 0xffff, 16);
+                output.put_bytes(text.get(at..at + length).ok_or(Error::Damaged("the length of a block"))?);
+                at += length;
+            }
+            Item::Tokens { last, header, count } => {
+                let kind = if header.is_some() { 4 } else { 2 };
+                output.put(u32::from(*last) | kind, 3);
+                let own;
+                let (literals, distances) = match header {
+                    None => (&fixed.0, &fixed.1),
+                    Some(header) => {
+                        header.write(&mut output);
+                        own = (huffman::codes(&header.literals), huffman::codes(&header.distances));
+                        (&own.0, &own.1)
+                    }
+                };
+                for token in tokens.by_ref().take(*count) {
+                    emit_token(&mut output, *token, literals, distances)?;
+                    at += token.length();
+                }
+                put(&mut output, literals, END)?;
+            }
+        }
+    }
+    Ok(output)
+}
+
+#[inline]
+fn put(output: &mut BitWriter, codes: &[(u32, u32)], symbol: usize) -> Result<()> {
+    match codes.get(symbol) {
+        Some((code, length)) if *length > 0 => output.put(*code, *length),
+        _ => return Err(Error::Damaged("a symbol without a code")),
+    }
+    Ok(())
+}
+
+#[inline]
+fn emit_token(output: &mut BitWriter, token: Token, literals: &[(u32, u32)], distances: &[(u32, u32)]) -> Result<()> {
+    let symbol = token.symbol();
+    put(output, literals, symbol)?;
+    if token.is_match() {
+        if let Some((base, extra)) = crate::token::length_of(symbol) {
+            output.put((token.length() - base) as u32, extra);
+        }
+        let (symbol, extra, bits) = distance_symbol(token.distance());
+        put(output, distances, symbol)?;
+        output.put(bits, extra);
+    }
+    Ok(())
+}
+
+/// The lengths of the format's own code of literals.
+pub(crate) fn fixed_literals() -> Vec<u8> {
+    (0..288u32)
+        .map(|symbol| match symbol {
+            0..144 => 8,
+            144..256 => 9,
+            256..280 => 7,
+            _ => 8,
+        })
+        .collect()
+}
