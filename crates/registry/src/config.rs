@@ -26,6 +26,12 @@ pub struct Config {
     pub ca_dirs: Vec<PathBuf>,
     /// Layers fetched at once, over all pulls.
     pub max_concurrent_downloads: usize,
+    /// The size in bytes from which on a blob is fetched in several parts at once, where the registry serves ranges.
+    pub ranges_above: u64,
+    /// The size of such a part in bytes.
+    pub range_size: u64,
+    /// How many such parts of a blob are fetched at once.
+    pub ranges_at_once: usize,
     /// The `User-Agent` header.
     pub user_agent: String,
     /// Proxies for outgoing requests.
@@ -43,6 +49,9 @@ impl Default for Config {
             insecure: Vec::new(),
             ca_dirs: vec!["/etc/docker/certs.d".into()],
             max_concurrent_downloads: 3,
+            ranges_above: 32 << 20,
+            range_size: 8 << 20,
+            ranges_at_once: 4,
             user_agent: concat!("brig/", env!("CARGO_PKG_VERSION")).into(),
             proxies: Proxies::from_env(),
             stall_timeout: Duration::from_secs(30),

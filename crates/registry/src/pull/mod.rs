@@ -1,6 +1,7 @@
 //! Owns pulling an image: find it, fetch what is missing, commit layers in order, record the image. Names are tagged by
 //! the caller.
 
+pub(crate) mod download;
 pub(crate) mod event;
 pub(crate) mod flight;
 mod resolve;
@@ -14,6 +15,7 @@ use brig_store::{Lease, Store};
 use futures_util::future::try_join_all;
 use tokio::sync::watch;
 
+use self::download::Arrival;
 use self::event::PullEvent;
 use self::flight::{Flight, Stage, Wanted};
 use self::resolve::{Around, Image};
@@ -218,11 +220,12 @@ impl Layers<'_> {
         all_below.map_err(|_| Error::new(ErrorKind::Storage, "a layer below was not committed"))?;
         let mut slot = flight.slot.clone().lock_owned().await;
         let (store, chain, parent) = (self.store.clone(), layer.chain_id.clone(), parent.cloned());
+        let download = flight.download.clone();
         // The slot stays locked in there: a pull that shares this download must not look while a commit is under way.
         blocking(move || {
             if store.layer(&chain).is_some() {
                 slot.take();
-                return Ok(());
+                return download.take().map_or(Ok(()), |spooled| Ok(spooled.discard()?));
             }
             let lost = || Error::new(ErrorKind::Storage, "another pull of the same layer failed to commit it");
             let committed = store.commit_layer(slot.take().ok_or_else(lost)?, parent.as_ref())?;
@@ -232,6 +235,9 @@ impl Layers<'_> {
                     committed.chain_id
                 )));
             }
+            if let Some(spooled) = download.take() {
+                spooled.discard()?;
+            }
             Ok(())
         })
         .await
@@ -239,33 +245,39 @@ impl Layers<'_> {
 
     async fn report_until_ready(&self, flight: &Flight, layer: &Wanted) -> Result<()> {
         let (id, total) = (short(layer), layer.descriptor.size);
-        let mut stage = flight.stage.clone();
-        let mut complete = false;
+        let (mut arrival, mut stage) = (flight.download.arrival.clone(), flight.stage.clone());
+        let (mut complete, mut arriving) = (false, true);
         loop {
-            let now = stage.borrow_and_update().clone();
-            match now {
-                Stage::Waiting => {}
-                Stage::Downloading { current } => {
+            match arrival.borrow_and_update().clone() {
+                Arrival::Waiting | Arrival::Failed(_) => {}
+                Arrival::Downloading { current } => {
                     (self.progress)(PullEvent::Downloading { id: id.clone(), current, total })
                 }
-                Stage::Retrying { seconds } => {
+                Arrival::Retrying { seconds } => {
                     (self.progress)(PullEvent::Retrying { id: id.clone(), in_seconds: seconds })
                 }
-                Stage::Extracting | Stage::Ready => {
+                Arrival::Verified => {
                     if !std::mem::replace(&mut complete, true) {
                         (self.progress)(PullEvent::DownloadComplete { id: id.clone() });
                         (self.progress)(PullEvent::Extracting { id: id.clone(), current: total, total });
                     }
-                    if matches!(now, Stage::Ready) {
-                        return Ok(());
-                    }
                 }
+            }
+            match stage.borrow_and_update().clone() {
+                Stage::Working => {}
+                Stage::Ready if complete => return Ok(()),
+                // Its last word on the download has yet to be told.
+                Stage::Ready => continue,
                 Stage::Failed(error) => return Err(error),
             }
-            let gone = stage.changed().await.is_err();
-            // The task ends right after its last word, which is read above.
-            if gone && !matches!(&*stage.borrow(), Stage::Ready | Stage::Failed(_)) {
-                return Err(Error::new(ErrorKind::Storage, "a download ended without a result"));
+            tokio::select! {
+                changed = arrival.changed(), if arriving => arriving = changed.is_ok(),
+                changed = stage.changed() => {
+                    // The task ends right after its last word, which is read above.
+                    if changed.is_err() && matches!(&*stage.borrow(), Stage::Working) {
+                        return Err(Error::new(ErrorKind::Storage, "a download ended without a result"));
+                    }
+                }
             }
         }
     }

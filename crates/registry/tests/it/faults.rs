@@ -430,7 +430,8 @@ fn a_full_disk() {
         return;
     };
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}{errors}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -444,6 +445,7 @@ async fn inside_a_full_disk() {
     let error = host.pull(&registry.name("app:v1")).await.unwrap_err();
     says(&error, ErrorKind::Storage, &["no space left"]);
     host.assert_no_ingest().await;
+    host.assert_no_partial().await;
     assert!(host.store.image(&image.id()).is_none());
     let small = Image::new(vec![Layer::file("fits", 1_000_000, Packing::Gzip)]);
     registry.push("app", "small", &small);

@@ -3,11 +3,13 @@
 
 // Helpers outside `#[test]` functions fail a test by panicking just the same.
 #![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::single_range_in_vec_init, reason = "lists of ranges that were asked for")]
 
 mod auth;
 mod debian;
 mod faults;
 mod pull;
 mod push;
+mod resume;
 mod rig;
 mod tls;

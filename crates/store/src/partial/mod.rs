@@ -16,6 +16,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -47,6 +48,7 @@ pub(crate) struct PartialDir {
     dir: OwnedFd,
     path: PathBuf,
     open: Mutex<HashSet<String>>,
+    closed: Condvar,
 }
 
 /// The blobs of a store that are not whole yet.
@@ -59,6 +61,7 @@ pub struct Partial {
     name: String,
     shared: Arc<Shared>,
     hash: Mutex<Hashed>,
+    unwanted: AtomicBool,
 }
 
 /// What is known about an unfinished blob.
@@ -112,7 +115,12 @@ impl Shared {
 impl PartialDir {
     /// Opens the directory, and removes maps that a killed process left without their file.
     pub(crate) fn open(path: &Path) -> Result<PartialDir> {
-        let partials = PartialDir { dir: durable::directory(path)?, path: path.to_owned(), open: Mutex::default() };
+        let partials = PartialDir {
+            dir: durable::directory(path)?,
+            path: path.to_owned(),
+            open: Mutex::default(),
+            closed: Condvar::new(),
+        };
         for name in trash::names(partials.dir.as_fd(), path)? {
             let Some((name, of)) = name.to_str().and_then(|name| Some((name, name.split_once('.')?.0))) else {
                 continue;
@@ -129,7 +137,11 @@ impl PartialDir {
     }
 
     fn failed(&self, call: &str, name: &str, error: impl Into<io::Error>) -> Error {
-        Error::io(format!("{call} {}", self.path.join(name).display()), error)
+        let error = Error::io(format!("{call} {}", self.path.join(name).display()), error);
+        match error.kind {
+            ErrorKind::NoSpace => error.context(format!("no space left in {}", self.path.display())),
+            _ => error,
+        }
     }
 
     fn remove(&self, name: &str) -> Result<()> {
@@ -205,12 +217,19 @@ impl Partials {
     /// Opens the unfinished blob of this name, or begins it. `name` is the caller's own choice: letters, digits, `-` and
     /// `_`, at most 160. Fails with [`ErrorKind::Busy`] while somebody has it open.
     pub fn open(&self, name: &str) -> Result<Partial> {
+        self.open_within(name, Duration::ZERO)
+    }
+
+    /// As [`Partials::open`], waiting that long for whoever has it open.
+    pub fn open_within(&self, name: &str, patience: Duration) -> Result<Partial> {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         if name.is_empty() || name.len() > LONGEST_NAME || !name.bytes().all(is_plain) {
             return Err(Error::invalid(format!("{name:?} cannot be the name of an unfinished blob")));
         }
         let partials = &self.0.inner.partials;
-        let mut taken = partials.taken();
+        let in_use = |taken: &mut HashSet<String>| taken.contains(name);
+        let waited = partials.closed.wait_timeout_while(partials.taken(), patience, in_use);
+        let (mut taken, _) = waited.unwrap_or_else(PoisonError::into_inner);
         if taken.contains(name) {
             let text = format!("the unfinished blob {name} is being worked on: try again when that has ended");
             return Err(Error::new(ErrorKind::Busy, text));
@@ -226,6 +245,7 @@ impl Partials {
             name: name.to_owned(),
             shared: Arc::new(Shared { file, state, grown: Condvar::new() }),
             hash: Mutex::new(Hashed { hasher: Hasher::sha256(), upto: 0 }),
+            unwanted: AtomicBool::new(false),
         })
     }
 
@@ -383,22 +403,26 @@ impl Partial {
     }
 
     /// Whether what is there without a gap has this digest; fails with [`ErrorKind::Mismatch`] and tells which it has.
-    /// What was not hashed while it arrived is read.
     pub fn verify(&self, digest: &Digest) -> Result<()> {
-        let len = self.len();
-        let actual = if digest.algorithm() == "sha256" {
-            let mut hash = self.hashed();
-            self.catch_up(&mut hash, len, usize::MAX)?;
-            hash.hasher.clone().finish()
-        } else {
-            let mut hash = Hashed { hasher: Hasher::like(digest), upto: 0 };
-            self.catch_up(&mut hash, len, usize::MAX)?;
-            hash.hasher.finish()
-        };
+        let actual = self.actual(digest)?;
         if actual == *digest {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::Mismatch, format!("content of {len} bytes does not match {digest}: it is {actual}")))
+        let text = format!("content of {} bytes does not match {digest}: it is {actual}", self.len());
+        Err(Error::new(ErrorKind::Mismatch, text))
+    }
+
+    /// The digest of what is there without a gap, by the algorithm of `like`. What was not hashed while it arrived is read.
+    pub fn actual(&self, like: &Digest) -> Result<Digest> {
+        let len = self.len();
+        if like.algorithm() == "sha256" {
+            let mut hash = self.hashed();
+            self.catch_up(&mut hash, len, usize::MAX)?;
+            return Ok(hash.hasher.clone().finish());
+        }
+        let mut hash = Hashed { hasher: Hasher::like(like), upto: 0 };
+        self.catch_up(&mut hash, len, usize::MAX)?;
+        Ok(hash.hasher.finish())
     }
 
     /// Makes it a blob of the store: verified, and durable when this returns. Tells its size in bytes. Where the digest is
@@ -434,6 +458,11 @@ impl Partial {
     /// Removes it.
     pub fn discard(self) -> Result<()> {
         self.store.inner.partials.delete(&self.name)
+    }
+
+    /// Nobody is to go on with it: dropping it removes it.
+    pub fn abandon(&self) {
+        self.unwanted.store(true, Ordering::Relaxed);
     }
 
     fn end(&self, end: End) {
@@ -486,6 +515,13 @@ impl Drop for Partial {
         }
         drop(state);
         self.shared.grown.notify_all();
-        self.store.inner.partials.taken().remove(&self.name);
+        let partials = &self.store.inner.partials;
+        if self.unwanted.load(Ordering::Relaxed)
+            && let Err(error) = partials.delete(&self.name)
+        {
+            tracing::warn!("an unfinished blob is left until it expires: {error}");
+        }
+        partials.taken().remove(&self.name);
+        partials.closed.notify_all();
     }
 }

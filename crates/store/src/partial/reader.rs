@@ -21,6 +21,16 @@ impl PartialReader {
         PartialReader { shared, at: 0, generation }
     }
 
+    /// Another one, from the first byte on.
+    pub fn again(&self) -> PartialReader {
+        PartialReader { shared: self.shared.clone(), at: 0, generation: self.generation }
+    }
+
+    /// Which beginning of the blob this reads: another number after it was cut short and begun again.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// The end of what can be read now, once there is something to read or nothing will come.
     fn available(&self) -> io::Result<u64> {
         let mut state = self.shared.state();

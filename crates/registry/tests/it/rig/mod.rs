@@ -106,6 +106,15 @@ impl TestBox {
         }
     }
 
+    /// No blob that is not whole; one that was given up goes in the background.
+    pub async fn assert_no_partial(&self) {
+        let until = Instant::now() + Duration::from_secs(5);
+        while !names(&self.dir.path().join("v1/partial")).is_empty() {
+            assert!(Instant::now() < until, "unfinished: {:?}", self.store.partials().list());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     pub fn layers(&self) -> usize {
         names(&self.dir.path().join("v1/layers")).len()
     }

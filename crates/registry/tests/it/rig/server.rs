@@ -304,13 +304,14 @@ async fn respond(seen: &Seen, reply: Reply, content: Option<(String, Vec<u8>)>) 
 
 fn whole_or_part(seen: &Seen, reply: Reply, kind: &str, bytes: &[u8]) -> Response<Body> {
     let ranges = !matches!(reply, Reply::Whole | Reply::WholeCut(_));
-    let from =
-        seen.range.as_ref().filter(|_| ranges).map(|r| r.strip_prefix("bytes=").unwrap().strip_suffix('-').unwrap());
-    let from = from.map(|f| f.parse::<usize>().unwrap());
+    let range =
+        seen.range.as_ref().filter(|_| ranges).map(|r| r.strip_prefix("bytes=").unwrap().split_once('-').unwrap());
+    let from = range.map(|(from, _)| from.parse::<usize>().unwrap());
     if from.is_some_and(|f| f >= bytes.len()) {
         return plain(416, vec![], vec![]);
     }
-    let part = &bytes[from.unwrap_or(0)..];
+    let end = range.and_then(|(_, to)| to.parse::<usize>().ok()).map_or(bytes.len(), |to| bytes.len().min(to + 1));
+    let part = &bytes[from.unwrap_or(0)..end];
     let mut response = match reply {
         _ if seen.method == "HEAD" => plain(200, vec![], vec![]),
         Reply::Cut(at) | Reply::WholeCut(at) => pieces(part, 10_000, Duration::ZERO, Some(at)),
@@ -324,7 +325,7 @@ fn whole_or_part(seen: &Seen, reply: Reply, kind: &str, bytes: &[u8]) -> Respons
         headers.insert("docker-content-digest", sha256(bytes).to_string().parse().unwrap());
     }
     if let Some(from) = from {
-        headers.insert(CONTENT_RANGE, format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len()).parse().unwrap());
+        headers.insert(CONTENT_RANGE, format!("bytes {from}-{}/{}", end - 1, bytes.len()).parse().unwrap());
         *response.status_mut() = hyper::StatusCode::PARTIAL_CONTENT;
     }
     response
