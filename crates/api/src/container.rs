@@ -614,3 +614,15 @@ pub struct PathStat {
     #[serde(deserialize_with = "null")]
     pub link_target: String,
 }
+
+/// One entry of the answer to `GET /containers/{id}/changes`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct FilesystemChange {
+    /// Path to file or directory that has changed.
+    #[serde(deserialize_with = "null")]
+    pub path: String,
+    /// Kind of change: 0 modified, 1 added, 2 deleted.
+    #[serde(deserialize_with = "null")]
+    pub kind: u8,
+}

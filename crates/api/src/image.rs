@@ -310,3 +310,12 @@ pub struct DistributionInspect {
     /// The platforms it is there for.
     pub platforms: Option<Vec<Platform>>,
 }
+
+/// The answer to `POST /commit`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct CommitResponse {
+    /// Id of the image.
+    #[serde(deserialize_with = "null")]
+    pub id: String,
+}

@@ -27,10 +27,12 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 pub use config::Config;
-pub use container::{AttachOptions, Attachment, Containers, ListOptions, RemoveOptions, Status, View, WaitCondition};
+pub use container::{
+    AttachOptions, Attachment, Containers, Export, ListOptions, RemoveOptions, Status, View, WaitCondition,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use events::Events;
-pub use images::{Images, Import, Progress, Save};
+pub use images::{Commit, Images, Import, Progress, Save};
 pub use logs::{LogOptions, LogStream};
 pub use network::Networks;
 pub use system::{System, VERSION};
@@ -254,32 +256,42 @@ pub(crate) fn until_limit(filters: &Filters) -> Result<Option<Timestamp>> {
     if let Ok(seconds) = text.parse::<i64>() {
         return Timestamp::from_second(seconds).map(Some).map_err(|_| bad());
     }
-    let mut total = 0.0f64;
-    let mut number = String::new();
-    let mut unit = String::new();
-    let add = |number: &str, unit: &str| -> Option<f64> {
+    let nanoseconds = go_duration(text).ok_or_else(bad)?;
+    let back = jiff::SignedDuration::from_nanos(nanoseconds);
+    Timestamp::now().checked_sub(back).map(Some).map_err(|_| bad())
+}
+
+/// A duration as Go writes it (`1h30m`, `-1.5s`, `100ms`) in nanoseconds; `None` if it is none.
+pub(crate) fn go_duration(text: &str) -> Option<i64> {
+    let (sign, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (-1.0, rest),
+        None => (1.0, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if rest == "0" {
+        return Some(0);
+    }
+    let mut total = 0.0;
+    loop {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, after) = rest.split_at(digits);
+        let unit = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit);
         let factor = match unit {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 0.001,
+            "h" => 3.6e12,
+            "m" => 6e10,
+            "s" => 1e9,
+            "ms" => 1e6,
+            "us" | "µs" | "μs" => 1e3,
+            "ns" => 1.0,
             _ => return None,
         };
-        number.parse::<f64>().ok().map(|n| n * factor)
-    };
-    for c in text.chars() {
-        if c.is_ascii_digit() || c == '.' {
-            if !unit.is_empty() {
-                total += add(&number, &unit).ok_or_else(bad)?;
-                number.clear();
-                unit.clear();
-            }
-            number.push(c);
-        } else {
-            unit.push(c);
+        total += number.parse::<f64>().ok()? * factor;
+        rest = after;
+        if rest.is_empty() {
+            break;
         }
     }
-    total += add(&number, &unit).ok_or_else(bad)?;
-    let back = std::time::Duration::try_from_secs_f64(total).map_err(|_| bad())?;
-    Timestamp::now().checked_sub(back).map(Some).map_err(|_| bad())
+    // Beyond 292 years there is no such duration.
+    let whole = (sign * total).round();
+    (whole.abs() < 9.2e18).then_some(whole as i64)
 }

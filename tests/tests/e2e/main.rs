@@ -13,5 +13,6 @@ mod network;
 mod other_engines;
 mod scenario;
 mod security;
+mod snapshot;
 mod stock_client;
 mod transfer;

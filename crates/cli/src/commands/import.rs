@@ -13,6 +13,7 @@ const FLAGS: &[Flag] = &[
     Flag::list("change", "Apply Dockerfile instruction to the created image").short('c'),
     Flag::text("message", "Set commit message for imported image").short('m'),
     Flag::text("platform", "Set platform if server is multi-platform capable"),
+    super::TIMESTAMP,
 ];
 
 /// The command.
@@ -42,6 +43,7 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
         path = path.query("repo", &name.familiar_name()).query_text("tag", name.tag.as_deref().unwrap_or(""));
     }
     path = path.query_text("message", m.text("message")).query_text("platform", m.text("platform"));
+    path = path.query_text("timestamp", &super::timestamp(m));
     for change in m.list("change") {
         path = path.query("changes", change);
     }

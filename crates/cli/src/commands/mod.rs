@@ -8,8 +8,11 @@ mod inspecting;
 mod waiting;
 
 use crate::command::{Command, Context};
-use crate::host;
+use crate::failure::{Failure, Result};
+use crate::flags::{Flag, Kind, Matches};
+use crate::{host, terminal};
 use serde_json::Value;
+use std::io::{Read, Write};
 
 macro_rules! verbs {
     ($($module:ident),* $(,)?) => {
@@ -20,7 +23,7 @@ macro_rules! verbs {
 }
 
 verbs! {
-    run, create, start, attach, stop, kill, restart, rm, ps, logs, exec, inspect, container_inspect, image_inspect, network_inspect, volume_inspect, rename, pause, unpause, top, stats, port, wait, update, container_prune, images, pull, push, load, import, save, rmi, tag, history, image_prune, network_ls, volume_ls, volume_create, volume_rm, volume_prune, system_df, system_prune, info, events, version, login, logout, completion,
+    run, create, start, attach, stop, kill, restart, rm, ps, logs, exec, inspect, container_inspect, image_inspect, network_inspect, volume_inspect, rename, pause, unpause, top, stats, port, wait, update, commit, diff, export, container_prune, images, pull, push, load, import, save, rmi, tag, history, image_prune, network_ls, volume_ls, volume_create, volume_rm, volume_prune, system_df, system_prune, info, events, version, login, logout, completion,
 }
 
 /// Shown first in the help.
@@ -41,8 +44,6 @@ pub fn later(said: &str) -> Option<&'static str> {
     Some(match said {
         "build" | "image build" | "bake" => "build the image with another builder and bring it here with 'load'",
         "cp" | "container cp" => "stream files with 'exec', as in: exec -i CONTAINER tar -x < files.tar",
-        "commit" | "container commit" => "use 'import' with a tar of the root file system",
-        "diff" | "container diff" | "export" | "container export" => "look inside with 'exec'",
         "search" => "search the registry's website",
         "network create" | "network rm" | "network connect" | "network disconnect" | "network prune" => {
             "containers join the default bridge, 'host' or 'none'"
@@ -93,5 +94,51 @@ fn platform(m: &crate::flags::Matches) -> crate::failure::Result<String> {
         _ => Err(crate::failure::Failure::new(format!(
             "invalid argument {text:?} for \"--platform\" flag: write os/architecture, as linux/arm64"
         ))),
+    }
+}
+
+/// Writes an archive that comes from the daemon to standard output or, under its name only when it is whole, to a file.
+fn receive(source: &mut impl Read, output: &str, failed: &str) -> Result<()> {
+    if output.is_empty() {
+        return copy(source, terminal::write);
+    }
+    let target = std::path::Path::new(output);
+    let directory = target.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
+    let fail = |e: std::io::Error| Failure::new(format!("{failed}: write {output}: {e}"));
+    // Half a file under the final name would look like a whole one.
+    let beside = directory.join(format!(".brig-save-{}", std::process::id()));
+    let mut file = std::fs::File::create(&beside).map_err(fail)?;
+    let written = copy(source, |bytes| file.write_all(bytes).map_err(fail))
+        .and_then(|()| std::fs::rename(&beside, target).map_err(fail));
+    if written.is_err() {
+        // The first failure is the one to tell.
+        let _left = std::fs::remove_file(&beside);
+    }
+    written
+}
+
+fn copy(source: &mut impl Read, mut sink: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    let mut buffer = vec![0; 128 << 10];
+    loop {
+        match source.read(&mut buffer)? {
+            0 => return Ok(()),
+            read => sink(&buffer[..read])?,
+        }
+    }
+}
+
+/// When an image counts as made: the same container or archive then gives the same image.
+const TIMESTAMP: Flag = Flag::new(
+    "timestamp",
+    Kind::Int,
+    "seconds",
+    "Set the image's creation time, in seconds since 1970 (default: $SOURCE_DATE_EPOCH, or now)",
+);
+
+/// The value of [`TIMESTAMP`]; empty for now.
+fn timestamp(m: &Matches) -> String {
+    match m.given("timestamp") {
+        Some(given) => given.to_owned(),
+        None => std::env::var("SOURCE_DATE_EPOCH").unwrap_or_default(),
     }
 }

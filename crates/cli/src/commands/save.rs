@@ -6,7 +6,6 @@ use crate::command::{Args, Command, Complete, Context};
 use crate::failure::{Failure, Result};
 use crate::flags::{Flag, Matches};
 use crate::terminal;
-use std::io::{Read, Write};
 
 const FLAGS: &[Flag] = &[
     Flag::text("output", "Write to a file, instead of STDOUT").short('o'),
@@ -36,30 +35,5 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
         path = path.query("names", name);
     }
     let mut answer = context.client()?.request("GET", &path.query_text("platform", &super::platform(m)?), &[], None)?;
-    if output.is_empty() {
-        return copy(&mut answer, terminal::write).map(|()| 0);
-    }
-    let target = std::path::Path::new(output);
-    let directory = target.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
-    let fail = |e: std::io::Error| Failure::new(format!("failed to save image: write {output}: {e}"));
-    // Half a file under the final name would look like a whole one.
-    let beside = directory.join(format!(".brig-save-{}", std::process::id()));
-    let mut file = std::fs::File::create(&beside).map_err(fail)?;
-    let written = copy(&mut answer, |bytes| file.write_all(bytes).map_err(fail))
-        .and_then(|()| std::fs::rename(&beside, target).map_err(fail));
-    if written.is_err() {
-        // The first failure is the one to tell.
-        let _left = std::fs::remove_file(&beside);
-    }
-    written.map(|()| 0)
-}
-
-fn copy(source: &mut impl Read, mut sink: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-    let mut buffer = vec![0; 128 << 10];
-    loop {
-        match source.read(&mut buffer)? {
-            0 => return Ok(()),
-            read => sink(&buffer[..read])?,
-        }
-    }
+    super::receive(&mut answer, output, "failed to save image").map(|()| 0)
 }

@@ -1,10 +1,12 @@
 //! Containers: make, change, look at, remove. Owns their parameters; streams are in `observe` and `attach`.
 
-use brig_api::container::{CreateRequest, UpdateRequest};
-use brig_engine::{ListOptions, RemoveOptions};
+use brig_api::container::{Config, CreateRequest, UpdateRequest};
+use brig_api::image::CommitResponse;
+use brig_engine::{Commit, ListOptions, RemoveOptions};
 use hyper::StatusCode;
 
-use crate::call::{Call, Outcome, empty, json, no_content, ok};
+use crate::body::BodyWriter;
+use crate::call::{Call, Outcome, empty, json, no_content, ok, typed};
 use crate::fault::Fault;
 use crate::router::Version;
 
@@ -131,4 +133,41 @@ pub async fn remove(call: Call) -> Outcome {
 /// `POST /containers/prune`
 pub async fn prune(call: Call) -> Outcome {
     ok(&call.engine.containers.prune(&call.query.filters()?).await?)
+}
+
+/// `GET /containers/{name}/changes`
+pub async fn changes(call: Call) -> Outcome {
+    ok(&call.engine.containers.changes(call.param("name")).await?)
+}
+
+/// `GET /containers/{name}/export`
+pub async fn export(call: Call) -> Outcome {
+    let archive = call.engine.containers.export(call.param("name")).await?;
+    let (mut writer, body) = BodyWriter::new();
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = archive.write(&mut writer) {
+            tracing::error!("exporting a container was broken off: {error}");
+            writer.fail(error);
+        }
+    });
+    Ok(typed(StatusCode::OK, "application/octet-stream", body))
+}
+
+/// `POST /commit`
+pub async fn commit(call: Call) -> Outcome {
+    let (config, call) = call.json::<Option<Config>>().await?;
+    let query = &call.query;
+    let request = Commit {
+        repository: query.get("repo").to_owned(),
+        tag: query.get("tag").to_owned(),
+        author: query.get("author").to_owned(),
+        comment: query.get("comment").to_owned(),
+        // Before 1.13 there was no choice, and no pause.
+        pause: query.flag_or("pause", call.version >= Version::one(13)),
+        changes: query.all("changes"),
+        config,
+        timestamp: query.number("timestamp")?,
+    };
+    let id = call.engine.containers.commit(query.get("container"), request).await?;
+    json(StatusCode::CREATED, &CommitResponse { id })
 }

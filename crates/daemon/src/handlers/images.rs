@@ -66,6 +66,7 @@ async fn import(call: Call, platform: String) -> Outcome {
         message: call.query.get("message").to_owned(),
         changes: call.query.all("changes"),
         platform,
+        timestamp: call.query.number("timestamp")?,
     };
     progress(call.engine.images.import(Box::new(reader), request)?).await
 }

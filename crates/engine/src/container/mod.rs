@@ -19,6 +19,7 @@ mod security;
 mod shared;
 mod shim_link;
 mod signals;
+mod snapshot;
 mod spec;
 mod start;
 mod stats;
@@ -45,6 +46,7 @@ pub use modes::{Modes, NetworkMode};
 pub use policy::{Request, Status};
 pub use record::Record;
 pub use shared::{Paths, Shared};
+pub use snapshot::Export;
 pub use stats::total_memory;
 pub use view::View;
 

@@ -263,6 +263,11 @@ impl Shared {
             .ok_or_else(|| Error::system(format!("the writable layer of container {} is missing", record.name)))
     }
 
+    /// Its files as its processes would see them, without its volumes. Blocking.
+    pub fn files(&self, record: &Record) -> Result<brig_store::View> {
+        self.store.view(&self.layers(record)?).map_err(from_store)
+    }
+
     /// Makes the volumes that a record names, if someone removed them, and gives their directories. Blocking.
     pub fn volume_paths(&self, record: &Record) -> Result<BTreeMap<String, PathBuf>> {
         let names = super::create::volume_names(record);
@@ -275,7 +280,7 @@ impl Shared {
         if !is_empty.map_err(|e| Error::system(format!("read {}: {e}", data.display())))? {
             return Ok(());
         }
-        let view = self.store.view(&self.layers(record)?).map_err(from_store)?;
+        let view = self.files(record)?;
         view.copy_out(Path::new(destination), data).map_err(from_store)
     }
 

@@ -4,7 +4,7 @@
 use std::io::{self, Read, Write};
 
 use brig_api::progress::Message;
-use brig_oci::{Digest, ImageConfig, Platform, Reference};
+use brig_oci::{ContainerConfig, Digest, ImageConfig, Platform, Reference};
 use brig_store::archive;
 use tokio::sync::mpsc;
 
@@ -47,31 +47,20 @@ impl Images {
 
     /// Makes an image of one layer from a tar of a root file system.
     pub fn import(&self, reader: Box<dyn Read + Send>, import: Import) -> Result<Progress> {
-        let target = match import.repository.as_str() {
-            "" => None,
-            repository => {
-                let target = Reference::parse_bare(repository).map_err(|e| Error::invalid(e.to_string()))?;
-                let tag = if import.tag.is_empty() {
-                    target.tag().unwrap_or("latest").to_owned()
-                } else {
-                    import.tag.clone()
-                };
-                Some(target.with_tag(&tag).map_err(|e| Error::invalid(e.to_string()))?)
-            }
-        };
+        let target = super::commit::target(&import.repository, &import.tag)?;
         let platform = match import.platform.as_str() {
             "" => Platform::host(),
             text => Platform::parse(text).map_err(|e| Error::invalid(e.to_string()))?,
         };
         let mut config = ImageConfig {
-            created: Some(crate::id::now()),
+            created: Some(super::commit::created(import.timestamp)?),
             architecture: platform.architecture,
             os: platform.os,
             variant: platform.variant,
             comment: if import.message.is_empty() { "Imported from -".into() } else { import.message },
             ..ImageConfig::default()
         };
-        super::changes::apply(&mut config.config, &import.changes)?;
+        super::changes::apply(&mut config.config, &ContainerConfig::default(), &import.changes)?;
         let (sender, lines) = mpsc::channel(LINES);
         let images = self.clone();
         tokio::task::spawn_blocking(move || {
@@ -178,6 +167,8 @@ pub struct Import {
     pub changes: Vec<String>,
     /// `os/architecture`; empty for this host's.
     pub platform: String,
+    /// When it was made, in seconds since 1970, to make the same image again; `None` for now.
+    pub timestamp: Option<i64>,
 }
 
 fn load_line(event: archive::LoadEvent) -> Option<Message> {

@@ -3,10 +3,12 @@
 
 mod archive;
 mod changes;
+mod commit;
 mod push;
 mod remove;
 mod show;
 mod transfer;
+mod words;
 
 use std::sync::Arc;
 
@@ -21,6 +23,7 @@ use crate::container::{Index, Record};
 use crate::error::{Error, Result, from_store};
 use crate::events::Events;
 pub use archive::{Import, Save};
+pub use commit::{Commit, commit, plan_commit};
 pub use transfer::Progress;
 
 /// The images of this host.

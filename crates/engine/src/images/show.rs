@@ -121,7 +121,7 @@ pub(super) fn inspect(images: &Images, name: &str) -> Result<api::InspectRespons
         id: record.id.to_string(),
         repo_tags,
         repo_digests,
-        comment: config.comment.clone(),
+        comment: comment(&config),
         created: record.created.clone().unwrap_or_default(),
         docker_version: config.docker_version.clone(),
         author: config.author.clone(),
@@ -141,6 +141,14 @@ pub(super) fn inspect(images: &Images, name: &str) -> Result<api::InspectRespons
         config: Some(show_config(&config)),
         ..api::InspectResponse::default()
     })
+}
+
+/// The image's comment, or the one of its last step.
+fn comment(config: &ImageConfig) -> String {
+    match config.comment.as_str() {
+        "" => config.history.last().map(|step| step.comment.clone()).unwrap_or_default(),
+        comment => comment.to_owned(),
+    }
 }
 
 fn graph(images: &Images, chain: Option<&Digest>) -> BTreeMap<String, String> {
