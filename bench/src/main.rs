@@ -55,6 +55,13 @@ impl Line {
     fn note(name: &str, text: &str) -> Line {
         Line { name: name.to_owned(), shown: text.to_owned(), value: 0.0, limit: None }
     }
+
+    /// One that another process printed with `--json`.
+    fn from_json(told: &serde_json::Value) -> Line {
+        let text = |key: &str| told[key].as_str().unwrap_or_default().to_owned();
+        let (value, limit) = (told["value"].as_f64().unwrap_or_default(), told["limit"].as_f64());
+        Line { name: text("name"), shown: text("shown"), value, limit }
+    }
 }
 
 struct Options {
@@ -74,9 +81,22 @@ fn main() -> ExitCode {
         }
     };
     let mut lines = Vec::new();
-    let host = TestHost::new();
     let only = options.only.clone();
     let wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
+    if only.as_deref() != Some("images") {
+        lines.extend(containers(&options, &wanted));
+    }
+    if wanted("images") {
+        lines.extend(images::run(options.runs.min(IMAGE_RUNS)));
+    }
+    print(&lines, options.json);
+    ExitCode::SUCCESS
+}
+
+/// Everything that is about containers.
+fn containers(options: &Options, wanted: &(dyn Fn(&str) -> bool + Sync)) -> Vec<Line> {
+    let mut lines = Vec::new();
+    let host = TestHost::new();
     if wanted("memory") {
         lines.push(memory("idle daemon, resident", measure::memory(host.daemon_pid(), &["Rss:"]), DAEMON_LIMIT));
     }
@@ -89,7 +109,7 @@ fn main() -> ExitCode {
     }
     if wanted("oci") || wanted("row") {
         // A thread of its own, since it may leave the mount namespace.
-        let (host, options, wanted) = (&host, &options, &wanted);
+        let host = &host;
         let measured = std::thread::scope(|scope| {
             let thread = scope.spawn(move || oci(host, options, wanted));
             thread.join().expect("the runtimes can be measured")
@@ -108,11 +128,7 @@ fn main() -> ExitCode {
             limit: None,
         });
     }
-    if wanted("images") {
-        lines.extend(images::run(&host, options.runs.min(IMAGE_RUNS)));
-    }
-    print(&lines, options.json);
-    ExitCode::SUCCESS
+    lines
 }
 
 fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options, String> {
