@@ -60,15 +60,19 @@ impl Registry {
     /// Pushes an image; the digest of its manifest.
     pub fn push(&self, image: &Image, repository: &str, tag: &str) -> String {
         let (manifest, blobs) = image.distributable();
-        for blob in &blobs {
+        self.push_parts(&blobs, &manifest, repository, tag)
+    }
+
+    /// Pushes blobs and the manifest that names them; the manifest's digest.
+    pub fn push_parts(&self, blobs: &[Vec<u8>], manifest: &[u8], repository: &str, tag: &str) -> String {
+        for blob in blobs {
             self.push_blob(repository, blob);
         }
         let path = format!("/v2/{repository}/manifests/{tag}");
         let kind = "application/vnd.oci.image.manifest.v1+json";
-        let answer =
-            http::tcp(&self.netns, &self.address, "PUT", &path, kind, &manifest).expect("the registry answers");
+        let answer = http::tcp(&self.netns, &self.address, "PUT", &path, kind, manifest).expect("the registry answers");
         assert_eq!(answer.status, 201, "{}", answer.text());
-        digest(&manifest)
+        digest(manifest)
     }
 
     fn push_blob(&self, repository: &str, blob: &[u8]) {

@@ -8,6 +8,7 @@
 mod breakouts;
 mod framing;
 mod members;
+pub mod ship;
 pub mod tar;
 
 use std::collections::BTreeMap;

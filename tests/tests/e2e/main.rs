@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod compat_clients;
+mod corpus;
 mod daemon_restart;
 mod exec;
 mod hardening_restart;
