@@ -68,6 +68,13 @@ impl Engine {
             opened.unwrap_or_else(|e| Err(Error::system(format!("opening the engine was cut short: {e}"))))?;
         sweep::running(&engine.config.exec_root, &ids, &engine.shared.launcher).await;
         engine.restore(records).await?;
+        // Nobody waits for it; where it fails the copy that the next rescue would start from is older.
+        let store = engine.store.clone();
+        drop(tokio::task::spawn_blocking(move || {
+            if let Err(e) = store.upkeep().settle() {
+                tracing::warn!("the copy of the database: {e}");
+            }
+        }));
         Ok(engine)
     }
 

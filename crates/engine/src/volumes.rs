@@ -45,14 +45,44 @@ impl Volumes {
         let rows = store
             .database()
             .read(|db| {
-                let mut query = db.prepare("SELECT record FROM volumes")?;
-                let rows = query.query_map([], |row| row.get::<_, String>(0))?;
-                rows.collect::<rusqlite::Result<Vec<_>>>()
+                let mut query = db.prepare("SELECT CAST(name AS TEXT), CAST(record AS TEXT) FROM volumes")?;
+                let rows = query.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+                Ok(rows.filter_map(rusqlite::Result::ok).collect::<Vec<_>>())
             })
             .map_err(from_store)?;
-        let known = rows.iter().filter_map(|text| serde_json::from_str::<Record>(text).ok());
-        let known = known.map(|record| (record.name.clone(), record)).collect();
-        Ok(Self { directory, store: store.clone(), events, known: Mutex::new(known), used: Mutex::default() })
+        let mut known = BTreeMap::new();
+        for (name, text) in rows {
+            let record = serde_json::from_str::<Record>(&text).unwrap_or_else(|e| {
+                tracing::error!("the record of volume {name} cannot be read: {e}. Its labels and options are lost");
+                Record { name: name.clone(), created: now(), labels: BTreeMap::new(), options: BTreeMap::new() }
+            });
+            known.insert(name, record);
+        }
+        let volumes =
+            Self { directory, store: store.clone(), events, known: Mutex::new(known), used: Mutex::default() };
+        if store.database().rescued().is_some() {
+            volumes.match_disk();
+        }
+        Ok(volumes)
+    }
+
+    /// After the database was lost: what is on the disk are the volumes.
+    fn match_disk(&self) {
+        let known = self.names();
+        let entries = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
+            if is_valid_name(&name) && self.data(&name).is_dir() && !known.contains(&name) {
+                match self.ensure(&name, BTreeMap::new()) {
+                    Ok(_) => tracing::warn!("volume {name} is on the disk and was taken up again, without its labels"),
+                    Err(e) => tracing::error!("volume {name} could not be taken up again: {}", e.message),
+                }
+            }
+        }
+        for name in known.iter().filter(|name| !self.data(name).exists()) {
+            if let Err(e) = self.remove(name, true) {
+                tracing::error!("the record of volume {name}, which is gone: {}", e.message);
+            }
+        }
     }
 
     /// The names of all volumes.
@@ -103,7 +133,9 @@ impl Volumes {
         let text = serde_json::to_string(&record).map_err(|e| Error::system(format!("encode volume {name}: {e}")))?;
         self.store
             .database()
-            .write(|db| db.execute("INSERT INTO volumes (name, record) VALUES (?1, ?2)", (name, &text)).map(drop))
+            .write(|db| {
+                db.execute("INSERT OR REPLACE INTO volumes (name, record) VALUES (?1, ?2)", (name, &text)).map(drop)
+            })
             .map_err(from_store)?;
         known.insert(name.into(), record);
         drop(known);

@@ -76,11 +76,16 @@ impl Store {
         check_key(key)?;
         let _gate = self.gate();
         self.inner.reserve.make_room();
-        self.inner
-            .database
-            .write_relaxed(|db| db.execute("DELETE FROM store_active WHERE key = ?1", [key]).map(drop))?;
-        self.catalog_mut().active.remove(key);
-        self.inner.trash.take(self.inner.dirs.active.as_fd(), key.as_ref()).map(drop)
+        // The directory first: one without a row is then never one that was being removed.
+        let known = self.catalog_mut().active.remove(key);
+        let removed = self.inner.trash.take(self.inner.dirs.active.as_fd(), key.as_ref()).and_then(|_| {
+            let delete = "DELETE FROM store_active WHERE key = ?1";
+            self.inner.database.write_relaxed(|db| db.execute(delete, [key]).map(drop))
+        });
+        if removed.is_err() {
+            self.catalog_mut().active.extend(known.map(|chain| (key.to_owned(), chain)));
+        }
+        removed
     }
 
     /// The sum of the sizes of the regular files in the writable layer `key`, in bytes; each inode counts once.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::rescue::Rescued;
 use crate::reserve::Reserve;
 
 /// Idle connections for reading that are kept.
@@ -19,6 +20,8 @@ pub struct Database {
     writer: Mutex<Writer>,
     readers: Mutex<Vec<Connection>>,
     reserve: Arc<Reserve>,
+    /// What was saved from a damaged one that this one takes the place of.
+    rescued: Option<Rescued>,
 }
 
 struct Writer {
@@ -36,7 +39,23 @@ impl Database {
             .execute_batch("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, version INTEGER NOT NULL)")
             .map_err(named)?;
         let writer = Mutex::new(Writer { connection, relaxed: false });
-        Ok(Database { path: path.to_owned(), writer, readers: Mutex::default(), reserve })
+        Ok(Database { path: path.to_owned(), writer, readers: Mutex::default(), reserve, rescued: None })
+    }
+
+    /// Gives it the rows of the one that it takes the place of; they go into each table when its owner makes it.
+    pub(crate) fn set_rescued(&mut self, rescued: Rescued) {
+        self.rescued = Some(rescued);
+    }
+
+    /// What happened to the one before, if this one takes its place: rows may be old, and some may be missing.
+    pub fn rescued(&self) -> Option<&str> {
+        self.rescued.as_ref().map(|rescued| rescued.words.as_str())
+    }
+
+    /// Writes a copy, compact and consistent, to a path where nothing is.
+    pub(crate) fn copy_to(&self, path: &Path) -> Result<()> {
+        let path = path.to_string_lossy();
+        self.read(|db| db.execute("VACUUM INTO ?1", [path.as_ref()]).map(drop))
     }
 
     /// Runs queries against what is committed. Never waits for a writer.
@@ -97,7 +116,7 @@ impl Database {
             );
             return Err(Error::new(ErrorKind::Invalid, text));
         }
-        if done == steps.len() {
+        if done == steps.len() && self.rescued.is_none() {
             return Ok(());
         }
         self.write(|transaction| {
@@ -106,8 +125,8 @@ impl Database {
             }
             let version = i64::try_from(steps.len()).unwrap_or(i64::MAX);
             transaction
-                .execute("INSERT OR REPLACE INTO migrations (name, version) VALUES (?1, ?2)", (owner, version))
-                .map(drop)
+                .execute("INSERT OR REPLACE INTO migrations (name, version) VALUES (?1, ?2)", (owner, version))?;
+            self.rescued.as_ref().map_or(Ok(()), |rescued| rescued.restore(transaction))
         })
     }
 }

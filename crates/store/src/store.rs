@@ -5,10 +5,9 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{Duration, Instant};
 
 use brig_oci::Digest;
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::catalog::{Catalog, LayerInfo, SCHEMA};
@@ -17,12 +16,13 @@ use crate::digest;
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layer::{self, LayerIngest};
-use crate::lease;
 use crate::partial::{self, PartialDir, Partials};
+use crate::quarantine::Quarantine;
 use crate::recipe::LayerTar;
 use crate::reserve::{RESERVE_SIZE, Reserve};
-use crate::trash::{self, Trash};
+use crate::trash::Trash;
 use crate::upkeep::Upkeep;
+use crate::{lease, lock, rescue, sweep};
 
 /// The largest blob that is kept whole, in bytes: configurations, manifests and indexes, never layers.
 pub const MAX_BLOB_SIZE: u64 = 16 * 1024 * 1024;
@@ -41,6 +41,7 @@ pub(crate) struct Inner {
     pub(crate) trash: Trash,
     pub(crate) partials: PartialDir,
     pub(crate) reserve: Arc<Reserve>,
+    pub(crate) quarantine: Quarantine,
     /// Held while what is reachable is decided or added to, so that nothing in use is collected.
     gate: Mutex<()>,
     /// Held while freed space is measured.
@@ -59,13 +60,17 @@ pub(crate) struct Dirs {
 }
 
 impl Store {
-    /// Opens the store in `root`, making what is missing. Work that an earlier process left unfinished is removed.
+    /// Opens the store in `root`, making what is missing. Work that an earlier process left unfinished is removed; what is
+    /// damaged is said in the log and does not keep it from opening.
     /// Fails with [`ErrorKind::Busy`] while another process has it open.
     pub fn open(root: &Path) -> Result<Store> {
         std::fs::create_dir_all(root.parent().unwrap_or(root))
             .map_err(|error| Error::io(format!("mkdir {}", root.display()), error))?;
         drop(durable::directory(root)?);
-        let lock = lock(root)?;
+        sweep::clear_lock(root)?;
+        let lock = lock::take(root)?;
+        let quarantine = Quarantine::new(root);
+        sweep::clear_the_way(root, &quarantine)?;
         let make = |name: &str| durable::directory(&root.join(name));
         drop(make("blobs")?);
         let dirs = Dirs {
@@ -78,14 +83,15 @@ impl Store {
         let partials = PartialDir::open(&root.join("partial"))?;
         let reserve = Arc::new(Reserve::open(root, RESERVE_SIZE)?);
         let trash = Trash::open(&root.join("trash"), reserve.clone())?;
-        let database = Database::open(&root.join("brig.db"), reserve.clone())?;
+        let database = rescue::open(root, &quarantine, &reserve)?;
         database.migrate("store", SCHEMA)?;
         let catalog = RwLock::new(Catalog::load(&database)?);
         let root = root.to_owned();
         let (gate, freeing) = (Mutex::default(), Mutex::default());
-        let inner = Inner { root, dirs, database, catalog, trash, partials, reserve, gate, freeing, _lock: lock };
+        let inner =
+            Inner { root, dirs, database, catalog, trash, partials, reserve, quarantine, gate, freeing, _lock: lock };
         let store = Store { inner: Arc::new(inner) };
-        sweep(&store)?;
+        sweep::sweep(&store)?;
         store.upkeep().note_cut_off()?;
         store.partials().expire(partial::EXPIRY)?;
         Ok(store)
@@ -266,78 +272,4 @@ fn store_blob(store: &Store, digest: &Digest, bytes: &[u8]) -> Result<()> {
     }
     let ingest = store.inner.dirs.ingest.as_fd();
     durable::publish(ingest, &durable::unique_name()?, dir, digest.hex(), &store.inner.blob_path(digest), bytes)
-}
-
-/// After opening: what has no row is garbage, what has a row and no directory is damaged.
-fn sweep(store: &Store) -> Result<()> {
-    let Inner { root, dirs, trash, .. } = &*store.inner;
-    for name in trash::names(dirs.ingest.as_fd(), &root.join("ingest"))? {
-        trash.take(dirs.ingest.as_fd(), &name)?;
-    }
-    let catalog = store.catalog();
-    let known: std::collections::HashSet<&str> = catalog.layers.keys().map(Digest::hex).collect();
-    let mut found = 0;
-    for name in trash::names(dirs.layers.as_fd(), &root.join("layers"))? {
-        match name.to_str().is_some_and(|name| known.contains(name)) {
-            true => found += 1,
-            false => drop(trash.take(dirs.layers.as_fd(), &name)?),
-        }
-    }
-    if found < known.len() {
-        tracing::error!(
-            "{} layers are damaged, their directories are gone: pull their images again",
-            known.len() - found
-        );
-    }
-    for name in trash::names(dirs.active.as_fd(), &root.join("active"))? {
-        if !name.to_str().is_some_and(|name| catalog.active.contains_key(name)) {
-            trash.take(dirs.active.as_fd(), &name)?;
-        }
-    }
-    Ok(())
-}
-
-/// How long to wait for the lock. A killed holder keeps it until its memory is gone, and a child that it was just starting
-/// until that runs its program.
-fn patience(holder: &str) -> Duration {
-    let status = std::fs::read_to_string(format!("/proc/{holder}/status")).unwrap_or_default();
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).unwrap_or_default();
-    let is_killed = |name: &str| u64::from_str_radix(field(name), 16).is_ok_and(|pending| pending & 1 << 8 != 0);
-    let is_ending =
-        status.is_empty() || field("State:").starts_with(['Z', 'X']) || is_killed("ShdPnd:") || is_killed("SigPnd:");
-    if is_ending { Duration::from_secs(10) } else { Duration::ZERO }
-}
-
-/// Locks the store and writes down by whom.
-fn lock(root: &Path) -> Result<OwnedFd> {
-    let path = root.join("lock");
-    let failed = |call: &str, errno: Errno| Error::io(format!("{call} {}", path.display()), errno);
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let lock = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)).map_err(|errno| failed("open", errno))?;
-    let begun = Instant::now();
-    loop {
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => break,
-            Err(Errno::WOULDBLOCK) => {
-                let mut holder = [0u8; 16];
-                let length = rustix::io::pread(&lock, &mut holder, 0).unwrap_or_default();
-                let holder = String::from_utf8_lossy(&holder[..length]);
-                if begun.elapsed() < patience(holder.trim()) {
-                    std::thread::sleep(Duration::from_millis(10));
-                    continue;
-                }
-                let text = format!(
-                    "{} is in use by process {}: stop that first, or choose another data root",
-                    root.display(),
-                    holder.trim()
-                );
-                return Err(Error::new(ErrorKind::Busy, text));
-            }
-            Err(errno) => return Err(failed("flock", errno)),
-        }
-    }
-    rustix::fs::ftruncate(&lock, 0).map_err(|errno| failed("ftruncate", errno))?;
-    rustix::io::pwrite(&lock, format!("{}\n", std::process::id()).as_bytes(), 0)
-        .map_err(|errno| failed("write", errno))?;
-    Ok(lock)
 }

@@ -185,7 +185,8 @@ fn everything_is_there_after_a_restart() {
     assert_eq!(store.active("c").unwrap().lower.len(), 1);
     assert_eq!(
         (common::count(&store, "ingest"), common::count(&store, "layers"), common::count(&store, "trash")),
-        (0, 1, 0)
+        (0, 2, 0),
+        "what is not the store's own is left alone"
     );
 }
 

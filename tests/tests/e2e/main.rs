@@ -17,3 +17,4 @@ mod security;
 mod snapshot;
 mod stock_client;
 mod transfer;
+mod upkeep;

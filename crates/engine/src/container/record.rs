@@ -110,25 +110,56 @@ impl Records {
         Ok(Self { store: store.clone() })
     }
 
-    /// All records; one that cannot be read is left where it is and reported.
+    /// All records; one that cannot be read is left where it is and reported, but gives up its name.
     pub fn all(&self) -> Result<Vec<Record>> {
         let rows = self
             .store
             .database()
             .read(|db| {
-                let mut query = db.prepare("SELECT id, record FROM containers")?;
+                let mut query = db.prepare("SELECT CAST(id AS TEXT), CAST(record AS TEXT) FROM containers")?;
                 let rows = query.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
-                rows.collect::<rusqlite::Result<Vec<_>>>()
+                // What is no text is damaged, and must not hide the others.
+                Ok(rows.filter_map(rusqlite::Result::ok).collect::<Vec<_>>())
             })
             .map_err(crate::error::from_store)?;
         let mut records = Vec::with_capacity(rows.len());
         for (id, text) in rows {
             match serde_json::from_str(&text) {
                 Ok(record) => records.push(record),
-                Err(e) => tracing::error!(container = %id, "its record cannot be read, it stays out of sight: {e}"),
+                Err(e) => {
+                    tracing::error!(container = %id, "its record cannot be read, it stays out of sight: {e}. \
+                        'brig system check --repair' moves it to the quarantine");
+                    self.free_name(&id);
+                }
             }
         }
+        if self.store.database().rescued().is_some() {
+            records.retain(|record| self.is_there(record));
+        }
         Ok(records)
+    }
+
+    /// Another container may be called like one whose record cannot be read.
+    fn free_name(&self, id: &str) {
+        // No name has a colon.
+        let name = format!("unreadable:{id}");
+        let sql = "UPDATE containers SET name = ?2 WHERE id = ?1";
+        let freed = self.store.database().write(|db| db.execute(sql, (id, &name)).map(drop));
+        if let Err(e) = freed {
+            tracing::error!(container = %id, "its name could not be freed: {e}");
+        }
+    }
+
+    /// A record out of a rescued database may be of a container that was removed since it was written.
+    fn is_there(&self, record: &Record) -> bool {
+        let there = ["active", "containers"].iter().any(|part| self.store.root().join(part).join(&record.id).exists());
+        if !there {
+            tracing::warn!(container = %record.short_id(), "nothing of it is on the disk: its record is dropped");
+            if let Err(e) = self.remove(record) {
+                tracing::error!(container = %record.short_id(), "drop its record: {}", e.message);
+            }
+        }
+        there
     }
 
     /// The ids of all records, readable or not.
@@ -136,8 +167,11 @@ impl Records {
         self.store
             .database()
             .read(|db| {
-                let mut query = db.prepare("SELECT id FROM containers")?;
-                query.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<BTreeSet<String>>>()
+                let mut query = db.prepare("SELECT CAST(id AS TEXT) FROM containers")?;
+                Ok(query
+                    .query_map([], |row| row.get(0))?
+                    .filter_map(rusqlite::Result::ok)
+                    .collect::<BTreeSet<String>>())
             })
             .map_err(crate::error::from_store)
     }

@@ -4,6 +4,7 @@
 
 pub(crate) mod below;
 mod duplicate;
+pub(crate) mod info;
 
 pub(crate) use duplicate::describe;
 
@@ -259,6 +260,7 @@ pub(crate) fn commit(store: &Store, mut ingest: LayerIngest, parent: Option<&Dig
         opaque: applied.opaque,
     };
     let dir: OwnedFd = durable::open_directory(&store.inner.root.join("ingest").join(&ingest.name))?;
+    info::write(dir.as_fd(), &info)?;
     rustix::fs::syncfs(&dir).map_err(|errno| Error::io("syncfs", errno))?;
     publish(store, &mut ingest, info)
 }
@@ -292,22 +294,8 @@ fn publish(store: &Store, ingest: &mut LayerIngest, info: LayerInfo) -> Result<L
         return Err(Error::corrupt(format!("{} is in the way of a layer", path.display())));
     }
     ingest.state = State::Published;
-    let recorded = durable::sync(dirs.layers.as_fd(), &path).and_then(|()| {
-        store.inner.database.write(|db| {
-            db.execute(
-                "INSERT OR REPLACE INTO store_layers (chain_id, diff_id, parent, size_bytes, opaque)
-                 VALUES (?1, ?2, ?3, ?4, ?5)",
-                (
-                    info.chain_id.as_str(),
-                    info.diff_id.as_str(),
-                    info.parent.as_ref().map(Digest::as_str),
-                    i64::try_from(info.size_bytes).unwrap_or(i64::MAX),
-                    info.opaque,
-                ),
-            )
-            .map(drop)
-        })
-    });
+    let recorded =
+        durable::sync(dirs.layers.as_fd(), &path).and_then(|()| store.inner.database.write(|db| record(db, &info)));
     if let Err(error) = recorded {
         store.inner.trash.take(dirs.layers.as_fd(), info.chain_id.hex().as_ref())?;
         return Err(error);
@@ -316,4 +304,19 @@ fn publish(store: &Store, ingest: &mut LayerIngest, info: LayerInfo) -> Result<L
     catalog.arrived(&info.chain_id);
     catalog.layers.insert(info.chain_id.clone(), info.clone());
     Ok(info)
+}
+
+/// Writes a layer's row.
+pub(crate) fn record(db: &rusqlite::Transaction<'_>, info: &LayerInfo) -> rusqlite::Result<()> {
+    db.execute(
+        "INSERT OR REPLACE INTO store_layers (chain_id, diff_id, parent, size_bytes, opaque) VALUES (?1, ?2, ?3, ?4, ?5)",
+        (
+            info.chain_id.as_str(),
+            info.diff_id.as_str(),
+            info.parent.as_ref().map(Digest::as_str),
+            i64::try_from(info.size_bytes).unwrap_or(i64::MAX),
+            info.opaque,
+        ),
+    )
+    .map(drop)
 }
