@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A proxy in a host's network.
@@ -20,6 +20,7 @@ pub struct Proxy {
 struct Shared {
     /// Bytes of answers that may still pass before all connections are cut.
     left: AtomicI64,
+    passed: AtomicU64,
     stop: AtomicBool,
     /// Whether new connections are taken after the cut.
     heal: AtomicBool,
@@ -35,6 +36,7 @@ impl TestHost {
         listener.set_nonblocking(true).expect("a socket can be made non-blocking");
         let shared = Arc::new(Shared {
             left: AtomicI64::new(bytes),
+            passed: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             heal: AtomicBool::new(heal),
             cuts: AtomicU32::new(0),
@@ -49,6 +51,11 @@ impl Proxy {
     /// How many connections were cut.
     pub fn cuts(&self) -> u32 {
         self.shared.cuts.load(Ordering::SeqCst)
+    }
+
+    /// How many bytes of answers went through.
+    pub fn passed(&self) -> u64 {
+        self.shared.passed.load(Ordering::SeqCst)
     }
 
     /// Lets everything pass from now on.
@@ -90,6 +97,7 @@ fn pass(mut server: TcpStream, mut client: TcpStream, shared: &Shared) {
         if client.write_all(&buffer[..passed]).is_err() {
             break;
         }
+        shared.passed.fetch_add(passed as u64, Ordering::SeqCst);
         if passed < count {
             shared.cuts.fetch_add(1, Ordering::SeqCst);
             if shared.heal.load(Ordering::SeqCst) {

@@ -26,6 +26,8 @@ enum Shape {
     Ulimits,
     /// `{"name":{"path":"/x"}}`.
     Runtimes,
+    /// `{"host":{"mirrors":["https://m"],"insecure":true,"ca":"/file"}}`, each setting `host=key=value`.
+    Registries,
     /// `{"buildkit":true}`; features that change nothing here.
     Features,
 }
@@ -65,6 +67,7 @@ const KEYS: &[(&str, &str, &str, Shape)] = &[
     ("mtu", "mtu", "mtu", Shape::Number),
     ("no-new-privileges", "no-new-privileges", "no_new_privileges", Shape::Flag),
     ("pidfile", "pidfile", "pidfile", Shape::Text),
+    ("registries", "registry", "registries", Shape::Registries),
     ("registry-mirrors", "registry-mirror", "registry_mirrors", Shape::List),
     ("runtimes", "add-runtime", "add_runtimes", Shape::Runtimes),
     ("selinux-enabled", "selinux-enabled", "selinux_enabled", Shape::Flag),
@@ -182,6 +185,24 @@ fn texts(shape: Shape, value: &Value) -> Option<Vec<String>> {
             let runtime = |(name, value): (&String, &Value)| Some(format!("{name}={}", value.get("path")?.as_str()?));
             value.as_object()?.iter().map(runtime).collect()
         }
+        Shape::Registries => {
+            let mut settings = Vec::new();
+            for (host, value) in value.as_object()? {
+                for (key, value) in value.as_object()? {
+                    match (key.as_str(), value) {
+                        ("mirrors", Value::Array(urls)) => {
+                            for url in urls {
+                                settings.push(format!("{host}=mirror={}", url.as_str()?));
+                            }
+                        }
+                        ("insecure", Value::Bool(insecure)) => settings.push(format!("{host}=insecure={insecure}")),
+                        ("ca", Value::String(file)) => settings.push(format!("{host}=ca={file}")),
+                        _ => return None,
+                    }
+                }
+            }
+            Some(settings)
+        }
         Shape::Features => {
             let harmless = |(name, value): (&String, &Value)| (name == "buildkit" && value.is_boolean()).then_some(());
             value.as_object()?.iter().map(harmless).collect::<Option<Vec<()>>>().map(|_| Vec::new())
@@ -223,6 +244,19 @@ mod tests {
         assert!(options.debug && !options.icc);
         assert_eq!((options.mtu, options.log_opts), (1400, vec!["max-size=1m".to_owned()]));
         assert_eq!(options.default_ulimits, ["nofile=1:2"]);
+    }
+
+    #[test]
+    fn registries_have_settings_of_their_own() {
+        let file =
+            r#"{"registries":{"ghcr.io":{"mirrors":["https://a","https://b"],"ca":"/ca.pem"},"*":{"insecure":true}}}"#;
+        let options = load_with(file, &[]).unwrap();
+        let expected =
+            ["*=insecure=true", "ghcr.io=ca=/ca.pem", "ghcr.io=mirror=https://a", "ghcr.io=mirror=https://b"];
+        let mut found = options.registries.clone();
+        found.sort();
+        assert_eq!(found, expected);
+        assert!(load_with(r#"{"registries":{"x":{"colour":"red"}}}"#, &[]).unwrap_err().contains("wrong form"));
     }
 
     #[test]

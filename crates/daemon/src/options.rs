@@ -77,6 +77,9 @@ pub struct Options {
     /// Registry (host:port or CIDR) that may be used without verified TLS (may be repeated)
     #[arg(long = "insecure-registry", value_name = "REGISTRY")]
     pub insecure_registries: Vec<String>,
+    /// Setting of one registry, or of all ("*"): HOST=mirror=URL, HOST=insecure=true, HOST=ca=FILE (may be repeated)
+    #[arg(long = "registry", value_name = "SETTING")]
+    pub registries: Vec<String>,
     /// How many layers to fetch at once
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub max_concurrent_downloads: usize,
@@ -229,7 +232,9 @@ impl Options {
             shim_binary: self.shim.clone(),
             registry_mirrors: self.registry_mirrors.clone(),
             insecure_registries: self.insecure_registries.clone(),
+            registries: self.registries.clone(),
             max_concurrent_downloads: self.max_concurrent_downloads,
+            max_concurrent_uploads: self.max_concurrent_uploads,
             dns: self.dns.clone(),
             dns_search: self.dns_search.clone(),
             dns_options: self.dns_options.clone(),

@@ -17,8 +17,12 @@ pub struct Config {
     pub registry_mirrors: Vec<String>,
     /// Registries (host:port or CIDR) that may be spoken to without verified TLS (`--insecure-registry`).
     pub insecure_registries: Vec<String>,
+    /// Settings of single registries: `HOST=mirror=URL`, `HOST=insecure=true`, `HOST=ca=FILE` (`--registry`).
+    pub registries: Vec<String>,
     /// How many layers are fetched at once (`--max-concurrent-downloads`).
     pub max_concurrent_downloads: usize,
+    /// How many layers a push sends at once (`--max-concurrent-uploads`).
+    pub max_concurrent_uploads: usize,
     /// Name servers for containers (`--dns`).
     pub dns: Vec<IpAddr>,
     /// Search domains for containers (`--dns-search`).
@@ -63,6 +67,8 @@ impl Default for Config {
             shim_binary: None,
             registry_mirrors: Vec::new(),
             insecure_registries: Vec::new(),
+            registries: Vec::new(),
+            max_concurrent_uploads: 5,
             max_concurrent_downloads: 3,
             dns: Vec::new(),
             dns_search: Vec::new(),

@@ -160,8 +160,10 @@ fn open_parts(config: Config) -> Result<Opened> {
     sweep::stored(&store, &ids, &volumes.names());
     let client = brig_registry::Client::new(brig_registry::Config {
         mirrors: config.registry_mirrors.clone(),
+        registries: brig_registry::RegistrySettings::parse(&config.registries).map_err(Error::invalid)?,
         insecure: config.insecure_registries.clone(),
         max_concurrent_downloads: config.max_concurrent_downloads,
+        max_concurrent_uploads: config.max_concurrent_uploads,
         user_agent: format!("docker/28.0.0 brig/{VERSION}"),
         ..brig_registry::Config::default()
     })

@@ -39,10 +39,10 @@ impl Client {
     pub fn new(config: Config) -> Result<Client> {
         let user_agent = HeaderValue::try_from(config.user_agent.as_str())
             .map_err(|_| Error::invalid(format!("user agent {:?} is not a header value", config.user_agent)))?;
-        config.endpoints("docker.io").map_err(Error::invalid)?;
+        config.check().map_err(Error::invalid)?;
         let dialer = Dialer {
             resolver: Resolver::system(),
-            tls: Arc::new(Tls::new(config.ca_dirs.clone())),
+            tls: Arc::new(Tls::new(config.ca_dirs.clone(), config.authorities())),
             proxies: config.proxies.clone(),
         };
         let inner = Inner {

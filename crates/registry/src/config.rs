@@ -1,6 +1,7 @@
 //! Owns what the client is told from outside: settings, credentials, and which hosts an image's domain means. The only
 //! place that knows Docker Hub's names. It must not connect.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -13,12 +14,16 @@ use crate::net::url::{Origin, Scheme, Url, split_host_port};
 /// The domain of images named without one, and the host that serves it: a fact of the protocol that every client must know.
 const HUB_DOMAIN: &str = "docker.io";
 const HUB_HOST: &str = "registry-1.docker.io";
+/// Stands for every registry that has no settings of its own.
+const ANY: &str = "*";
 
 /// The client's settings.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Mirrors of Docker Hub, tried in order before it: `https://host[:port]` or `http://…`.
     pub mirrors: Vec<String>,
+    /// What is special about single registries, by `host` or `host:port`; `*` is for all that are not named.
+    pub registries: BTreeMap<String, RegistrySettings>,
     /// Registries reached without a verified certificate or over plain HTTP: `host`, `host:port` or CIDR ranges.
     /// 127.0.0.0/8, `::1` and `localhost` always are.
     pub insecure: Vec<String>,
@@ -26,6 +31,8 @@ pub struct Config {
     pub ca_dirs: Vec<PathBuf>,
     /// Layers fetched at once, over all pulls.
     pub max_concurrent_downloads: usize,
+    /// Layers sent at once by one push.
+    pub max_concurrent_uploads: usize,
     /// The size in bytes from which on a blob is fetched in several parts at once, where the registry serves ranges.
     pub ranges_above: u64,
     /// The size of such a part in bytes.
@@ -46,9 +53,11 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             mirrors: Vec::new(),
+            registries: BTreeMap::new(),
             insecure: Vec::new(),
             ca_dirs: vec!["/etc/docker/certs.d".into()],
             max_concurrent_downloads: 3,
+            max_concurrent_uploads: 5,
             ranges_above: 32 << 20,
             range_size: 8 << 20,
             ranges_at_once: 4,
@@ -57,6 +66,44 @@ impl Default for Config {
             stall_timeout: Duration::from_secs(30),
             retry_delay: Duration::from_secs(1),
         }
+    }
+}
+
+/// What is special about one registry, or about all of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RegistrySettings {
+    /// Places that serve its images, tried in order before it: `https://host[:port][/path]` or `http://…`.
+    pub mirrors: Vec<String>,
+    /// It is reached without a verified certificate or over plain HTTP.
+    pub insecure: bool,
+    /// Certificates, PEM, of the authorities that its own may come from, beside the system's.
+    pub ca: Option<PathBuf>,
+}
+
+impl RegistrySettings {
+    /// The settings that texts of the form `HOST=mirror=URL`, `HOST=insecure=true` and `HOST=ca=FILE` add up to. The error
+    /// names the text and what may stand there.
+    pub fn parse(texts: &[String]) -> Result<BTreeMap<String, RegistrySettings>, String> {
+        let mut all: BTreeMap<String, RegistrySettings> = BTreeMap::new();
+        for text in texts {
+            let wrong = |why: &str| format!("registry setting {text:?}: {why}");
+            let parts = text.split_once('=').and_then(|(host, rest)| Some((host, rest.split_once('=')?)));
+            let (host, (key, value)) =
+                parts.ok_or_else(|| wrong("it must be HOST=mirror=URL, HOST=insecure=true or HOST=ca=FILE"))?;
+            if host != ANY && Origin::new(Scheme::Https, host).is_none() {
+                return Err(wrong(&format!("{host:?} is not HOST or HOST:PORT, nor \"*\"")));
+            }
+            let settings = all.entry(host.to_owned()).or_default();
+            match (key, value) {
+                ("mirror", url) => settings.mirrors.push(url.to_owned()),
+                ("insecure", "true" | "false") => settings.insecure = value == "true",
+                ("ca", file) if file.starts_with('/') => settings.ca = Some(file.into()),
+                ("insecure", _) => return Err(wrong("\"insecure\" is true or false")),
+                ("ca", _) => return Err(wrong("\"ca\" is the absolute path of a PEM file")),
+                _ => return Err(wrong("only \"mirror\", \"insecure\" and \"ca\" can be set")),
+            }
+        }
+        Ok(all)
     }
 }
 
@@ -88,18 +135,22 @@ pub(crate) struct Endpoint {
     pub(crate) trust: Trust,
     /// Path before `/v2/`, without a final slash.
     pub(crate) prefix: String,
-    /// Whether it is the registry the image names, the one its credentials are for.
+    /// Whether it only stands in for the registry that the image names, whose credentials are not for it.
     pub(crate) is_mirror: bool,
+    /// The registry that a mirror of several stands in for, told with each request (`?ns=`, as containerd does).
+    pub(crate) namespace: Option<String>,
 }
 
 impl Config {
-    /// The places that serve images of `domain`, in the order to be tried. The error names the bad setting or domain.
+    /// The places that serve images of `domain`, in the order to be tried: its own mirrors, for Docker Hub `mirrors`, those
+    /// of all registries, then the registry itself. The error names the bad setting or domain.
     pub(crate) fn endpoints(&self, domain: &str) -> Result<Vec<Endpoint>, String> {
-        let mut endpoints = Vec::new();
-        if domain == HUB_DOMAIN {
-            for mirror in &self.mirrors {
-                endpoints.push(self.mirror(mirror)?);
-            }
+        let mirrors = |host: &str| self.registries.get(host).map_or(&[][..], |settings| &settings.mirrors[..]);
+        let own = mirrors(domain).iter();
+        let hub = self.mirrors.iter().filter(|_| domain == HUB_DOMAIN);
+        let mut endpoints: Vec<Endpoint> = own.chain(hub).map(|url| self.mirror(url)).collect::<Result<_, _>>()?;
+        for url in mirrors(ANY) {
+            endpoints.push(Endpoint { namespace: Some(domain.to_owned()), ..self.mirror(url)? });
         }
         endpoints.push(self.registry(domain)?);
         Ok(endpoints)
@@ -114,7 +165,19 @@ impl Config {
         };
         let origins: Option<Vec<Origin>> = schemes.iter().map(|s| Origin::new(*s, host)).collect();
         let origins = origins.ok_or_else(|| format!("invalid registry host {host:?}"))?;
-        Ok(Endpoint { origins, trust, prefix: String::new(), is_mirror: false })
+        Ok(Endpoint { origins, trust, prefix: String::new(), is_mirror: false, namespace: None })
+    }
+
+    /// The files with further authorities, by host.
+    pub(crate) fn authorities(&self) -> BTreeMap<String, PathBuf> {
+        let files = self.registries.iter().filter_map(|(host, settings)| Some((host.clone(), settings.ca.clone()?)));
+        files.collect()
+    }
+
+    /// Whether every setting can be used.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let hosts = self.registries.keys().map(String::as_str).filter(|host| *host != ANY);
+        hosts.chain([HUB_DOMAIN]).try_for_each(|host| self.endpoints(host).map(drop))
     }
 
     fn mirror(&self, mirror: &str) -> Result<Endpoint, String> {
@@ -122,7 +185,7 @@ impl Config {
         let trust = self.trust(&url.origin.authority());
         // Settings name the path up to the registry's root; "/v2" belongs to the protocol.
         let prefix = url.target.trim_end_matches('/').to_owned();
-        Ok(Endpoint { origins: vec![url.origin], trust, prefix, is_mirror: true })
+        Ok(Endpoint { origins: vec![url.origin], trust, prefix, is_mirror: true, namespace: None })
     }
 
     /// Whether connections to `host[:port]` must be verified.
@@ -135,6 +198,12 @@ impl Config {
             (Some(ip), Some((network, bits))) => in_network(ip, network, bits),
             _ => split_host_port(entry).is_some_and(|(h, p)| h == host && (p.is_none() || p == port)),
         };
+        let named = [host_port, host.as_str()].iter().find_map(|name| self.registries.get(*name));
+        if let Some(settings) = named.or_else(|| self.registries.get(ANY))
+            && settings.insecure
+        {
+            return Trust::Unverified;
+        }
         let local = host == "localhost" || ip.is_some_and(|ip| ip.to_canonical().is_loopback());
         if local || self.insecure.iter().any(listed) { Trust::Unverified } else { Trust::Verified }
     }
@@ -181,6 +250,38 @@ mod tests {
         assert!(
             Config { mirrors: vec!["mirror".into()], ..config }.endpoints("docker.io").unwrap_err().contains("mirror")
         );
+    }
+
+    #[test]
+    fn every_registry_can_have_mirrors() {
+        let texts = [
+            "reg.example:5000=mirror=https://m1.example/a",
+            "reg.example:5000=mirror=http://m2.example",
+            "*=mirror=https://all.example",
+            "m2.example=insecure=true",
+            "docker.io=mirror=https://hub.example",
+        ];
+        let registries = RegistrySettings::parse(&texts.map(str::to_owned)).unwrap();
+        let config = Config { registries, mirrors: vec!["https://old.example".into()], ..Config::default() };
+        config.check().unwrap();
+        assert_eq!(
+            plan(&config, "reg.example:5000"),
+            [
+                "https://m1.example/a Verified",
+                "http://m2.example Unverified",
+                "https://all.example Verified",
+                "https://reg.example:5000 Verified"
+            ]
+        );
+        let hub = plan(&config, "docker.io");
+        assert_eq!(hub[..2], ["https://hub.example Verified", "https://old.example Verified"]);
+        assert_eq!(plan(&config, "other.example"), ["https://all.example Verified", "https://other.example Verified"]);
+        assert_eq!(config.endpoints("o.example").unwrap()[0].namespace.as_deref(), Some("o.example"));
+        for bad in ["x", "x=y", "x=colour=red", "x=insecure=maybe", "x=ca=relative.pem", "a b=insecure=true"] {
+            assert!(RegistrySettings::parse(&[bad.to_owned()]).unwrap_err().contains(bad), "{bad}");
+        }
+        let registries = RegistrySettings::parse(&["r.example=mirror=ftp://m".to_owned()]).unwrap();
+        assert!(Config { registries, ..Config::default() }.check().unwrap_err().contains("ftp://m"));
     }
 
     #[test]

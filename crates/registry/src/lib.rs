@@ -22,7 +22,7 @@ mod push;
 mod session;
 
 pub use client::Client;
-pub use config::{Auth, Config};
+pub use config::{Auth, Config, RegistrySettings};
 pub use error::{Error, ErrorKind, Result};
 pub use net::proxy::Proxies;
 pub use pull::Pulled;

@@ -60,7 +60,11 @@ impl Session {
 
     /// `<prefix>/v2/<repository>/<rest>` on this endpoint.
     pub(crate) async fn url(&self, rest: &str) -> Result<Url, Failure> {
-        let target = format!("{}/v2/{}/{rest}", self.endpoint.prefix, self.reference.path());
+        let mut target = format!("{}/v2/{}/{rest}", self.endpoint.prefix, self.reference.path());
+        if let Some(namespace) = &self.endpoint.namespace {
+            target.push_str(if target.contains('?') { "&ns=" } else { "?ns=" });
+            target.push_str(&namespace.replace(':', "%3A"));
+        }
         Ok(Url::new(self.origin().await?, target))
     }
 

@@ -12,6 +12,7 @@ mod images;
 mod lifecycle;
 mod network;
 mod other_engines;
+mod resume;
 mod scenario;
 mod security;
 mod snapshot;

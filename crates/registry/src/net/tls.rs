@@ -1,6 +1,7 @@
 //! Owns the TLS side of a connection: which roots count, the per-registry certificates under `certs.d`, client
 //! certificates, and the words for what can go wrong. The crypto provider is named here and nowhere else.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -30,6 +31,8 @@ pub(crate) enum Trust {
 #[derive(Debug)]
 pub(crate) struct Tls {
     directories: Vec<PathBuf>,
+    /// Files with authorities, by `host` or `host:port`; `*` is for all.
+    authorities: BTreeMap<String, PathBuf>,
     roots: OnceLock<RootCertStore>,
     provider: Arc<CryptoProvider>,
 }
@@ -43,8 +46,13 @@ struct HostCertificates {
 
 impl Tls {
     /// `directories` hold one directory per registry, named as in image references.
-    pub(crate) fn new(directories: Vec<PathBuf>) -> Tls {
-        Tls { directories, roots: OnceLock::new(), provider: Arc::new(rustls::crypto::ring::default_provider()) }
+    pub(crate) fn new(directories: Vec<PathBuf>, authorities: BTreeMap<String, PathBuf>) -> Tls {
+        Tls {
+            directories,
+            authorities,
+            roots: OnceLock::new(),
+            provider: Arc::new(rustls::crypto::ring::default_provider()),
+        }
     }
 
     /// The configuration for connections to `origin`. Reads files: call it where blocking is allowed.
@@ -86,6 +94,11 @@ impl Tls {
         }
         for directory in self.directories.iter().flat_map(|d| names.iter().map(move |n| d.join(n))) {
             found.read(&directory)?;
+        }
+        names.extend([origin.host.clone(), "*".to_owned()]);
+        names.dedup();
+        for file in names.iter().filter_map(|name| self.authorities.get(name)) {
+            found.authorities.extend(certificates(file)?);
         }
         Ok(found)
     }

@@ -26,8 +26,6 @@ use crate::net::transport::Outgoing;
 pub(crate) use crate::pull::blocking;
 use crate::session::Session;
 
-/// Layers on their way at once: each may need a processor to pack it and a connection.
-const AT_ONCE: usize = 3;
 /// Other repositories that a token is asked for, to mount from.
 const MOST_SOURCES: usize = 8;
 
@@ -65,8 +63,10 @@ impl Client {
         for diff_id in &image.diff_ids {
             progress(PushEvent::Preparing { id: short(diff_id) });
         }
-        let layers: Vec<Descriptor> =
-            stream::iter((0..image.diff_ids.len()).map(|nth| push.layer(nth))).buffered(AT_ONCE).try_collect().await?;
+        let layers: Vec<Descriptor> = stream::iter((0..image.diff_ids.len()).map(|nth| push.layer(nth)))
+            .buffered(self.inner.config.max_concurrent_uploads.clamp(1, 64))
+            .try_collect()
+            .await?;
         push.config().await?;
         let (bytes, kind) = image.manifest(layers)?;
         push.manifest(&bytes, &kind).await?;

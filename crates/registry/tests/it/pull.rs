@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use brig_oci::{Digest, Platform, media_type};
-use brig_registry::{Config, ErrorKind, PullEvent};
+use brig_registry::{Config, ErrorKind, PullEvent, RegistrySettings};
 use serde_json::json;
 
 use super::rig::image::descriptor;
@@ -288,6 +288,42 @@ async fn mirrors_come_first_and_the_next_one_stands_in() {
         assert!(registry.log().iter().all(|s| s.authorization.is_none()), "a mirror got Docker Hub's credentials");
     }
     host.assert_no_ingest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_registry_can_have_mirrors() {
+    let image = Image::small();
+    let (home, own, all) = (Registry::new().await, Registry::new().await, Registry::new().await);
+    for registry in [&home, &own, &all] {
+        registry.push("team/app", "v1", &image);
+    }
+    let auth = brig_registry::Auth { username: "u".into(), password: "CANARY".into(), ..Default::default() };
+    let name = home.name("team/app:v1");
+    let settings =
+        [format!("{}=mirror=http://{}", home.address, own.address), format!("*=mirror=http://{}", all.address)];
+    let with = || TestBox::with(Config { registries: RegistrySettings::parse(&settings).unwrap(), ..quick() });
+    // Its own mirror has everything.
+    with().pull_as(&name, Some(&auth), None).await.unwrap();
+    assert!(home.log().is_empty() && all.log().is_empty() && own.count("GET", "/blobs/") == 4);
+    // It does not: the one of all registries is told which one is meant.
+    own.hook(|_| Reply::With(404, vec![], vec![]));
+    with().pull_as(&name, Some(&auth), None).await.unwrap();
+    let namespace = format!("?ns={}", home.address.to_string().replace(':', "%3A"));
+    assert!(home.log().is_empty() && all.log().iter().all(|seen| seen.path.ends_with(&namespace)));
+    // Neither does, in three different ways: the registry itself, the only one to be told who asks.
+    for broken in [0, 1, 2] {
+        for mirror in [&own, &all] {
+            mirror.hook(move |seen| match broken {
+                0 => Reply::With(500, vec![], vec![]),
+                1 => Reply::With(429, vec![("retry-after", "900".into())], vec![]),
+                _ if seen.path.contains("/blobs/") => Reply::Content { bytes: vec![1; 100], chunked: true },
+                _ => Reply::Serve,
+            });
+        }
+        with().pull_as(&name, Some(&auth), None).await.unwrap();
+        assert_eq!(home.count("GET", "/blobs/"), 4 * (broken + 1), "{broken}");
+    }
+    assert!([&own, &all].iter().all(|mirror| mirror.log().iter().all(|seen| seen.authorization.is_none())));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use brig_registry::{Config, ErrorKind, Proxies};
+use brig_registry::{Config, ErrorKind, Proxies, RegistrySettings};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -122,6 +122,28 @@ async fn certificates_are_verified() {
             host.assert_clean().await;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_of_one_registry_by_its_setting() {
+    let registry = Registry::tls(server(SERVER, false)).await;
+    registry.push("app", "v1", &Image::small());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("ca.pem");
+    std::fs::write(&file, CA).unwrap();
+    let proxy = proxy(registry.address).await;
+    let proxies = Proxies { http: proxy.clone(), https: proxy, none_for: String::new() };
+    let with = |text: String| {
+        let registries = RegistrySettings::parse(&[text]).unwrap();
+        TestBox::with(Config { registries, proxies: proxies.clone(), ..quick() })
+    };
+    for name in ["registry.test:5443", "registry.test", "*"] {
+        with(format!("{name}=ca={}", file.display())).pull(NAME).await.unwrap();
+    }
+    let error = with(format!("other.test=ca={}", file.display())).pull(NAME).await.unwrap_err();
+    assert!(error.message.contains("unknown authority"), "{error}");
+    let error = with("registry.test=ca=/nonexistent.pem".into()).pull(NAME).await.unwrap_err();
+    assert!(error.message.contains("/nonexistent.pem"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
