@@ -18,6 +18,7 @@ use rustix::fs::AtFlags;
 
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
+use crate::packed;
 use crate::partial;
 use crate::store::Store;
 use crate::trash;
@@ -52,7 +53,9 @@ impl Upkeep<'_> {
         store.inner.reserve.make_room();
         let mut reclaimed = Reclaimed::default();
         collect_layers(store, keep, &mut reclaimed)?;
-        collect_blobs(store, &mut reclaimed)?;
+        let live = live_blobs(store, &store.catalog());
+        packed::collect(store, &live, &mut reclaimed)?;
+        collect_blobs(store, &live, &mut reclaimed)?;
         reclaimed.size_bytes += store.partials().expire(partial::EXPIRY)?;
         Ok(reclaimed)
     }
@@ -164,8 +167,7 @@ fn collect_layers(store: &Store, keep: &[Digest], reclaimed: &mut Reclaimed) -> 
     Ok(())
 }
 
-fn collect_blobs(store: &Store, reclaimed: &mut Reclaimed) -> Result<()> {
-    let live = live_blobs(store, &store.catalog());
+fn collect_blobs(store: &Store, live: &HashSet<Digest>, reclaimed: &mut Reclaimed) -> Result<()> {
     each_blob(store, &mut |dir, digest, size| {
         if live.contains(&digest) {
             return Ok(());

@@ -16,6 +16,7 @@ use crate::digest;
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layer::{self, LayerIngest};
+use crate::packed::Packer;
 use crate::partial::{self, PartialDir, Partials};
 use crate::quarantine::Quarantine;
 use crate::recipe::LayerTar;
@@ -36,10 +37,11 @@ pub struct Store {
 pub(crate) struct Inner {
     pub(crate) root: PathBuf,
     pub(crate) dirs: Dirs,
-    pub(crate) database: Database,
+    pub(crate) database: Arc<Database>,
     catalog: RwLock<Catalog>,
     pub(crate) trash: Trash,
     pub(crate) partials: PartialDir,
+    pub(crate) packer: Packer,
     pub(crate) reserve: Arc<Reserve>,
     pub(crate) quarantine: Quarantine,
     /// Held while what is reachable is decided or added to, so that nothing in use is collected.
@@ -83,13 +85,26 @@ impl Store {
         let partials = PartialDir::open(&root.join("partial"))?;
         let reserve = Arc::new(Reserve::open(root, RESERVE_SIZE)?);
         let trash = Trash::open(&root.join("trash"), reserve.clone())?;
-        let database = rescue::open(root, &quarantine, &reserve)?;
+        let database = Arc::new(rescue::open(root, &quarantine, &reserve)?);
         database.migrate("store", SCHEMA)?;
+        let packer = Packer::open(root, &database)?;
         let catalog = RwLock::new(Catalog::load(&database)?);
         let root = root.to_owned();
         let (gate, freeing) = (Mutex::default(), Mutex::default());
-        let inner =
-            Inner { root, dirs, database, catalog, trash, partials, reserve, quarantine, gate, freeing, _lock: lock };
+        let inner = Inner {
+            root,
+            dirs,
+            database,
+            catalog,
+            trash,
+            partials,
+            packer,
+            reserve,
+            quarantine,
+            gate,
+            freeing,
+            _lock: lock,
+        };
         let store = Store { inner: Arc::new(inner) };
         sweep::sweep(&store)?;
         store.upkeep().note_cut_off()?;

@@ -27,6 +27,7 @@ pub(crate) fn clear_the_way(root: &Path, quarantine: &Quarantine) -> Result<()> 
         "ingest",
         "layers",
         "active",
+        "packed",
         "partial",
         "trash",
         "containers",

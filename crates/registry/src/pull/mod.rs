@@ -10,12 +10,12 @@ mod source;
 use std::sync::Arc;
 use std::time::Duration;
 
-use brig_oci::{Digest, Platform, Reference};
-use brig_store::{Lease, Store};
+use brig_oci::{Descriptor, Digest, Platform, Reference};
+use brig_store::{Lease, Packed, Store};
 use futures_util::future::try_join_all;
 use tokio::sync::watch;
 
-use self::download::Arrival;
+use self::download::{Arrival, Download};
 use self::event::PullEvent;
 use self::flight::{Flight, Stage, Wanted};
 use self::resolve::{Around, Image};
@@ -70,6 +70,7 @@ impl Client {
         let chains = chain_ids(&config.rootfs.diff_ids);
         // A collection meanwhile must not take what this image is about to lead to.
         let lease = Lease::begin(store);
+        let _urgent = Packed::of(store).pause();
         chains.iter().for_each(|chain| lease.hold(chain));
         let wanted = wanted(&image, &config.rootfs.diff_ids, &chains);
         let image_id = image.manifest.config.digest.clone();
@@ -220,12 +221,13 @@ impl Layers<'_> {
         all_below.map_err(|_| Error::new(ErrorKind::Storage, "a layer below was not committed"))?;
         let mut slot = flight.slot.clone().lock_owned().await;
         let (store, chain, parent) = (self.store.clone(), layer.chain_id.clone(), parent.cloned());
-        let download = flight.download.clone();
+        let (download, wanted) = (flight.download.clone(), layer.clone());
         // The slot stays locked in there: a pull that shares this download must not look while a commit is under way.
         blocking(move || {
             if store.layer(&chain).is_some() {
                 slot.take();
-                return download.take().map_or(Ok(()), |spooled| Ok(spooled.discard()?));
+                keep_packed(&store, &download, &wanted);
+                return Ok(());
             }
             let lost = || Error::new(ErrorKind::Storage, "another pull of the same layer failed to commit it");
             let committed = store.commit_layer(slot.take().ok_or_else(lost)?, parent.as_ref())?;
@@ -235,9 +237,7 @@ impl Layers<'_> {
                     committed.chain_id
                 )));
             }
-            if let Some(spooled) = download.take() {
-                spooled.discard()?;
-            }
+            keep_packed(&store, &download, &wanted);
             Ok(())
         })
         .await
@@ -291,4 +291,13 @@ pub(crate) fn whole_seconds(wait: Duration) -> u64 {
 /// What a layer goes by in progress: twelve digits of its digest.
 fn short(layer: &Wanted) -> String {
     layer.descriptor.digest.hex().chars().take(12).collect()
+}
+
+/// The compressed blob stays, or what it can be made again from. The layer is here whether that works or not.
+fn keep_packed(store: &Store, download: &Download, layer: &Wanted) {
+    let Some(spooled) = download.take() else { return };
+    let Descriptor { digest, media_type, .. } = &layer.descriptor;
+    if let Err(error) = Packed::of(store).keep(spooled, digest, &layer.diff_id, media_type) {
+        tracing::warn!("layer {digest} is here, but not its compressed form: {error}");
+    }
 }

@@ -197,7 +197,12 @@ impl Push<'_> {
         }
         let like = original.map_or(media_type::OCI_LAYER_GZIP, |layer| layer.media_type.as_str()).to_owned();
         let (store, chain) = (self.store.clone(), self.image.chains[nth].clone());
-        let Packed { descriptor, content } = blocking(move || packed::pack(&store, &chain, &like)).await?;
+        let came_as = original.cloned();
+        let pack = move || match came_as.and_then(|original| packed::original(&store, &original)) {
+            Some(packed) => Ok(packed),
+            None => packed::pack(&store, &chain, &like),
+        };
+        let Packed { descriptor, content } = blocking(pack).await?;
         let same = original.filter(|original| original.digest == descriptor.digest);
         if same.is_none() && self.is_there(&id, &descriptor.digest).await? {
             return Ok(descriptor);

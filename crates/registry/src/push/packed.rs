@@ -1,14 +1,15 @@
-//! Owns making a layer's blob for the wire: its tar is made again and compressed, always to the same bytes, into a file
-//! without a name. It must not decide whether that is needed.
+//! Owns making a layer's blob for the wire: the very one that it came as, where the store can make that again, while it is
+//! sent; else its tar is compressed, always to the same bytes, into a file without a name. It must not decide whether that
+//! is needed.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use brig_oci::{Descriptor, Digest, media_type};
-use brig_store::Store;
 use brig_store::digest::Hasher;
+use brig_store::{LayerBlob, Packed as Forms, Store};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -23,6 +24,46 @@ const LEVEL: u32 = 6;
 pub(super) enum Content {
     Bytes(Bytes),
     File(Arc<File>),
+    /// Made while it is read.
+    Made(Arc<Mutex<Made>>),
+}
+
+/// A blob that is made again, as far as it was read.
+pub(super) struct Made {
+    store: Store,
+    digest: Digest,
+    blob: Option<LayerBlob>,
+    /// How much of it was read.
+    at: u64,
+    /// What was read last, and where it began: what a broken connection asks for again.
+    last: (u64, Bytes),
+}
+
+impl Made {
+    /// From `offset` on. What was read before the last piece has to be made anew.
+    fn read(&mut self, offset: u64, length: usize) -> Result<Bytes> {
+        let again = offset.checked_sub(self.last.0).and_then(|skipped| usize::try_from(skipped).ok());
+        if let Some(skipped) = again.filter(|skipped| *skipped < self.last.1.len()) {
+            return Ok(self.last.1.slice(skipped..self.last.1.len().min(skipped.saturating_add(length))));
+        }
+        if offset < self.at {
+            (self.blob, self.at) = (None, 0);
+        }
+        let blob = match &mut self.blob {
+            Some(blob) => blob,
+            None => self.blob.insert(Forms::of(&self.store).blob(&self.digest)?),
+        };
+        let skipped = io::copy(&mut blob.take(offset - self.at), &mut io::sink()).map_err(|error| failed(&error))?;
+        self.at += skipped;
+        let mut bytes = Vec::with_capacity(length);
+        // One more than is wanted of the last piece: reading the end is what verifies the whole.
+        let ends = blob.size().saturating_sub(self.at) <= length as u64;
+        let most = length as u64 + u64::from(ends);
+        blob.take(most).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
+        self.at += bytes.len() as u64;
+        self.last = (offset, Bytes::from(bytes));
+        Ok(self.last.1.clone())
+    }
 }
 
 /// A blob that is ready to be uploaded.
@@ -35,6 +76,11 @@ impl Content {
     /// The bytes from `offset` on, at most `length`.
     pub(super) async fn read(&self, offset: u64, length: usize) -> Result<Bytes> {
         let file = match self {
+            Content::Made(made) => {
+                let made = made.clone();
+                let read = move || made.lock().unwrap_or_else(PoisonError::into_inner).read(offset, length);
+                return super::blocking(read).await;
+            }
             Content::Bytes(bytes) => {
                 let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
                 return Ok(bytes.slice(start..bytes.len().min(start.saturating_add(length))));
@@ -54,6 +100,14 @@ impl Content {
 fn failed(error: &io::Error) -> Error {
     let kind = if error.kind() == io::ErrorKind::InvalidData { ErrorKind::Invalid } else { ErrorKind::Storage };
     Error::new(kind, format!("prepare a layer for the registry: {error}"))
+}
+
+/// The blob that a layer came as, if the store can make it again. Blocks.
+pub(super) fn original(store: &Store, original: &Descriptor) -> Option<Packed> {
+    let blob = Forms::of(store).blob(&original.digest).ok().filter(|blob| blob.size() == original.size)?;
+    let (store, digest) = (store.clone(), original.digest.clone());
+    let made = Made { store, digest, blob: Some(blob), at: 0, last: (0, Bytes::new()) };
+    Some(Packed { descriptor: original.clone(), content: Content::Made(Arc::new(Mutex::new(made))) })
 }
 
 /// Makes the blob of a layer, in the form that the media type of `like` says: plain if that is, else gzip. Blocks.

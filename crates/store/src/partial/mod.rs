@@ -13,7 +13,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -451,6 +451,21 @@ impl Partial {
         rustix::fs::renameat(&partials.dir, &*self.name, dir, digest.hex())
             .map_err(|errno| Error::io(format!("rename to {}", path.display()), errno))?;
         durable::sync(dir.as_fd(), &path)?;
+        partials.remove(&format!("{}{MAP}", self.name))?;
+        Ok(len)
+    }
+
+    /// Moves the whole blob to another directory of the store's, without waiting for the disk. `path` names that directory.
+    /// Tells its size in bytes.
+    pub(crate) fn move_to(self, dir: BorrowedFd<'_>, name: &str, path: &Path) -> Result<u64> {
+        let len = self.len();
+        self.finish();
+        let partials = &self.store.inner.partials;
+        if self.shared.state().map.is_some() {
+            self.shared.file.set_len(len).map_err(|error| partials.failed("truncate", &self.name, error))?;
+        }
+        rustix::fs::renameat(&partials.dir, &*self.name, dir, name)
+            .map_err(|errno| Error::io(format!("rename to {}", path.join(name).display()), errno))?;
         partials.remove(&format!("{}{MAP}", self.name))?;
         Ok(len)
     }

@@ -1,0 +1,108 @@
+//! Reading a compressed form: the blob that is kept, or the one that its recipe makes.
+//! Owns that what is read has the digest that was asked for. Must not decide which form is wanted.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::os::fd::AsFd;
+
+use brig_oci::Digest;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::tables::{self, State};
+use super::{BLOB, Files};
+use crate::digest::Hasher;
+use crate::error::{Error, Result};
+use crate::store::Store;
+
+/// Threads that make one blob. More are of little use: hashing is one.
+const THREADS: usize = 4;
+
+/// The bytes of a compressed layer. The last read fails, in place of telling the end, if they have not the digest that was
+/// asked for.
+pub struct LayerBlob {
+    input: Box<dyn Read + Send>,
+    digest: Digest,
+    size: u64,
+    /// `None` once the end was verified.
+    hasher: Option<Hasher>,
+    read: u64,
+}
+
+impl LayerBlob {
+    pub(super) fn new(input: Box<dyn Read + Send>, digest: &Digest, size: u64) -> LayerBlob {
+        LayerBlob { input, digest: digest.clone(), size, hasher: Some(Hasher::like(digest)), read: 0 }
+    }
+
+    /// Its length in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Its digest.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+}
+
+impl Read for LayerBlob {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        let length = self.input.read(buffer)?;
+        if length > 0 {
+            self.read += length as u64;
+            if let Some(hasher) = &mut self.hasher {
+                hasher.update(&buffer[..length]);
+            }
+            return Ok(length);
+        }
+        match self.hasher.take().map(Hasher::finish) {
+            Some(actual) if actual != self.digest => {
+                let text = format!(
+                    "the compressed form {} of a layer cannot be made again (it would be {actual}): pull the image again",
+                    self.digest
+                );
+                Err(io::Error::new(io::ErrorKind::InvalidData, text))
+            }
+            _ => Ok(0),
+        }
+    }
+}
+
+impl Files {
+    pub(super) fn open(&self, name: &str) -> Result<Option<File>> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(self.dir.as_fd(), name, flags, Mode::empty()) {
+            Ok(fd) => Ok(Some(File::from(fd))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(self.failed("open", name, errno)),
+        }
+    }
+}
+
+pub(super) fn open(store: &Store, files: &Files, digest: &Digest) -> Result<LayerBlob> {
+    let missing = || Error::not_found(format!("no layer is here that can be had as {digest}"));
+    let Some(row) = tables::find(&store.inner.database, digest)? else {
+        // A layer that came uncompressed is its own tar.
+        let chain = super::chains(&store.catalog(), digest).into_iter().next().ok_or_else(missing)?;
+        let tar = store.layer_tar(&chain)?;
+        let size = tar.size();
+        return Ok(LayerBlob::new(Box::new(tar), digest, size));
+    };
+    let size = row.form.size_bytes;
+    let hex = digest.hex();
+    if row.state != State::Recipe
+        && let Some(file) = files.open(&format!("{hex}{BLOB}"))?
+    {
+        return Ok(LayerBlob::new(Box::new(file), digest, size));
+    }
+    // The worker may have come between.
+    let recipe = files.open(hex)?.ok_or_else(missing)?;
+    let chains = super::chains(&store.catalog(), &row.form.diff_id);
+    let tar = store.layer_tar(chains.first().ok_or_else(missing)?)?;
+    let threads = std::thread::available_parallelism().map_or(1, |count| count.get().min(THREADS));
+    let made = brig_deflate::rebuild(tar, BufReader::new(recipe), threads);
+    Ok(LayerBlob::new(Box::new(made), digest, size))
+}

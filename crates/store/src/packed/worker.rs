@@ -1,0 +1,326 @@
+//! The thread that looks for recipes: one blob at a time, at the lowest priority, and only while nothing urgent runs.
+//! Owns the order: recipe written and synced, seen to make the very blob, recorded, and only then the blob goes.
+//! Must not hold the store: it ends when the store is closed, and goes on at the next opening.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{BufWriter, Read, Write};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use brig_oci::Digest;
+use brig_sys::process::{Scheduling, set_io_priority, set_scheduling};
+use rustix::fs::{Mode, OFlags};
+
+use super::blob::LayerBlob;
+use super::tables::{self, State};
+use super::{BLOB, Files, Form, NEW};
+use crate::database::Database;
+use crate::digest::Hasher;
+use crate::durable;
+use crate::error::{Error, Result};
+use crate::recipe::LayerTar;
+
+/// `SCHED_OTHER` and `SCHED_IDLE` (sched(7)).
+const ORDINARY: u32 = 0;
+const IDLE: u32 = 5;
+/// The I/O classes "best effort" and "idle" (ioprio_set(2)).
+const ORDINARY_IO: u8 = 2;
+const IDLE_IO: u8 = 3;
+/// A recipe longer than one in this many bytes of the blob is not worth the work of using it.
+const WORTHLESS: u64 = 2;
+
+/// The thread, as the store sees it.
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<Work>,
+    changed: Condvar,
+    /// Whether the thread runs with ordinary priority.
+    is_hurried: AtomicBool,
+}
+
+#[derive(Default)]
+struct Work {
+    /// Grows with each blob that is handed in.
+    wanted: u64,
+    /// What of that has been looked at.
+    done: u64,
+    pauses: usize,
+    /// Who waits for the end: then it is not idle work any more.
+    waiters: usize,
+    closing: bool,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, Work> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits while there is something more urgent; `false` when it is time to end.
+    fn go_on(&self) -> bool {
+        let state = self.state();
+        let waiting = |state: &mut Work| state.pauses > 0 && !state.closing;
+        let state = self.changed.wait_while(state, waiting).unwrap_or_else(PoisonError::into_inner);
+        let (is_wanted, closing) = (state.waiters > 0, state.closing);
+        drop(state);
+        if self.is_hurried.swap(is_wanted, Ordering::Relaxed) != is_wanted {
+            be_idle(!is_wanted);
+        }
+        !closing
+    }
+}
+
+/// Stops the work while it lives.
+pub struct Pause(Arc<Shared>);
+
+impl Drop for Pause {
+    fn drop(&mut self) {
+        self.0.state().pauses -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Worker {
+    pub(super) fn start(files: Arc<Files>, database: Arc<Database>) -> Result<Worker> {
+        let shared = Arc::new(Shared::default());
+        shared.state().wanted = 1;
+        let of_thread = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("store-pack".into())
+            .spawn(move || run(&of_thread, &files, &database))
+            .map_err(|error| Error::io("start the thread that packs layers", error))?;
+        Ok(Worker { shared, thread: Some(thread) })
+    }
+
+    pub(super) fn wake(&self) {
+        self.shared.state().wanted += 1;
+        self.shared.changed.notify_all();
+    }
+
+    pub(super) fn wait(&self) {
+        let mut state = self.shared.state();
+        state.waiters += 1;
+        let is_busy = |state: &mut Work| state.done < state.wanted && !state.closing;
+        let mut state = self.shared.changed.wait_while(state, is_busy).unwrap_or_else(PoisonError::into_inner);
+        state.waiters -= 1;
+    }
+
+    pub(super) fn pause(&self) -> Pause {
+        self.shared.state().pauses += 1;
+        Pause(self.shared.clone())
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.shared.state().closing = true;
+        self.shared.changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            // A panic in there is its own; what it was at is found again at the next opening.
+            thread.join().ok();
+        }
+    }
+}
+
+/// Sets this thread's priority: the lowest there is, or the ordinary one.
+fn be_idle(idle: bool) {
+    let (policy, class, level) = if idle { (IDLE, IDLE_IO, 0) } else { (ORDINARY, ORDINARY_IO, 4) };
+    let scheduling = Scheduling { policy, ..Scheduling::default() };
+    if let Err(error) = set_scheduling(scheduling).and_then(|()| set_io_priority(class, level)) {
+        tracing::debug!("cannot change the priority of packing: {error}");
+    }
+}
+
+fn run(shared: &Shared, files: &Files, database: &Database) {
+    be_idle(true);
+    // What failed for another reason than its own content is tried again at the next opening.
+    let mut failed: HashSet<Digest> = HashSet::new();
+    loop {
+        let state = shared.state();
+        let is_idle = |state: &mut Work| state.done >= state.wanted && !state.closing;
+        let state = shared.changed.wait_while(state, is_idle).unwrap_or_else(PoisonError::into_inner);
+        if state.closing {
+            return;
+        }
+        let upto = state.wanted;
+        drop(state);
+        let waiting = tables::waiting(database).unwrap_or_else(|error| {
+            tracing::warn!("cannot find out which layers are to be packed: {error}");
+            Vec::new()
+        });
+        for form in waiting.into_iter().filter(|form| !failed.contains(&form.digest)).collect::<Vec<_>>() {
+            let mut job = Job { shared, files, database, form: &form };
+            match job.run() {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::warn!("layer {} stays as it came: {error}", form.digest);
+                    failed.insert(form.digest.clone());
+                }
+            }
+        }
+        shared.state().done = upto;
+        shared.changed.notify_all();
+    }
+}
+
+/// One blob.
+struct Job<'a> {
+    shared: &'a Shared,
+    files: &'a Files,
+    database: &'a Database,
+    form: &'a Form,
+}
+
+impl Job<'_> {
+    /// `false` when it is time to end.
+    fn run(&mut self) -> Result<bool> {
+        if !self.shared.go_on() {
+            return Ok(false);
+        }
+        let hex = self.form.digest.hex();
+        let new = format!("{hex}{NEW}");
+        let Some(blob) = self.files.open(&format!("{hex}{BLOB}"))? else { return Ok(true) };
+        let outcome = self.try_recipe(blob, &new);
+        if !matches!(outcome, Ok(Outcome::Works)) {
+            self.files.remove(&new)?;
+        }
+        match outcome? {
+            Outcome::Works => self.take_recipe(&new).map(|()| true),
+            Outcome::Fails(why) => {
+                tracing::debug!("layer {} is kept compressed as well: {why}", self.form.digest);
+                self.keep_blob().map(|()| true)
+            }
+            Outcome::Damaged => {
+                tracing::warn!("the compressed form {} of a layer is damaged and dropped", self.form.digest);
+                tables::delete(self.database, std::slice::from_ref(&self.form.digest))?;
+                self.files.remove(&format!("{hex}{BLOB}")).map(|()| true)
+            }
+            // The layer may be committed a moment later, or never: then a collection takes the blob.
+            Outcome::NoLayer => Ok(true),
+            Outcome::Stopped => Ok(false),
+        }
+    }
+
+    fn try_recipe(&self, blob: File, new: &str) -> Result<Outcome> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = rustix::fs::openat(&self.files.dir, new, flags, Mode::from_raw_mode(0o600))
+            .map(File::from)
+            .map_err(|errno| self.files.failed("create", new, errno))?;
+        let failed = |error: std::io::Error| self.files.failed("write", new, error);
+        let mut output = BufWriter::new(file);
+        let mut blob = HashedInput { input: blob, hasher: Hasher::like(&self.form.digest) };
+        let analysed = brig_deflate::analyse(&mut blob, &mut output, &mut || self.shared.go_on());
+        let analysed = match analysed {
+            Ok(analysed) => analysed,
+            Err(brig_deflate::Error::Stopped) => return Ok(Outcome::Stopped),
+            Err(brig_deflate::Error::Io(error)) => return Err(failed(error)),
+            Err(why) => {
+                // Whether it is worth keeping: after a power cut it may be anything.
+                let is_whole = blob.drain().map_err(failed)? == self.form.digest;
+                return Ok(if is_whole { Outcome::Fails(why.to_string()) } else { Outcome::Damaged });
+            }
+        };
+        if blob.drain().map_err(failed)? != self.form.digest {
+            return Ok(Outcome::Damaged);
+        }
+        if analysed.recipe_bytes > self.form.size_bytes / WORTHLESS {
+            return Ok(Outcome::Fails(format!("its recipe has {} bytes", analysed.recipe_bytes)));
+        }
+        output.flush().map_err(failed)?;
+        let file = output.into_inner().map_err(|error| failed(error.into_error()))?;
+        file.sync_all().map_err(|error| self.files.failed("fsync", new, error))?;
+        drop(file);
+        let outcome = self.verify(new)?;
+        if let Outcome::Works = outcome {
+            let (packed, recipe) = (self.form.size_bytes, analysed.recipe_bytes);
+            tracing::debug!("layer {}: {recipe} bytes in place of {packed}, {}", self.form.digest, analysed.encoder);
+        }
+        Ok(outcome)
+    }
+
+    /// Makes the blob from the layer as it lies here, and looks whether it is the same.
+    fn verify(&self, new: &str) -> Result<Outcome> {
+        let chains = tables::chains(self.database, &self.form.diff_id)?;
+        let Some(chain) = chains.first() else { return Ok(Outcome::NoLayer) };
+        let Some(tar) = LayerTar::open(&self.files.layers.join(chain.hex()), &self.form.diff_id, None)? else {
+            return Ok(Outcome::Fails("its layer's tar cannot be made again".into()));
+        };
+        let Some(recipe) = self.files.open(new)? else { return Ok(Outcome::NoLayer) };
+        let made = brig_deflate::rebuild(tar, std::io::BufReader::new(recipe), 1);
+        let mut made = LayerBlob::new(Box::new(made), &self.form.digest, self.form.size_bytes);
+        let mut buffer = vec![0; 128 * 1024];
+        loop {
+            if !self.shared.go_on() {
+                return Ok(Outcome::Stopped);
+            }
+            match made.read(&mut buffer) {
+                Ok(0) => return Ok(Outcome::Works),
+                Ok(_) => {}
+                Err(error) => return Ok(Outcome::Fails(error.to_string())),
+            }
+        }
+    }
+
+    fn take_recipe(&self, new: &str) -> Result<()> {
+        let hex = self.form.digest.hex();
+        rustix::fs::renameat(&self.files.dir, new, &self.files.dir, hex)
+            .map_err(|errno| self.files.failed("rename to", hex, errno))?;
+        durable::sync(self.files.dir.as_fd(), &self.files.path)?;
+        if !tables::settle(self.database, &self.form.digest, State::Recipe)? {
+            // Collected meanwhile.
+            return self.files.remove(hex);
+        }
+        self.files.remove(&format!("{hex}{BLOB}"))
+    }
+
+    fn keep_blob(&self) -> Result<()> {
+        let name = format!("{}{BLOB}", self.form.digest.hex());
+        if let Some(file) = self.files.open(&name)? {
+            file.sync_all().map_err(|error| self.files.failed("fsync", &name, error))?;
+        }
+        tables::settle(self.database, &self.form.digest, State::Blob).map(drop)
+    }
+}
+
+enum Outcome {
+    /// The recipe makes the blob.
+    Works,
+    /// There is none.
+    Fails(String),
+    /// The blob is not what it should be.
+    Damaged,
+    /// No layer to make it from.
+    NoLayer,
+    Stopped,
+}
+
+/// Hashes what is read.
+struct HashedInput {
+    input: File,
+    hasher: Hasher,
+}
+
+impl HashedInput {
+    /// The digest of everything.
+    fn drain(mut self) -> std::io::Result<Digest> {
+        let mut buffer = vec![0; 64 * 1024];
+        while self.read(&mut buffer)? > 0 {}
+        Ok(self.hasher.finish())
+    }
+}
+
+impl Read for HashedInput {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let length = self.input.read(buffer)?;
+        self.hasher.update(&buffer[..length]);
+        Ok(length)
+    }
+}
