@@ -1,4 +1,5 @@
-//! The `brig` program: the command line, and the daemon behind the verb `daemon`.
+//! The `brig` program: the command line, the daemon behind the verb `daemon`, and the process in which that has layers
+//! unpacked behind the verb `unpack`.
 //! Owns only that choice. Called under any other name, such as `docker`, it is the same command line.
 
 use std::ffi::OsString;
@@ -6,6 +7,10 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().collect();
+    // Before anything is set up: it gives up all of it.
+    if args.len() == 2 && args[1] == "unpack" {
+        return brig_daemon::unpack();
+    }
     if args.get(1).is_some_and(|verb| verb == "daemon") {
         args.remove(1);
         return brig_daemon::main(args);

@@ -22,4 +22,5 @@ mod server_tests;
 mod socket;
 mod tls;
 
+pub use brig_engine::unpack;
 pub use process::main;

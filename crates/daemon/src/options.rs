@@ -230,6 +230,7 @@ impl Options {
             data_root: self.data_root.clone(),
             exec_root: self.exec_root.clone(),
             shim_binary: self.shim.clone(),
+            confined_unpacking: true,
             registry_mirrors: self.registry_mirrors.clone(),
             insecure_registries: self.insecure_registries.clone(),
             registries: self.registries.clone(),

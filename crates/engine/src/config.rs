@@ -13,6 +13,9 @@ pub struct Config {
     pub exec_root: PathBuf,
     /// The `brig-rt` program; when `None`, the one beside the running program, else the one in `PATH`.
     pub shim_binary: Option<PathBuf>,
+    /// Whether layers are unpacked in a confined process of their own. Only for a program that calls [`crate::unpack`], and
+    /// nothing else, when it is run with the one argument `unpack`.
+    pub confined_unpacking: bool,
     /// Mirrors to ask before Docker Hub (`--registry-mirror`).
     pub registry_mirrors: Vec<String>,
     /// Registries (host:port or CIDR) that may be spoken to without verified TLS (`--insecure-registry`).
@@ -65,6 +68,7 @@ impl Default for Config {
             data_root: PathBuf::from("/var/lib/brig"),
             exec_root: PathBuf::from("/run/brig"),
             shim_binary: None,
+            confined_unpacking: false,
             registry_mirrors: Vec::new(),
             insecure_registries: Vec::new(),
             registries: Vec::new(),

@@ -21,11 +21,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use brig_api::filters::Filters;
-use brig_store::Store;
+use brig_store::unpacker::Unpacker;
+use brig_store::{Options, Store};
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+pub use brig_store::unpacker::main as unpack;
 pub use config::Config;
 pub use container::{
     AttachOptions, Attachment, Containers, Export, ListOptions, RemoveOptions, Status, View, WaitCondition,
@@ -145,7 +147,8 @@ fn open_parts(config: Config) -> Result<Opened> {
     make_parents(&config.data_root)?;
     data(&config.data_root)?;
     let root = config.data_root.join("v1");
-    let store = Store::open(&root).map_err(error::from_store)?;
+    let unpacker = config.confined_unpacking.then(Unpacker::this_program);
+    let store = Store::open_with(&root, Options { unpacker }).map_err(error::from_store)?;
     make_parents(&config.exec_root)?;
     volumes::make_directory(&config.exec_root, 0o700)?;
     let exec_root_lock = Arc::new(lock_exec_root(&config.exec_root)?);

@@ -1,6 +1,7 @@
 //! Finding out how a stream is packed, from its first bytes, and unpacking it in-process.
 //! Owns the decoders' bounds. Must not run programs or look at names.
 
+use std::fmt;
 use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 
 use crate::error::{Error, Result};
@@ -24,10 +25,32 @@ pub enum Packing {
     Zstd,
 }
 
+impl fmt::Display for Packing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Packing::Plain => "not packed",
+            Packing::Gzip => "gzip",
+            Packing::Zstd => "zstd",
+        })
+    }
+}
+
 /// Unpacks gzip and zstd, and passes anything else through. xz and bzip2 are refused by name.
 /// Errors while reading name what is wrong with the stream.
 pub fn decompress<'a, R: Read + 'a>(reader: R) -> Result<Box<dyn Read + 'a>> {
     decompress_sniffed(reader).map(|(_, reader)| reader)
+}
+
+/// As [`decompress`], for a stream that was said to be packed like that. One that is said to be plain is not looked at.
+pub(crate) fn decompress_as<'a, R: Read + 'a>(reader: R, packing: Option<Packing>) -> Result<Box<dyn Read + 'a>> {
+    if packing == Some(Packing::Plain) {
+        return Ok(Box::new(reader));
+    }
+    let (found, plain) = decompress_sniffed(reader)?;
+    match packing {
+        Some(said) if said != found => Err(Error::invalid(format!("said to be packed as {said}, but it is {found}"))),
+        _ => Ok(plain),
+    }
 }
 
 /// As [`decompress`], telling also what was found, for callers who were told a media type.

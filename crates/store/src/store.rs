@@ -22,11 +22,19 @@ use crate::quarantine::Quarantine;
 use crate::recipe::LayerTar;
 use crate::reserve::{RESERVE_SIZE, Reserve};
 use crate::trash::Trash;
+use crate::unpacker::Unpacker;
 use crate::upkeep::Upkeep;
 use crate::{lease, lock, rescue, sweep};
 
 /// The largest blob that is kept whole, in bytes: configurations, manifests and indexes, never layers.
 pub const MAX_BLOB_SIZE: u64 = 16 * 1024 * 1024;
+
+/// How a store works.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// The confined process in which layers are unpacked; without it they are in the process that has the store open.
+    pub unpacker: Option<Unpacker>,
+}
 
 /// The store: blobs, layers, images and writable layers beneath one directory. Cheap to clone, blocking.
 #[derive(Clone)]
@@ -48,6 +56,8 @@ pub(crate) struct Inner {
     gate: Mutex<()>,
     /// Held while freed space is measured.
     pub(crate) freeing: Mutex<()>,
+    /// Where layers are unpacked, if not here.
+    pub(crate) unpacker: Option<Unpacker>,
     /// Locked for as long as the store is open.
     _lock: OwnedFd,
 }
@@ -66,6 +76,11 @@ impl Store {
     /// damaged is said in the log and does not keep it from opening.
     /// Fails with [`ErrorKind::Busy`] while another process has it open.
     pub fn open(root: &Path) -> Result<Store> {
+        Store::open_with(root, Options::default())
+    }
+
+    /// As [`Store::open`], with more said about how it works.
+    pub fn open_with(root: &Path, options: Options) -> Result<Store> {
         std::fs::create_dir_all(root.parent().unwrap_or(root))
             .map_err(|error| Error::io(format!("mkdir {}", root.display()), error))?;
         drop(durable::directory(root)?);
@@ -91,6 +106,7 @@ impl Store {
         let catalog = RwLock::new(Catalog::load(&database)?);
         let root = root.to_owned();
         let (gate, freeing) = (Mutex::default(), Mutex::default());
+        let unpacker = options.unpacker;
         let inner = Inner {
             root,
             dirs,
@@ -103,6 +119,7 @@ impl Store {
             quarantine,
             gate,
             freeing,
+            unpacker,
             _lock: lock,
         };
         let store = Store { inner: Arc::new(inner) };

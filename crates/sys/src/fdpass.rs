@@ -50,6 +50,11 @@ impl Channel {
         Channel(fd)
     }
 
+    /// The socket, to be given to another process.
+    pub fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+
     /// Sends one message of at most [`MAX_MESSAGE`] bytes (not empty) and [`MAX_FDS`] descriptors.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use brig_oci::{Descriptor, Digest};
-use brig_store::{LayerIngest, PartialReader, Store};
+use brig_store::{LayerIngest, Packing, PartialReader, Store};
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
 use tokio::task::AbortHandle;
 
@@ -154,7 +154,7 @@ impl Read for Along {
 fn unpack(store: &Store, blob: Along, wanted: &Wanted) -> Result<LayerIngest> {
     let digest = &wanted.descriptor.digest;
     let mut ingest = store.begin_layer()?;
-    let unpacked = brig_store::decompress(blob).and_then(|plain| ingest.unpack(plain)).map_err(|error| {
+    let unpacked = ingest.unpack_blob(blob, packing(&wanted.descriptor)).map_err(|error| {
         let mut error = Error::from(error);
         error.message = format!("layer {digest}: {}", error.message);
         error
@@ -167,4 +167,13 @@ fn unpack(store: &Store, blob: Along, wanted: &Wanted) -> Result<LayerIngest> {
         return Err(Error::mismatch(text));
     }
     Ok(ingest)
+}
+
+/// How a layer of this media type is packed, where that says so. Foreign layers were refused before.
+fn packing(descriptor: &Descriptor) -> Option<Packing> {
+    match descriptor.media_type.as_str() {
+        kind if kind.ends_with("+gzip") || kind.ends_with(".gzip") => Some(Packing::Gzip),
+        kind if kind.ends_with("+zstd") || kind.ends_with(".zstd") => Some(Packing::Zstd),
+        _ => None,
+    }
 }

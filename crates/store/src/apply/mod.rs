@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::recipe::{Recorder, Tape};
 use crate::tar::{Archive, Kind, Member, Time};
 pub(crate) use settle::{Later, What, settle, times_of, undisturbed};
-pub(crate) use tree::{OPAQUE, Tree, is_whiteout, same_directory};
+pub(crate) use tree::{MAX_LEFT, OPAQUE, Tree, is_whiteout, same_directory};
 
 /// The most members of one layer.
 pub(crate) const MAX_ENTRIES: u64 = 2_000_000;

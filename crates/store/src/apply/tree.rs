@@ -19,8 +19,12 @@ use crate::tar::Time;
 
 /// overlayfs' mark of a directory that hides what is below it.
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
-/// What may be remembered about directories, attributes and links until the end, in bytes.
-pub(crate) const MAX_NOTES: usize = 64 << 20;
+/// What may be left to be done after unpacking, in bytes: undescribed directories, links to what is below, attributes.
+pub(crate) const MAX_LEFT: usize = 16 << 20;
+/// What may be remembered of directories that were described, in bytes.
+const MAX_TIMES: usize = 64 << 20;
+/// What each entry of those takes beside its path, in bytes.
+const NOTE: usize = 64;
 /// Parents that are kept open.
 const MAX_CACHED: usize = 256;
 
@@ -37,8 +41,10 @@ pub(crate) struct Tree<'a> {
     later: HashMap<u64, Vec<Later>>,
     /// Modification times of directories, set last: path, inode number, time.
     directory_times: Vec<(PathBuf, u64, Time)>,
-    /// Bytes that the lists take.
-    noted: usize,
+    /// Bytes that what is left to be done takes.
+    left: usize,
+    /// Bytes that the times of directories take.
+    timed: usize,
     /// Whole directories were replaced, so that the running sum of sizes is not right any more.
     recount: bool,
     /// How many files and directories were set aside because a later member took their place.
@@ -57,7 +63,8 @@ impl<'a> Tree<'a> {
             implied,
             later: HashMap::new(),
             directory_times: Vec::new(),
-            noted: 0,
+            left: 0,
+            timed: 0,
             recount: false,
             replaced: 0,
         })
@@ -86,7 +93,10 @@ impl<'a> Tree<'a> {
     /// A member has described this directory.
     pub(crate) fn described(&mut self, path: &Path, inode: u64, time: Time) -> Result<()> {
         self.implied.remove(&inode);
-        self.note(path)?;
+        self.timed += NOTE + path.as_os_str().len();
+        if self.timed > MAX_TIMES {
+            return Err(too_much("directories", MAX_TIMES));
+        }
         self.directory_times.push((path.to_owned(), inode, time));
         Ok(())
     }
@@ -97,9 +107,9 @@ impl<'a> Tree<'a> {
         if what == What::Opaque && list.iter().any(|later| later.what == what) {
             return Ok(());
         }
-        let extra = if let What::Attribute { value, .. } = &what { value.len() } else { 0 };
+        let extra = if let What::Attribute { name, value } = &what { name.len() + value.len() } else { 0 };
         list.push(Later { path: path.to_owned(), inode, what });
-        self.noted += extra;
+        self.left += extra;
         self.note(path)
     }
 
@@ -122,14 +132,12 @@ impl<'a> Tree<'a> {
 
     /// Counts what a list takes, so that no archive can make them endless.
     fn note(&mut self, path: &Path) -> Result<()> {
-        const ENTRY: usize = 64;
-        self.noted += ENTRY + path.as_os_str().len();
-        match self.noted <= MAX_NOTES {
+        self.left += NOTE + path.as_os_str().len();
+        match self.left <= MAX_LEFT {
             true => Ok(()),
-            false => Err(Error::invalid(format!(
-                "a layer whose directories, links and attributes take more than {} MiB to remember",
-                MAX_NOTES >> 20
-            ))),
+            false => {
+                Err(too_much("undescribed directories, links to layers below, devices and capabilities", MAX_LEFT))
+            }
         }
     }
 
@@ -328,6 +336,10 @@ impl<'a> Tree<'a> {
         let stat = rustix::fs::fstat(directory).map_err(|errno| Error::io("fstat", errno))?;
         self.leave(path, stat.st_ino, What::Opaque)
     }
+}
+
+fn too_much(what: &str, limit: usize) -> Error {
+    Error::invalid(format!("a layer whose {what} take more than {} MiB to remember", limit >> 20))
 }
 
 /// Sets the time of a directory if it is still the one that was noted: a later member may have replaced it.

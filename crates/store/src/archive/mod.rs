@@ -77,7 +77,7 @@ pub fn load(store: &Store, reader: impl Read, on_event: &mut dyn FnMut(LoadEvent
 pub fn import(store: &Store, reader: impl Read, mut config: ImageConfig, name: Option<&str>) -> Result<Digest> {
     let _lease = Lease::begin(store);
     let mut ingest = store.begin_layer()?;
-    let unpacked = ingest.unpack(decompress(reader)?)?;
+    let unpacked = ingest.unpack_blob(reader, None)?;
     store.commit_layer(ingest, None)?;
     config.rootfs = RootFs { diff_ids: vec![unpacked.diff_id], ..RootFs::default() };
     config.history =

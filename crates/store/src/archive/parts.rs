@@ -10,7 +10,6 @@ use brig_oci::Digest;
 
 use super::{ListedLayer, LoadEvent, mismatch};
 use crate::apply::clean;
-use crate::decompress::decompress;
 use crate::digest::{Hasher, HashingReader};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layer::LayerIngest;
@@ -213,7 +212,7 @@ fn layer(
     let body = Watched { inner: std::io::Cursor::new(head).chain(archive), events: &mut events };
     let mut body = HashingReader::new(body, Hasher::sha256());
     let mut ingest = store.begin_layer()?;
-    let unpacked = decompress(&mut body).and_then(|plain| ingest.unpack(plain));
+    let unpacked = ingest.unpack_blob(&mut body, None);
     // The digest is over the whole member, of which a decoder may leave the end.
     std::io::copy(&mut body, &mut std::io::sink()).map_err(|error| Error::input("read the archive", &error))?;
     let blob = body.finish();

@@ -5,13 +5,14 @@
 pub(crate) mod below;
 mod duplicate;
 pub(crate) mod info;
+mod stream;
 
 pub(crate) use duplicate::describe;
+pub(crate) use stream::unpack_stream;
 
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use brig_oci::Digest;
 use brig_sys::beneath::Root;
@@ -19,7 +20,8 @@ use rustix::fs::Mode;
 
 use crate::apply::{self, Applied};
 use crate::catalog::LayerInfo;
-use crate::digest::{self, Hasher};
+use crate::decompress::{self, Packing};
+use crate::digest;
 use crate::durable;
 use crate::error::{Error, Result};
 use crate::recipe;
@@ -27,9 +29,6 @@ use crate::store::Store;
 
 /// The longest uncompressed tar of one layer, in bytes.
 pub const MAX_LAYER_SIZE: u64 = 128 << 30;
-/// How much is read ahead of the unpacking thread, and in what pieces.
-const PIECE: usize = 256 * 1024;
-const PIECES: usize = 4;
 
 /// A layer that is being unpacked. Dropping it removes what was made.
 pub struct LayerIngest {
@@ -96,33 +95,24 @@ impl LayerIngest {
         }
     }
 
-    /// Unpacks an uncompressed tar, hashing it on the way. Reading (which may decompress) and hashing happen on this
-    /// thread, unpacking on another beside it. Once only for each ingest.
+    /// Unpacks an uncompressed tar: [`LayerIngest::unpack_blob`].
     pub fn unpack(&mut self, reader: impl Read) -> Result<Unpacked> {
+        self.unpack_blob(reader, Some(Packing::Plain))
+    }
+
+    /// Unpacks a layer as it is transported, hashing the tar on the way: in a confined process if the store was opened with
+    /// one, else in this one. With `packing` the stream must be packed so, else its first bytes tell. Reads to the stream's
+    /// end unless it fails. Once only for each ingest.
+    pub fn unpack_blob(&mut self, mut reader: impl Read, packing: Option<Packing>) -> Result<Unpacked> {
         if !matches!(self.state, State::Empty) {
             return Err(Error::invalid("a layer can be unpacked only once"));
         }
         self.state = State::Failed;
-        let (dir, root) = (&self.dir, &self.root);
-        let (full, pieces) = sync_channel(PIECES);
-        let (recycle, empty) = sync_channel(PIECES + 2);
-        let outcome = std::thread::scope(|scope| {
-            let worker = std::thread::Builder::new()
-                .name("store-unpack".into())
-                .spawn_scoped(scope, move || {
-                    apply::apply(dir, root, Pieces { pieces, recycle, current: Vec::new(), at: 0 })
-                })
-                .map_err(|error| Error::io("start an unpacking thread", error))?;
-            let fed = feed(reader, &full, &empty);
-            drop(full);
-            // The unpacking thread runs engine code over hostile data: should it panic, that is this layer's failure only.
-            let applied = worker.join().unwrap_or_else(|_| Err(Error::invalid("unpacking stopped unexpectedly")));
-            match (fed, applied) {
-                // A broken stream makes unpacking fail too; it is the cause.
-                (Err(error), _) | (Ok(_), Err(error)) => Err(error),
-                (Ok((diff_id, size)), Ok(applied)) => Ok((diff_id, size, applied)),
-            }
-        });
+        let outcome = match &self.store.inner.unpacker {
+            Some(unpacker) => unpacker.unpack(&self.dir, &mut reader, packing),
+            None => decompress::decompress_as(reader, packing)
+                .and_then(|plain| unpack_stream(&self.dir, &self.root, plain, &|| {})),
+        };
         let path = self.store.inner.root.join("ingest");
         let (diff_id, size, mut applied) = outcome.map_err(|error| match error.kind {
             crate::ErrorKind::NoSpace => error.context(format!("no space left in {}", path.display())),
@@ -168,70 +158,6 @@ impl Drop for LayerIngest {
         if let Err(error) = taken {
             tracing::warn!("an unfinished layer is left until the next start: {error}");
         }
-    }
-}
-
-/// Reads to the end, hashes, and hands pieces to the other thread; ends early if that one has failed.
-fn feed(mut reader: impl Read, full: &SyncSender<Vec<u8>>, empty: &Receiver<Vec<u8>>) -> Result<(Digest, u64)> {
-    let mut hasher = Hasher::sha256();
-    let mut total = 0u64;
-    loop {
-        let mut piece = empty.try_recv().unwrap_or_else(|_| vec![0; PIECE]);
-        piece.resize(PIECE, 0);
-        let length = fill(&mut reader, &mut piece).map_err(|error| Error::input("read the layer", &error))?;
-        piece.truncate(length);
-        hasher.update(&piece);
-        total += length as u64;
-        if total > MAX_LAYER_SIZE {
-            return Err(Error::invalid(format!("layer of more than {MAX_LAYER_SIZE} bytes")));
-        }
-        let ended = length < PIECE;
-        if full.send(piece).is_err() || ended {
-            // Whether the other side failed or merely had enough is for its own result to tell.
-            return Ok((hasher.finish(), total));
-        }
-    }
-}
-
-/// Reads until the buffer is full or the stream ends.
-fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match reader.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(length) => filled += length,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
-}
-
-/// The stream as the unpacking thread sees it.
-struct Pieces {
-    pieces: Receiver<Vec<u8>>,
-    recycle: SyncSender<Vec<u8>>,
-    current: Vec<u8>,
-    at: usize,
-}
-
-impl Read for Pieces {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.at == self.current.len() {
-            let Ok(next) = self.pieces.recv() else {
-                return Ok(0);
-            };
-            let used = std::mem::replace(&mut self.current, next);
-            self.at = 0;
-            if used.capacity() > 0 {
-                // Only saves an allocation; the other side may have gone or have enough.
-                let _spare = self.recycle.try_send(used);
-            }
-        }
-        let length = buffer.len().min(self.current.len() - self.at);
-        buffer[..length].copy_from_slice(&self.current[self.at..self.at + length]);
-        self.at += length;
-        Ok(length)
     }
 }
 

@@ -1,0 +1,309 @@
+//! Unpacking in a process of its own that can reach nothing but the layer's directory: starting it, feeding it, hearing what
+//! came of it. Owns both ends of their conversation. Must not believe the process: what it says is bounded and checked, and
+//! whatever becomes of it is the failure of one layer.
+//!
+//! What is left to believe is that the files are what the archive with the told diff id describes: whoever takes the process
+//! over by means of a hostile archive can lie about that one layer, and reach nothing else.
+//!
+//! The conversation, over a pair of sockets that keeps messages apart: the process says [`READY`], gets [`JOB`] with the
+//! layer's directory (a detached mount) and the input (a pipe), says [`LOCKED`] once it is confined; after the input's last
+//! byte it is told [`END`], so that an input that merely broke off is not taken for whole. It says [`PROGRESS`] now and
+//! then, and at last [`LISTS`] as often as need be and [`DONE`], or [`FAILED`].
+
+mod confine;
+mod filter;
+mod helper;
+mod notes;
+
+use std::ffi::{OsStr, OsString};
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use brig_sys::beneath::Root;
+use brig_sys::fdpass::{self, Channel};
+use brig_sys::idmap::{self, Kind, Range};
+use brig_sys::mount::{self, Attr, Change};
+use brig_sys::process;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+
+use crate::decompress::Packing;
+use crate::error::{Error, Result};
+pub use confine::{Missing, PIECES, Piece, isolate, lock};
+pub use helper::main;
+use notes::{MAX_LISTS, Outcome};
+
+const READY: u8 = b'R';
+const JOB: u8 = b'J';
+const LOCKED: u8 = b'L';
+const END: u8 = b'E';
+const PROGRESS: u8 = b'P';
+const LISTS: u8 = b'N';
+const DONE: u8 = b'D';
+const FAILED: u8 = b'F';
+
+/// How long the process may take for any step, by default.
+const STALLED: Duration = Duration::from_secs(60);
+/// How much is read from the input at a time, and kept in the pipe, in bytes.
+const PIECE: usize = 256 * 1024;
+/// The kernel's choice when memory is short: rather this than the daemon or a container.
+const OOM_SCORE: i32 = 800;
+
+/// How the confined process is started.
+#[derive(Debug)]
+pub struct Unpacker {
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    stalled: Duration,
+    /// What the kernel does not have has been said.
+    told: AtomicBool,
+}
+
+impl Unpacker {
+    /// A program that does nothing with these arguments but [`main`].
+    pub fn new(program: impl Into<PathBuf>, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Unpacker {
+        let arguments = arguments.into_iter().map(|argument| argument.as_ref().to_owned()).collect();
+        Unpacker { program: program.into(), arguments, stalled: STALLED, told: AtomicBool::new(false) }
+    }
+
+    /// This program itself, even after its file was replaced, with the verb `unpack`.
+    pub fn this_program() -> Unpacker {
+        Unpacker::new("/proc/self/exe", ["unpack"])
+    }
+
+    /// Gives up on a process that has input, or all of it, and does nothing for this long.
+    pub fn stalled_after(self, stalled: Duration) -> Unpacker {
+        Unpacker { stalled, ..self }
+    }
+
+    /// Unpacks what `reader` gives into the ingest directory `directory`.
+    pub(crate) fn unpack(&self, directory: &Root, reader: &mut dyn Read, packing: Option<Packing>) -> Result<Outcome> {
+        let mut process = Process::start(self)?;
+        let (read_end, write_end) = pipe()?;
+        let mount = only_this(directory)?;
+        process.prepare(self)?;
+        process.send(&[JOB, helper::packing_code(packing)], &[mount.as_fd(), read_end.as_fd()])?;
+        drop((read_end, mount));
+        process.feed(reader, write_end)?;
+        process.outcome()
+    }
+
+    fn tell(&self, missing: &[u8]) {
+        if missing.is_empty() || self.told.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let missing = notes::decode_error(&[&[0], missing].concat()).message;
+        tracing::warn!("layers are unpacked less confined than they could be, as the kernel refuses: {missing}");
+    }
+}
+
+/// A detached mount of the directory alone, from which nothing is run and no device opened.
+fn only_this(directory: &Root) -> Result<OwnedFd> {
+    let tree = mount::clone_tree(directory.as_fd(), false)?;
+    let set = Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NODEV | Attr::MOUNT_ATTR_NOEXEC;
+    mount::configure(tree.as_fd(), false, Change { set, ..Change::default() })?;
+    Ok(tree)
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+    let failed = |errno: Errno| Error::io("make a pipe", errno);
+    let (read_end, write_end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
+    // Only fewer wake-ups: where pipes are limited a smaller one does.
+    let _smaller = rustix::pipe::fcntl_setpipe_size(&write_end, PIECE);
+    rustix::fs::fcntl_setfl(&write_end, rustix::fs::OFlags::NONBLOCK).map_err(failed)?;
+    Ok((read_end, write_end))
+}
+
+/// The process, which ends with this at the latest.
+struct Process<'a> {
+    child: Child,
+    channel: Channel,
+    unpacker: &'a Unpacker,
+    /// When it last gave a sign of life or took input.
+    alive: Instant,
+    lists: Vec<u8>,
+    /// It was given all there is.
+    fed: bool,
+    last_word: Option<Result<Vec<u8>>>,
+}
+
+impl Drop for Process<'_> {
+    fn drop(&mut self) {
+        // It has ended, or is to; what cannot be killed is gone.
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+impl<'a> Process<'a> {
+    fn start(unpacker: &'a Unpacker) -> Result<Process<'a>> {
+        let (channel, theirs) = fdpass::pair()?;
+        let mut command = Command::new(&unpacker.program);
+        command.args(&unpacker.arguments).env_clear().arg0("brig");
+        command.stdin(Stdio::from(theirs.into_fd())).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().map_err(|error| Error::io("start the process that unpacks layers", error))?;
+        let alive = Instant::now();
+        Ok(Process { child, channel, unpacker, alive, lists: Vec::new(), fed: false, last_word: None })
+    }
+
+    fn send(&mut self, bytes: &[u8], fds: &[std::os::fd::BorrowedFd<'_>]) -> Result<()> {
+        match self.channel.send(bytes, fds) {
+            Ok(()) => Ok(()),
+            Err(error) if error.errno == Errno::PIPE => Err(self.died()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits until it has left its namespaces, and says whose ids are whose in the new one: the same.
+    fn prepare(&mut self, unpacker: &Unpacker) -> Result<()> {
+        let ready = self.next()?;
+        let (user, missing) = match ready.as_slice() {
+            [READY, user, missing @ ..] => (*user, missing),
+            [] => return Err(self.died()),
+            _ => return Err(notes::bad("a message")),
+        };
+        unpacker.tell(missing);
+        let pid = i32::try_from(self.child.id()).unwrap_or_default();
+        process::set_oom_score_adj(pid, OOM_SCORE)?;
+        if user == 1 {
+            for kind in [Kind::Group, Kind::User] {
+                let own = idmap::read(i32::try_from(std::process::id()).unwrap_or_default(), kind)?;
+                let same: Vec<Range> = own.iter().map(|range| Range { outside: range.inside, ..*range }).collect();
+                idmap::write(pid, kind, &same)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Its next message while nothing else is to be done; an error if it has none for too long.
+    fn next(&mut self) -> Result<Vec<u8>> {
+        self.wait(None)?;
+        self.alive = Instant::now();
+        Ok(self.channel.receive()?.bytes)
+    }
+
+    /// Waits until there is a message or, if asked for, room in the pipe; tells whether there is a message.
+    fn wait(&mut self, pipe: Option<&OwnedFd>) -> Result<bool> {
+        loop {
+            let left = self.unpacker.stalled.saturating_sub(self.alive.elapsed());
+            if left.is_zero() {
+                return Err(self.stalled());
+            }
+            let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+            let mut both = vec![PollFd::new(&self.channel, PollFlags::IN)];
+            both.extend(pipe.map(|pipe| PollFd::new(pipe, PollFlags::OUT)));
+            match poll(&mut both, Some(&timeout)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return Ok(!both[0].revents().is_empty()),
+                Err(errno) => return Err(Error::io("poll", errno)),
+            }
+        }
+    }
+
+    /// Takes one message; tells whether it was its last.
+    fn hear(&mut self) -> Result<bool> {
+        let message = self.channel.receive()?.bytes;
+        self.alive = Instant::now();
+        match message.split_first() {
+            Some((&PROGRESS, _)) => {}
+            Some((&LOCKED, missing)) => self.unpacker.tell(missing),
+            Some((&LISTS, part)) => {
+                if self.lists.len() + part.len() > MAX_LISTS {
+                    return Err(Error::invalid("the process that unpacked the layer has sent lists without end"));
+                }
+                self.lists.extend_from_slice(part);
+            }
+            Some((&DONE, summary)) => self.last_word = Some(Ok(summary.to_vec())),
+            Some((&FAILED, error)) => self.last_word = Some(Err(notes::decode_error(error))),
+            None => return Err(self.died()),
+            Some(_) => return Err(notes::bad("a message")),
+        }
+        Ok(self.last_word.is_some())
+    }
+
+    /// Gives it everything there is to read, and hears it meanwhile. Ends early if it has had its last word.
+    fn feed(&mut self, reader: &mut dyn Read, pipe: OwnedFd) -> Result<()> {
+        let mut piece = vec![0; PIECE];
+        loop {
+            let length = match reader.read(&mut piece) {
+                Ok(0) => break,
+                Ok(length) => length,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(Error::input("read the layer", &error)),
+            };
+            // However long the input was waited for, that was not its fault.
+            self.alive = Instant::now();
+            let mut left = &piece[..length];
+            while !left.is_empty() {
+                match rustix::io::write(&pipe, left) {
+                    Ok(written) => {
+                        self.alive = Instant::now();
+                        left = &left[written..];
+                    }
+                    Err(Errno::INTR) => {}
+                    // It does not read any more, and has said why or will not say anything.
+                    Err(Errno::PIPE) => return Ok(()),
+                    Err(Errno::AGAIN) => {
+                        if self.wait(Some(&pipe))? && self.hear()? {
+                            return Ok(());
+                        }
+                    }
+                    Err(errno) => return Err(Error::io("write to the process that unpacks layers", errno)),
+                }
+            }
+        }
+        self.alive = Instant::now();
+        self.fed = true;
+        match self.channel.send(&[END], &[]) {
+            // It may have had its last word already.
+            Err(error) if error.errno != Errno::PIPE => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// What came of it, once all input was given.
+    fn outcome(&mut self) -> Result<Outcome> {
+        loop {
+            match self.last_word.take() {
+                Some(Ok(_)) if !self.fed => return Err(notes::bad("a result before it had all input")),
+                Some(Ok(summary)) => return notes::decode(&summary, &self.lists),
+                Some(Err(error)) => return Err(error),
+                None => {
+                    self.wait(None)?;
+                    self.hear()?;
+                }
+            }
+        }
+    }
+
+    fn stalled(&mut self) -> Error {
+        let seconds = self.unpacker.stalled.as_secs_f32();
+        Error::invalid(format!("the process that unpacks the layer did nothing for {seconds} seconds and was ended"))
+    }
+
+    /// It has closed its end without a last word.
+    fn died(&mut self) -> Error {
+        let _gone = self.child.kill();
+        let text = match self.child.wait() {
+            Ok(status) => match (status.code(), status.signal()) {
+                (Some(code), _) => format!("ended unexpectedly with code {code}"),
+                (_, Some(signal)) => format!("was killed by signal {signal}"),
+                (None, None) => "ended unexpectedly".to_owned(),
+            },
+            Err(error) => format!("is gone: {error}"),
+        };
+        Error::invalid(format!("the process that unpacks the layer {text}; nothing of the layer is kept"))
+    }
+}
+
+/// The directory of the layer's files in an ingest.
+fn files(directory: &Root) -> Result<Root> {
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::NOFOLLOW;
+    Ok(Root::from_fd(directory.open_in(Path::new(crate::recipe::DIFF), flags, rustix::fs::Mode::empty())?))
+}
