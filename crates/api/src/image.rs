@@ -311,6 +311,24 @@ pub struct DistributionInspect {
     pub platforms: Option<Vec<Platform>>,
 }
 
+/// One repository in the answer to `GET /images/search`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SearchResult {
+    /// What its owners say about it.
+    #[serde(deserialize_with = "null")]
+    pub description: String,
+    /// Whether it is the registry's own.
+    pub is_official: bool,
+    /// Whether the registry builds it; always false nowadays.
+    pub is_automated: bool,
+    /// The name of the repository.
+    #[serde(deserialize_with = "null")]
+    pub name: String,
+    /// The number of stars the repository has.
+    pub star_count: i64,
+}
+
 /// The answer to `POST /commit`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]

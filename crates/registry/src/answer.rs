@@ -5,12 +5,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use brig_oci::Reference;
 use hyper::StatusCode;
-use hyper::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde::Deserialize;
 
 use crate::error::{Error, ErrorKind, Failure, Retry, printable};
 use crate::net::transport::Response;
 
+/// What the registry grants a client, as Docker Hub tells it.
+const RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
 /// Longest error body read; the rest could only be noise.
 const LARGEST_BODY: usize = 64 << 10;
 /// Longest wait that a server may ask for before the caller hears of it instead.
@@ -23,6 +25,8 @@ pub(crate) enum Asked<'a> {
     Manifest(&'a Reference),
     /// Some content of an image, named for people.
     Content(&'a Reference, &'a str),
+    /// A list that belongs to no image.
+    List,
     /// Whether credentials are good.
     Login,
     /// Taking something in.
@@ -46,6 +50,7 @@ struct Item {
 
 /// Reads the rest of an unsuccessful response and says what it means.
 pub(crate) async fn refusal(mut response: Response<'_>, asked: Asked<'_>) -> Failure {
+    let quota = response.header(&RATELIMIT_LIMIT).and_then(quota);
     let wait = response.header(&RETRY_AFTER).and_then(|v| retry_after(v.trim(), SystemTime::now()));
     let retry = retry_advice(response.status, wait);
     let context = response.context().to_owned();
@@ -60,10 +65,23 @@ pub(crate) async fn refusal(mut response: Response<'_>, asked: Asked<'_>) -> Fai
         item = Item { code: "DENIED".into(), message: "requested access to the resource is denied".into() };
     }
     let mut error = classify(status, &item, asked, &context);
+    if let (ErrorKind::RateLimited, Some(quota)) = (error.kind, quota) {
+        error.message.push_str(&quota);
+    }
     if let (ErrorKind::RateLimited, Some(wait)) = (error.kind, wait) {
         error.message.push_str(&format!(" (the registry asks to wait {} seconds)", wait.as_secs()));
     }
     Failure { error, retry }
+}
+
+/// `100;w=21600` in words: so many requests in so many seconds.
+fn quota(value: &str) -> Option<String> {
+    let (limit, window) = value.split_once(";w=")?;
+    let (limit, window) = (limit.trim().parse::<u64>().ok()?, window.trim().parse::<u64>().ok()?);
+    Some(match window {
+        3600.. if window % 3600 == 0 => format!(" (its limit is {limit} pulls in {} hours)", window / 3600),
+        _ => format!(" (its limit is {limit} pulls in {window} seconds)"),
+    })
 }
 
 /// The code and message as Go's errcode package prints them.

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use brig_oci::Reference;
 use hyper::header::HeaderValue;
 use hyper::{Method, StatusCode};
 use tokio::sync::Semaphore;
@@ -11,11 +12,13 @@ use crate::answer::{Asked, refusal};
 use crate::auth::{Grant, Tokens};
 use crate::config::{Auth, Config, is_hub};
 use crate::error::{Error, ErrorKind, Result};
+use crate::lists::{self, Found};
 use crate::net::dial::Dialer;
 use crate::net::resolver::Resolver;
 use crate::net::tls::Tls;
 use crate::net::transport::{Outgoing, Transport};
 use crate::net::url::Url;
+use crate::pull::describe::{self, Described};
 use crate::pull::flight::Flights;
 
 /// A client for any number of registries and pulls at once. Cheap to clone; all clones share connections, tokens, the
@@ -76,6 +79,23 @@ impl Client {
             }
             _ => Err(refusal(response, Asked::Login).await.into()),
         }
+    }
+
+    /// The tags of the repository that `reference` names, in the registry's order, each once. The registry itself is
+    /// asked first, because a mirror may know only some; where it cannot be reached its mirrors are.
+    pub async fn tags(&self, reference: &Reference, auth: Option<&Auth>) -> Result<Vec<String>> {
+        lists::tags(&self.inner, reference, auth).await
+    }
+
+    /// Repositories of the registry `domain` that have to do with `term`, at most `limit`: by Docker's search protocol or,
+    /// where the registry does not have that, those of its catalog whose name contains the term.
+    pub async fn search(&self, domain: &str, term: &str, limit: usize, auth: Option<&Auth>) -> Result<Vec<Found>> {
+        lists::search(&self.inner, domain, term, limit, auth).await
+    }
+
+    /// Asks what `reference` means at its registry or a mirror of that. Nothing is stored.
+    pub async fn describe(&self, reference: &Reference, auth: Option<&Auth>) -> Result<Described> {
+        describe::describe(&self.inner, reference, auth).await
     }
 }
 

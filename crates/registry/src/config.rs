@@ -14,6 +14,8 @@ use crate::net::url::{Origin, Scheme, Url, split_host_port};
 /// The domain of images named without one, and the host that serves it: a fact of the protocol that every client must know.
 const HUB_DOMAIN: &str = "docker.io";
 const HUB_HOST: &str = "registry-1.docker.io";
+/// Where Docker Hub is searched.
+const HUB_SEARCH: &str = "index.docker.io";
 /// Stands for every registry that has no settings of its own.
 const ANY: &str = "*";
 
@@ -154,6 +156,16 @@ impl Config {
         }
         endpoints.push(self.registry(domain)?);
         Ok(endpoints)
+    }
+
+    /// The place where images of `domain` are searched for.
+    pub(crate) fn search_endpoint(&self, domain: &str) -> Result<Endpoint, String> {
+        let registry = self.registry(domain)?;
+        if !is_hub(domain) {
+            return Ok(registry);
+        }
+        let origin = Origin::new(Scheme::Https, HUB_SEARCH).ok_or("invalid search host")?;
+        Ok(Endpoint { origins: vec![origin], ..registry })
     }
 
     fn registry(&self, domain: &str) -> Result<Endpoint, String> {

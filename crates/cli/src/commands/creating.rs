@@ -95,12 +95,15 @@ fn names_image(failure: &Failure, image: &str) -> bool {
 
 /// Pulls an image, its progress on standard error.
 fn pull(context: &Context, client: &Client, image: &str, platform: &str, quiet: bool) -> Result<()> {
-    let reference = Reference::parse(image)?;
+    let mut reference = Reference::parse(image)?;
+    if reference.tag.is_none() && reference.digest.is_none() {
+        reference.tag = Some("latest".to_owned());
+    }
     let answer = start_pull(context, client, &reference, platform)?;
     progress::draw(answer, quiet, true)
 }
 
-/// Asks the daemon to pull; the answer streams progress.
+/// Asks the daemon to pull, all tags if none is named; the answer streams progress.
 ///
 /// # Errors
 /// The daemon's refusal.
@@ -113,11 +116,11 @@ pub fn start_pull(
     let tag = match (&image.digest, &image.tag) {
         (Some(digest), _) => digest.clone(),
         (None, Some(tag)) => tag.clone(),
-        (None, None) => "latest".to_owned(),
+        (None, None) => String::new(),
     };
     let path = Path::new("/images/create", &[])
         .query("fromImage", &image.familiar_name())
-        .query("tag", &tag)
+        .query_text("tag", &tag)
         .query_text("platform", platform);
     let auth = credentials::header(context, &image.domain);
     client.request("POST", &path, &auth, None)

@@ -23,7 +23,7 @@ macro_rules! verbs {
 }
 
 verbs! {
-    run, create, start, attach, stop, kill, restart, rm, ps, logs, exec, inspect, container_inspect, image_inspect, network_inspect, volume_inspect, rename, pause, unpause, top, stats, port, wait, update, commit, diff, export, container_prune, images, pull, push, load, import, save, rmi, tag, history, image_prune, network_ls, volume_ls, volume_create, volume_rm, volume_prune, system_df, system_prune, info, events, version, login, logout, completion,
+    run, create, start, attach, stop, kill, restart, rm, ps, logs, exec, inspect, container_inspect, image_inspect, network_inspect, volume_inspect, rename, pause, unpause, top, stats, port, wait, update, commit, diff, export, container_prune, images, pull, push, search, load, import, save, rmi, tag, history, image_prune, network_ls, volume_ls, volume_create, volume_rm, volume_prune, system_df, system_prune, info, events, version, login, logout, completion,
 }
 
 /// Shown first in the help.
@@ -44,7 +44,6 @@ pub fn later(said: &str) -> Option<&'static str> {
     Some(match said {
         "build" | "image build" | "bake" => "build the image with another builder and bring it here with 'load'",
         "cp" | "container cp" => "stream files with 'exec', as in: exec -i CONTAINER tar -x < files.tar",
-        "search" => "search the registry's website",
         "network create" | "network rm" | "network connect" | "network disconnect" | "network prune" => {
             "containers join the default bridge, 'host' or 'none'"
         }

@@ -29,12 +29,13 @@ pub const COMMAND: Command = Command {
 };
 
 fn run(context: &Context, m: &Matches) -> Result<u8> {
-    if m.bool("all-tags") {
-        return Err(Failure::new("--all-tags is not in brig yet: pull one tag at a time"));
-    }
     let mut image = Reference::parse(&m.args[0])?;
+    let all = m.bool("all-tags");
+    if all && (image.tag.is_some() || image.digest.is_some()) {
+        return Err(Failure::new("tag can't be used with --all-tags/-a"));
+    }
     let quiet = m.bool("quiet");
-    if image.tag.is_none() && image.digest.is_none() {
+    if !all && image.tag.is_none() && image.digest.is_none() {
         if !quiet {
             terminal::line("Using default tag: latest")?;
         }
@@ -43,7 +44,7 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
     let platform = m.given("platform").map_or_else(|| std::env::var("DOCKER_DEFAULT_PLATFORM").unwrap_or_default(), str::to_owned);
     let answer = creating::start_pull(context, context.client()?, &image, &platform)?;
     progress::draw(answer, quiet, false)?;
-    let mut whole = image.familiar();
+    let mut whole = if all { image.familiar_name() } else { image.familiar() };
     if image.domain == "docker.io" {
         whole = format!("docker.io/{}{}", image.path, &whole[image.familiar_name().len()..]);
     }

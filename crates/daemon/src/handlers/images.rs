@@ -168,6 +168,19 @@ pub async fn remove(call: Call) -> Outcome {
     ok(&blocking(move || engine.images.remove(&name, force)).await?)
 }
 
+/// `GET /images/search`
+pub async fn search(call: Call) -> Outcome {
+    let (auth, filters) = (call.registry_auth()?, call.query.filters()?);
+    let limit = call.query.number("limit")?;
+    ok(&call.engine.images.search(call.query.get("term"), limit, &filters, auth).await?)
+}
+
+/// `GET /distribution/{name}/json`
+pub async fn distribution(call: Call) -> Outcome {
+    let auth = call.registry_auth()?;
+    ok(&call.engine.images.distribution(call.param("name"), auth).await?)
+}
+
 /// `POST /images/prune`
 pub async fn prune(call: Call) -> Outcome {
     let (engine, filters) = (call.engine.clone(), call.query.filters()?);

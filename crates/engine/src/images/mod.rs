@@ -2,6 +2,7 @@
 //! layers are the store's, the wire is the registry's.
 
 mod archive;
+mod ask;
 mod changes;
 mod commit;
 mod push;
@@ -55,6 +56,22 @@ impl Resolved {
 impl Images {
     pub(crate) fn new(store: Store, client: Client, events: Arc<Events>, containers: Arc<Index>) -> Self {
         Self { store, client, events, containers }
+    }
+
+    /// `GET /images/search`: repositories that have to do with `term`, which may begin with a registry's name.
+    pub async fn search(
+        &self,
+        term: &str,
+        limit: Option<i64>,
+        filters: &Filters,
+        auth: Option<AuthConfig>,
+    ) -> Result<Vec<api::SearchResult>> {
+        ask::search(self, term, limit, filters, auth).await
+    }
+
+    /// `GET /distribution/{name}/json`: what a name means at its registry.
+    pub async fn distribution(&self, name: &str, auth: Option<AuthConfig>) -> Result<api::DistributionInspect> {
+        ask::distribution(self, name, auth).await
     }
 
     /// Finds an image by name, digest, id or unambiguous beginning of an id.

@@ -52,7 +52,12 @@ impl Images {
         let (sender, mut events) = mpsc::channel::<Message>(LINES);
         let images = self.clone();
         let mut work = tokio::spawn(async move {
-            let pulled = images.pull_into_store(&reference, auth, platform, &sender).await;
+            let auth = auth.map(to_auth);
+            let one = reference.tag().is_some() || reference.digest().is_some();
+            let pulled = match one {
+                true => images.pull_into_store(&reference, auth.as_ref(), platform.as_ref(), &sender).await,
+                false => images.pull_all_tags(&reference, auth.as_ref(), platform.as_ref(), &sender).await,
+            };
             pulled.map(|last| (sender, last))
         });
         // The first line means that the image was found; an error before it is the answer.
@@ -85,25 +90,20 @@ impl Images {
     async fn pull_into_store(
         &self,
         reference: &Reference,
-        auth: Option<AuthConfig>,
-        platform: Option<Platform>,
+        auth: Option<&Auth>,
+        platform: Option<&Platform>,
         lines: &mpsc::Sender<Message>,
     ) -> Result<Vec<Message>> {
         let before = self.store.resolve(&reference.canonical());
         // Until the name is there nothing leads to what it came with.
         let _lease = Lease::begin(&self.store);
-        let auth = auth.map(to_auth);
         let show = |event: PullEvent| {
             if let Some(line) = event_line(event) {
                 // A client that reads too slowly misses a step of a progress bar, nothing else.
                 lines.try_send(line).ok();
             }
         };
-        let pulled = self
-            .client
-            .pull(&self.store, reference, auth.as_ref(), platform.as_ref(), &show)
-            .await
-            .map_err(from_registry)?;
+        let pulled = self.client.pull(&self.store, reference, auth, platform, &show).await.map_err(from_registry)?;
         self.store.tag(&reference.canonical(), &pulled.image_id, Some(&pulled.manifest_digest)).map_err(from_store)?;
         self.emit("pull", &reference.familiar(), &reference.familiar_name());
         let unchanged = before.is_some_and(|tag| tag.image == pulled.image_id);
@@ -112,6 +112,49 @@ impl Images {
             status(format!("Digest: {}", pulled.manifest_digest), ""),
             status(format!("Status: {word} {}", reference.familiar()), ""),
         ])
+    }
+
+    /// Pulls every tag of a repository, one after the other: their layers are mostly the same. Tags that are no image for
+    /// this machine are named and passed over.
+    async fn pull_all_tags(
+        &self,
+        repository: &Reference,
+        auth: Option<&Auth>,
+        platform: Option<&Platform>,
+        lines: &mpsc::Sender<Message>,
+    ) -> Result<Vec<Message>> {
+        let tags = self.client.tags(repository, auth).await.map_err(from_registry)?;
+        let (mut pulled, mut refused) = (false, None);
+        let mut newer = false;
+        for tag in tags {
+            let reference = repository.with_tag(&tag).map_err(|error| Error::invalid(error.to_string()))?;
+            let said = match self.pull_into_store(&reference, auth, platform, lines).await {
+                Ok(said) => {
+                    pulled = true;
+                    newer |= said.iter().any(|line| line.status.contains("Downloaded newer"));
+                    said.into_iter().filter(|line| line.status.starts_with("Digest: ")).collect()
+                }
+                Err(error) if matches!(error.kind, ErrorKind::InvalidParameter | ErrorKind::NotFound) => {
+                    let said = vec![status(format!("Skipped: {}", error.message), &tag)];
+                    refused.get_or_insert(error);
+                    said
+                }
+                Err(error) => return Err(error),
+            };
+            for line in said {
+                if lines.send(line).await.is_err() {
+                    return Ok(Vec::new());
+                }
+            }
+        }
+        match (pulled, refused) {
+            (false, Some(error)) => Err(error),
+            (false, None) => Err(Error::not_found(format!("repository {} has no tags", repository.familiar_name()))),
+            (true, _) => {
+                let word = if newer { "Downloaded newer image for" } else { "Image is up to date for" };
+                Ok(vec![status(format!("Status: {word} {}", repository.familiar_name()), "")])
+            }
+        }
     }
 
     /// Asks a registry whether it knows these credentials.
@@ -130,11 +173,8 @@ fn pull_reference(name: &str, tag: Option<&str>) -> Result<Reference> {
             Ok(reference.with_digest(&digest))
         }
         Some(tag) => reference.with_tag(tag).map_err(|e| Error::invalid(e.to_string())),
-        None if reference.tag().is_some() || reference.digest().is_some() => Ok(reference),
-        None => Err(Error::not_implemented(format!(
-            "pulling all tags of {} is not in brig yet: name a tag or a digest",
-            reference.familiar_name()
-        ))),
+        // Without either it is all tags that are meant.
+        None => Ok(reference),
     }
 }
 

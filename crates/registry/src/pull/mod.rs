@@ -1,6 +1,7 @@
 //! Owns pulling an image: find it, fetch what is missing, commit layers in order, record the image. Names are tagged by
 //! the caller.
 
+pub(crate) mod describe;
 pub(crate) mod download;
 pub(crate) mod event;
 pub(crate) mod flight;

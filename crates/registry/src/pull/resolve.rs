@@ -107,7 +107,7 @@ fn choose<'i>(session: &Session, index: &'i Index, platform: &Platform) -> Resul
 }
 
 /// The document that the reference itself names.
-async fn named(session: &Session, around: Around<'_>) -> Result<Fetched, Failure> {
+pub(super) async fn named(session: &Session, around: Around<'_>) -> Result<Fetched, Failure> {
     if let Some(digest) = session.reference.digest() {
         return fetch(session, &digest.to_string(), Some(digest), None, around).await;
     }

@@ -163,6 +163,13 @@ async fn rate_limits() {
     let host = TestBox::new();
     host.pull(&registry.name("app:v1")).await.unwrap();
     assert_eq!(host.events()[0], brig_registry::PullEvent::Retrying { id: "v1".into(), in_seconds: 1 });
+    registry.hook(|_| {
+        let body = br#"{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit."}]}"#;
+        Reply::With(429, vec![("ratelimit-limit", "100;w=21600".into()), ("retry-after", "900".into())], body.to_vec())
+    });
+    let error = TestBox::new().refused(&registry.name("app:v1")).await;
+    let quota = "toomanyrequests: You have reached your pull rate limit. (its limit is 100 pulls in 6 hours)";
+    says(&error, ErrorKind::RateLimited, &[quota, "wait 900 seconds"]);
     let long = limited("1000000000");
     registry.hook(move |_| long());
     let error = TestBox::new().refused(&registry.name("app:v1")).await;

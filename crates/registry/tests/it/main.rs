@@ -8,6 +8,7 @@
 mod auth;
 mod debian;
 mod faults;
+mod lists;
 mod pull;
 mod push;
 mod resume;
