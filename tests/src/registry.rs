@@ -69,7 +69,8 @@ impl Registry {
             self.push_blob(repository, blob);
         }
         let path = format!("/v2/{repository}/manifests/{tag}");
-        let kind = "application/vnd.oci.image.manifest.v1+json";
+        let said: serde_json::Value = serde_json::from_slice(manifest).unwrap_or_default();
+        let kind = said["mediaType"].as_str().unwrap_or("application/vnd.oci.image.manifest.v1+json");
         let answer = http::tcp(&self.netns, &self.address, "PUT", &path, kind, manifest).expect("the registry answers");
         assert_eq!(answer.status, 201, "{}", answer.text());
         digest(manifest)
@@ -90,7 +91,8 @@ impl Registry {
     /// A manifest, by tag or digest.
     pub fn manifest(&self, repository: &str, reference: &str) -> serde_json::Value {
         let path = format!("/v2/{repository}/manifests/{reference}");
-        let kinds = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json";
+        let kinds = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
+            application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
         let answer = http::tcp_accepting(&self.netns, &self.address, &path, kinds).expect("the registry answers");
         assert_eq!(answer.status, 200, "{}", answer.text());
         serde_json::from_slice(&answer.body).expect("a manifest is JSON")

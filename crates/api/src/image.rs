@@ -45,6 +45,10 @@ pub struct Summary {
     /// Size again; only before API 1.44.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub virtual_size: Option<i64>,
+    /// Manifests is a list of image manifests available in this image. It provides a more detailed
+    /// view of the platform-specific image manifests or other image-attached data like build attestations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub manifests: Option<Vec<ManifestSummary>>,
 }
 
 /// The answer to `GET /images/{name}/json`.
@@ -116,6 +120,82 @@ pub struct InspectResponse {
     /// The manifest or index the image came from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub descriptor: Option<Descriptor>,
+    /// What the image's name leads to; only if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub manifests: Option<Vec<ManifestSummary>>,
+}
+
+/// One manifest that an image's name leads to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct ManifestSummary {
+    /// ID is the content-addressable ID of an image and is the same as the digest of the image manifest.
+    #[serde(rename = "ID", deserialize_with = "null")]
+    pub id: String,
+    /// The manifest.
+    #[serde(deserialize_with = "null")]
+    pub descriptor: Descriptor,
+    /// Indicates whether all the child content (image config, layers) is fully available locally.
+    #[serde(deserialize_with = "null")]
+    pub available: bool,
+    /// How much room it takes.
+    #[serde(deserialize_with = "null")]
+    pub size: ManifestSize,
+    /// `image`, `attestation` or `unknown`.
+    #[serde(deserialize_with = "null")]
+    pub kind: String,
+    /// For images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_data: Option<ImageData>,
+    /// For attestations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attestation_data: Option<AttestationData>,
+}
+
+/// How much room a manifest's content takes, in bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct ManifestSize {
+    /// Content is the size (in bytes) of all the locally present content in the content store (e.g.
+    /// image config, layers) referenced by this manifest and its children.
+    #[serde(deserialize_with = "null")]
+    pub content: i64,
+    /// Total is the total size (in bytes) of all the locally present data (both distributable and
+    /// non-distributable) that's related to this manifest and its children.
+    #[serde(deserialize_with = "null")]
+    pub total: i64,
+}
+
+/// What an image among the manifests is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct ImageData {
+    /// OCI platform of the image.
+    #[serde(deserialize_with = "null")]
+    pub platform: Platform,
+    /// The IDs of the containers that are using this image.
+    pub containers: Option<Vec<String>>,
+    /// Its room unpacked.
+    #[serde(deserialize_with = "null")]
+    pub size: ImageDataSize,
+}
+
+/// The room that an image takes unpacked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct ImageDataSize {
+    /// Unpacked is the size (in bytes) of the locally unpacked (uncompressed) image content.
+    #[serde(deserialize_with = "null")]
+    pub unpacked: i64,
+}
+
+/// What an attestation among the manifests is about.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct AttestationData {
+    /// The digest of the image manifest that this attestation is for.
+    #[serde(rename = "For", deserialize_with = "null")]
+    pub for_: String,
 }
 
 /// The configuration inside an image.

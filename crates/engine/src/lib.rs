@@ -34,7 +34,7 @@ pub use container::{
 };
 pub use error::{Error, ErrorKind, Result};
 pub use events::Events;
-pub use images::{Commit, Images, Import, Progress, Save};
+pub use images::{Commit, Images, Import, ListOptions as ImageListOptions, Progress, Save};
 pub use logs::{LogOptions, LogStream};
 pub use network::Networks;
 pub use system::{System, VERSION};

@@ -12,6 +12,7 @@ use crate::Engine;
 use crate::container::{ListOptions, Status, total_memory};
 use crate::error::Result;
 use crate::id::now;
+use crate::images::ListOptions as ImageListOptions;
 
 /// This program's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -200,7 +201,9 @@ impl System<'_> {
         let engine = self.engine;
         let all = ListOptions { all: true, size: true, ..ListOptions::default() };
         let containers = engine.containers.list(&all)?;
-        let mut images = engine.images.list(true, &brig_api::filters::Filters::new())?;
+        let mut images = engine
+            .images
+            .list(ImageListOptions { all: true, ..ImageListOptions::default() }, &brig_api::filters::Filters::new())?;
         for image in &mut images {
             let users = containers.iter().filter(|container| container.image_id == image.id).count();
             image.containers = i64::try_from(users).unwrap_or(0);

@@ -6,7 +6,7 @@
 //! A pull in file names: `client` (what all pulls share) → `pull` → `pull/resolve` (name to manifest and config) →
 //! `pull/flight` (shared downloads) → `pull/source` (bytes of one layer) → `session` (requests to one repository) →
 //! `auth` (tokens) → `net` (HTTP, TLS, names). A push: `client` → `push` → `push/packed` (a layer's blob, made again) →
-//! `push/upload` → `session`.
+//! `push/upload` → `session`. Whole indexes and what is no image: `documents`.
 
 mod answer;
 mod auth;
@@ -14,6 +14,7 @@ mod backoff;
 mod challenge;
 mod client;
 mod config;
+pub mod documents;
 mod error;
 mod hash;
 mod lists;

@@ -12,7 +12,7 @@ use brig_store::{ErrorKind, Result, Store};
 use common::{Tar, config, open};
 
 fn run(store: &Store, archive: &[u8]) -> Result<Vec<Loaded>> {
-    load(store, archive, &mut |_| {})
+    load(store, archive, &[], &mut |_| {})
 }
 
 fn gzip(data: &[u8]) -> Vec<u8> {
@@ -51,7 +51,7 @@ fn docker_save_loads_packed_or_not() {
         let (_dir, store) = open();
         let mut events = Vec::new();
         let archive = pack(&classic(r#"["app:1","h.io/app:2"]"#));
-        let loaded = load(&store, &archive[..], &mut |event| events.push(event)).unwrap();
+        let loaded = load(&store, &archive[..], &[], &mut |event| events.push(event)).unwrap();
         let names: Vec<_> = loaded.iter().map(|image| image.name.as_deref().unwrap()).collect();
         assert_eq!(names, ["docker.io/library/app:1", "h.io/app:2"]);
         let image = store.image(&loaded[0].id).unwrap();
@@ -247,4 +247,59 @@ fn import_makes_one_layer() {
     assert_eq!(config.history[0].comment, "Imported from -");
     assert_eq!(store.resolve("docker.io/library/r:1").unwrap().image, id);
     assert!(import(&store, &b"garbage"[..], ImageConfig::default(), None).is_err());
+}
+
+/// An image of one layer for a platform, in a layout.
+fn image_for(layout: &mut Layout, architecture: &str) -> String {
+    let tar = Tar::new().file("which", architecture.as_bytes()).finish();
+    let config = String::from_utf8(config(&[&tar])).unwrap().replace("amd64", architecture).into_bytes();
+    let (layer, layer_size) = layout.blob(gzip(&tar));
+    let (config, config_size) = layout.blob(config);
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{config}","size":{config_size}}},"layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"{layer}","size":{layer_size}}}]}}"#
+    );
+    let platform = format!(r#","platform":{{"os":"linux","architecture":"{architecture}"}}"#);
+    layout.descriptor("manifest.v1+json", manifest.into_bytes(), &platform)
+}
+
+/// An attestation, which looks like an image for no platform.
+fn attestation(layout: &mut Layout) -> (String, Digest) {
+    let (statement, size) = layout.blob(br#"{"_type":"https://in-toto.io/Statement/v0.1"}"#.to_vec());
+    let (config, config_size) = layout.blob(b"{}".to_vec());
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{config}","size":{config_size}}},"layers":[{{"mediaType":"application/vnd.in-toto+json","digest":"{statement}","size":{size}}}]}}"#
+    );
+    let extra = r#","platform":{"os":"unknown","architecture":"unknown"},"annotations":{"vnd.docker.reference.type":"attestation-manifest"}"#;
+    (layout.descriptor("manifest.v1+json", manifest.into_bytes(), extra), statement)
+}
+
+#[test]
+fn images_for_all_platforms_are_kept_under_one_name() {
+    let host = Platform::host().architecture;
+    for platforms in [vec![], vec![Platform::parse("linux/s390x").unwrap()]] {
+        let (_dir, store) = open();
+        let mut layout = Layout { blobs: Vec::new() };
+        let entries =
+            [image_for(&mut layout, "s390x"), image_for(&mut layout, &host), image_for(&mut layout, "riscv64")];
+        let (attestation, statement) = attestation(&mut layout);
+        let nested = format!(
+            r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{},{attestation}]}}"#,
+            entries.join(",")
+        );
+        let entry = layout.descriptor("index.v1+json", nested.into_bytes(), NAMED);
+        let loaded = load(&store, &layout.finish(std::slice::from_ref(&entry))[..], &platforms, &mut |_| {}).unwrap();
+        assert_eq!(loaded.len(), 1, "one name");
+        let tag = store.resolve(loaded[0].name.as_deref().unwrap()).unwrap();
+        let meant = store.image_config(&tag.image).unwrap().architecture;
+        assert_eq!(meant, if platforms.is_empty() { host.as_str() } else { "s390x" });
+        assert_eq!(store.images().len(), if platforms.is_empty() { 3 } else { 1 });
+        store.gc(&[]).unwrap();
+        assert!(store.has_blob(&tag.manifest.unwrap()) && store.has_blob(&statement), "the index keeps what it lists");
+    }
+    let (_dir, store) = open();
+    let mut layout = Layout { blobs: Vec::new() };
+    let entry = image_for(&mut layout, "s390x");
+    let arm = Platform::parse("linux/arm64").unwrap();
+    let error = load(&store, &layout.finish(&[entry])[..], &[arm], &mut |_| {}).unwrap_err();
+    assert!(error.message.contains("no image for linux/arm64") && error.message.contains("linux/s390x"), "{error}");
 }

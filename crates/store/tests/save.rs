@@ -17,7 +17,11 @@ fn archive(store: &Store, images: &[Chosen]) -> Vec<u8> {
 }
 
 fn chosen(id: &Digest, names: &[&str]) -> Chosen {
-    Chosen { id: id.clone(), names: names.iter().map(|name| Reference::parse(name).unwrap()).collect() }
+    Chosen {
+        id: id.clone(),
+        names: names.iter().map(|name| Reference::parse(name).unwrap()).collect(),
+        index: Vec::new(),
+    }
 }
 
 fn two_images(store: &Store) -> (Digest, Digest) {
@@ -34,7 +38,7 @@ fn saved_images_are_loaded_elsewhere_as_they_were() {
     let bytes = archive(&store, &wanted);
     assert!(bytes == archive(&store, &wanted), "the same images give the same bytes");
     let (_other_dir, other) = common::open();
-    let loaded = load(&other, &bytes[..], &mut |_| {}).unwrap();
+    let loaded = load(&other, &bytes[..], &[], &mut |_| {}).unwrap();
     let names: Vec<Option<&str>> = loaded.iter().map(|image| image.name.as_deref()).collect();
     assert_eq!(names, [Some("docker.io/library/app:1"), Some("localhost:5000/team/app:2"), None]);
     assert_eq!([&loaded[0].id, &loaded[2].id], [&one, &two]);
@@ -70,7 +74,7 @@ fn the_archive_is_dockers_and_an_oci_layout() {
     tar(&["-x", "--exclude=manifest.json", "-C", unpacked.to_str().unwrap()]);
     tar(&["-c", "-C", unpacked.to_str().unwrap(), "."]);
     let (_other_dir, other) = common::open();
-    let loaded = load(&other, std::fs::File::open(&file).unwrap(), &mut |_| {}).unwrap();
+    let loaded = load(&other, std::fs::File::open(&file).unwrap(), &[], &mut |_| {}).unwrap();
     assert_eq!(loaded.iter().map(|image| &image.id).collect::<Vec<_>>(), [&one, &two]);
 }
 

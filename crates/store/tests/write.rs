@@ -77,7 +77,12 @@ fn everything(root: &Path) {
         0, 255, 255, 255, 255, 32, 0, 0, 0, 255, 255, 255, 255,
     ];
     set(&root.join("a/b"), "system.posix_acl_access", acl);
-    set(&root.join("empty"), "system.posix_acl_default", acl);
+    set(&root.join("a/b"), "system.posix_acl_default", acl);
+    // What is in there got some of it.
+    for path in ["a/b/c", "a/b/second"] {
+        rustix::fs::lremovexattr(root.join(path), "system.posix_acl_access").ok();
+        rustix::fs::lremovexattr(root.join(path), "system.posix_acl_default").ok();
+    }
     let sparse = std::fs::File::create(root.join("sparse")).unwrap();
     for index in 1..20u64 {
         std::os::unix::fs::FileExt::write_all_at(&sparse, &[9; 5000], index * 1_000_000).unwrap();

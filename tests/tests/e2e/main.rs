@@ -12,6 +12,7 @@ mod images;
 mod lifecycle;
 mod network;
 mod other_engines;
+mod platforms;
 mod registries;
 mod resume;
 mod scenario;

@@ -25,6 +25,6 @@ pub const COMMAND: Command = Command {
 };
 
 fn run(context: &Context, m: &Matches) -> Result<u8> {
-    let request = Request { kinds: &[Kind::Container], format: m.text("format"), size: m.bool("size"), verbose: false };
+    let request = Request { kinds: &[Kind::Container], format: m.text("format"), size: m.bool("size"), verbose: false, platform: String::new() };
     inspecting::show(context.client()?, &m.args, &request)
 }

@@ -25,6 +25,6 @@ pub const COMMAND: Command = Command {
 };
 
 fn run(context: &Context, m: &Matches) -> Result<u8> {
-    let request = Request { kinds: &[Kind::Image], format: m.text("format"), size: false, verbose: false };
+    let request = Request { kinds: &[Kind::Image], format: m.text("format"), size: false, verbose: false, platform: super::platform(m)? };
     inspecting::show(context.client()?, &m.args, &request)
 }

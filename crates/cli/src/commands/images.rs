@@ -19,7 +19,7 @@ const FLAGS: &[Flag] = &[
     Flag::text("format", "Format output using a custom template:\n'table':            Print output in table format with column headers (default)\n'table TEMPLATE':   Print output in table format using the given Go template\n'json':             Print in JSON format\n'TEMPLATE':         Print output using the given Go template.\nRefer to https://docs.docker.com/go/formatting/ for more information about formatting output with templates"),
     Flag::switch("no-trunc", "Don't truncate output"),
     Flag::switch("quiet", "Only show image IDs").short('q'),
-    Flag::switch("tree", "List multi-platform images as a tree (EXPERIMENTAL)"),
+    Flag::switch("tree", "List multi-platform images as a tree"),
 ];
 
 /// The command.
@@ -43,8 +43,9 @@ pub const HEADS: &[(&str, &str)] = &[
 ];
 
 fn run(context: &Context, m: &Matches) -> Result<u8> {
-    if m.bool("tree") {
-        return Err(Failure::new("--tree is not in brig yet: leave it out to see the images as a table"));
+    let tree = m.bool("tree");
+    if let Some(other) = ["digests", "format", "no-trunc", "quiet"].into_iter().find(|other| tree && m.changed(other)) {
+        return Err(Failure::new(format!("--{other} is not yet supported with --tree")));
     }
     let mut wanted = filters(&m.list("filter"))?;
     if let Some(name) = m.args.first() {
@@ -52,8 +53,12 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
     }
     let path = Path::new("/images/json", &[])
         .query_flag("all", m.bool("all"))
+        .query_flag("manifests", tree)
         .query_text("filters", &filter_text(&wanted));
     let images: Vec<Summary> = context.client()?.get(&path)?;
+    if tree {
+        return terminal::print(&super::images_tree::draw(&images)).map(|()| 0);
+    }
     let format = m.text("format");
     let digests = m.bool("digests");
     let rows = rows(&images, !m.bool("no-trunc"), digests || format.contains(".Digest"), wanted.contains("dangling"));

@@ -34,6 +34,6 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
         })?),
     };
     let kinds: &[Kind] = one.as_ref().map_or(&inspecting::ALL, std::slice::from_ref);
-    let request = Request { kinds, format: m.text("format"), size: m.bool("size"), verbose: false };
+    let request = Request { kinds, format: m.text("format"), size: m.bool("size"), verbose: false, platform: String::new() };
     inspecting::show(context.client()?, &m.args, &request)
 }

@@ -36,11 +36,11 @@ impl Kind {
             Kind::Volume => "volume",
         }
     }
-    fn path(self, name: &str, size: bool, verbose: bool) -> Path {
+    fn path(self, name: &str, request: &Request<'_>) -> Path {
         match self {
-            Kind::Container => Path::new("/containers/{}/json", &[name]).query_flag("size", size),
-            Kind::Image => Path::new("/images/{}/json", &[name]),
-            Kind::Network => Path::new("/networks/{}", &[name]).query_flag("verbose", verbose),
+            Kind::Container => Path::new("/containers/{}/json", &[name]).query_flag("size", request.size),
+            Kind::Image => Path::new("/images/{}/json", &[name]).query_text("platform", &request.platform),
+            Kind::Network => Path::new("/networks/{}", &[name]).query_flag("verbose", request.verbose),
             Kind::Volume => Path::new("/volumes/{}", &[name]),
         }
     }
@@ -57,6 +57,8 @@ pub struct Request<'a> {
     pub size: bool,
     /// Ask for more of a network.
     pub verbose: bool,
+    /// Ask for an image on this platform, as JSON; empty for this machine's.
+    pub platform: String,
 }
 
 /// Shows the named objects. What is found is shown even if something is not.
@@ -97,10 +99,10 @@ fn array(found: &[Vec<u8>]) -> String {
 
 fn look_up(client: &Client, name: &str, request: &Request<'_>) -> Result<Vec<u8>> {
     if let [kind] = request.kinds {
-        return client.get_raw(&kind.path(name, request.size, request.verbose));
+        return client.get_raw(&kind.path(name, request));
     }
     for kind in request.kinds {
-        match client.get_raw(&kind.path(name, request.size, request.verbose)) {
+        match client.get_raw(&kind.path(name, request)) {
             Err(failure) if failure.not_found() => {}
             // A name that cannot be one of these may still be one of those.
             Err(failure) if failure.status == Some(400) => {}

@@ -4,6 +4,7 @@
 mod container_config;
 mod container_flags;
 mod creating;
+mod images_tree;
 mod inspecting;
 mod waiting;
 
@@ -83,7 +84,11 @@ fn reclaimed(bytes: u64) -> crate::failure::Result<u8> {
 
 /// `--platform os/arch[/variant]` as the JSON that the daemon takes; empty if not given.
 fn platform(m: &crate::flags::Matches) -> crate::failure::Result<String> {
-    let Some(text) = m.given("platform") else { return Ok(String::new()) };
+    m.given("platform").map_or_else(|| Ok(String::new()), platform_json)
+}
+
+/// One platform as the JSON that the daemon takes.
+fn platform_json(text: &str) -> Result<String> {
     let parts: Vec<&str> = text.split('/').collect();
     match parts[..] {
         [os, architecture] => Ok(serde_json::json!({ "os": os, "architecture": architecture }).to_string()),

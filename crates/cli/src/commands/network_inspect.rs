@@ -25,6 +25,6 @@ pub const COMMAND: Command = Command {
 };
 
 fn run(context: &Context, m: &Matches) -> Result<u8> {
-    let request = Request { kinds: &[Kind::Network], format: m.text("format"), size: false, verbose: m.bool("verbose") };
+    let request = Request { kinds: &[Kind::Network], format: m.text("format"), size: false, verbose: m.bool("verbose"), platform: String::new() };
     inspecting::show(context.client()?, &m.args, &request)
 }

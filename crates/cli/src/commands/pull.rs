@@ -9,6 +9,7 @@ use crate::{progress, terminal};
 use super::creating;
 
 const FLAGS: &[Flag] = &[
+    Flag::switch("all-platforms", "Keep the images for all platforms, and what belongs to them, under the name"),
     Flag::switch("all-tags", "Download all tagged images in the repository").short('a'),
     Flag::switch("disable-content-trust", "Skip image verification").default("true").hidden(),
     Flag::text("platform", "Set platform if server is multi-platform capable"),
@@ -42,6 +43,13 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
         image.tag = Some("latest".to_owned());
     }
     let platform = m.given("platform").map_or_else(|| std::env::var("DOCKER_DEFAULT_PLATFORM").unwrap_or_default(), str::to_owned);
+    let platform = match m.bool("all-platforms") {
+        true if m.given("platform").is_some() => {
+            return Err(Failure::new("conflicting options: --all-platforms and --platform"));
+        }
+        true => "all".to_owned(),
+        false => platform,
+    };
     let answer = creating::start_pull(context, context.client()?, &image, &platform)?;
     progress::draw(answer, quiet, false)?;
     let mut whole = if all { image.familiar_name() } else { image.familiar() };

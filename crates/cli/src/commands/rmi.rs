@@ -5,7 +5,7 @@ use brig_api::image::DeleteItem;
 use crate::client::Path;
 use crate::command::each;
 use crate::command::{Args, Command, Complete, Context};
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::flags::{Flag, Kind, Matches};
 use crate::terminal;
 
@@ -29,14 +29,14 @@ pub const COMMAND: Command = Command {
 };
 
 fn run(context: &Context, m: &Matches) -> Result<u8> {
-    if m.changed("platform") {
-        return Err(Failure::new("--platform is not in brig yet for 'rmi': images are removed whole"));
-    }
+    let platforms = m.list("platform").into_iter().flat_map(|list| list.split(',')).map(super::platform_json);
+    let platforms = platforms.collect::<Result<Vec<String>>>()?;
     let client = context.client()?;
     each(&m.args, |name| {
         let path = Path::new("/images/{}", &[name])
             .query_flag("force", m.bool("force"))
             .query_flag("noprune", m.bool("no-prune"));
+        let path = platforms.iter().fold(path, |path, platform| path.query("platforms", platform));
         match client.delete::<Option<Vec<DeleteItem>>>(&path) {
             Err(failure) if failure.not_found() && m.bool("force") => {
                 terminal::say(&failure.message);

@@ -24,6 +24,6 @@ pub const COMMAND: Command = Command {
 };
 
 fn run(context: &Context, m: &Matches) -> Result<u8> {
-    let request = Request { kinds: &[Kind::Volume], format: m.text("format"), size: false, verbose: false };
+    let request = Request { kinds: &[Kind::Volume], format: m.text("format"), size: false, verbose: false, platform: String::new() };
     inspecting::show(context.client()?, &m.args, &request)
 }

@@ -2,13 +2,13 @@
 //! lines are the engine's.
 
 use brig_api::progress::Message;
-use brig_engine::Import;
+use brig_engine::{ImageListOptions, Import};
 use bytes::Bytes;
 use hyper::StatusCode;
 use tokio::sync::mpsc;
 
 use crate::body::{Body, BodyWriter};
-use crate::call::{Call, Outcome, blocking, empty, ok, typed};
+use crate::call::{Call, Outcome, Query, blocking, empty, ok, typed};
 use crate::fault::Fault;
 use crate::router::Version;
 
@@ -19,8 +19,13 @@ pub async fn list(call: Call) -> Outcome {
     if call.version < Version::one(41) && !name.is_empty() {
         filters.add("reference", name);
     }
-    let (engine, all) = (call.engine.clone(), call.query.flag("all"));
-    let mut images = blocking(move || engine.images.list(all, &filters)).await?;
+    let options = ImageListOptions {
+        all: call.query.flag("all"),
+        shared_size: call.version >= Version::one(42) && call.query.flag("shared-size"),
+        manifests: call.version >= Version::one(47) && call.query.flag("manifests"),
+    };
+    let engine = call.engine.clone();
+    let mut images = blocking(move || engine.images.list(options, &filters)).await?;
     if call.version < Version::one(44) {
         for image in &mut images {
             image.virtual_size = Some(image.size);
@@ -75,7 +80,7 @@ async fn import(call: Call, platform: String) -> Outcome {
 pub async fn load(call: Call) -> Outcome {
     let (reader, call) = call.reader();
     let quiet = call.query.flag_or("quiet", true);
-    Ok(stream(None, call.engine.images.load(Box::new(reader), quiet)))
+    Ok(stream(None, call.engine.images.load(Box::new(reader), quiet, &platforms(&call.query))?))
 }
 
 /// `POST /images/{name}/push`
@@ -101,7 +106,7 @@ async fn send_archive(call: Call, names: Vec<String>) -> Outcome {
     if names.iter().all(String::is_empty) {
         return Err(Fault::bad_request("no image was named: give at least one with the parameter names"));
     }
-    let platforms = call.query.all("platform").into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>();
+    let platforms = platforms(&call.query);
     let engine = call.engine.clone();
     let archive = blocking(move || engine.images.save(&names, &platforms)).await?;
     let (mut writer, body) = BodyWriter::new();
@@ -112,6 +117,11 @@ async fn send_archive(call: Call, names: Vec<String>) -> Outcome {
         }
     });
     Ok(typed(StatusCode::OK, "application/x-tar", body))
+}
+
+/// The platforms that are asked for, each as text or as JSON.
+fn platforms(query: &Query) -> Vec<String> {
+    query.all("platform").into_iter().filter(|text| !text.is_empty()).collect()
 }
 
 /// A stream of progress. When its very first line is an error, nothing has happened yet and the status tells it.
@@ -140,7 +150,12 @@ fn encode(line: &Message) -> Bytes {
 
 /// `GET /images/{name}/json`
 pub async fn inspect(call: Call) -> Outcome {
-    let mut image = call.engine.images.inspect(call.param("name"))?;
+    let platform = if call.version >= Version::one(49) { call.query.get("platform") } else { "" };
+    let manifests = call.version >= Version::one(48) && call.query.flag("manifests");
+    if manifests && !platform.is_empty() {
+        return Err(Fault::bad_request("conflicting options: manifests and platform options cannot both be set"));
+    }
+    let mut image = call.engine.images.inspect(call.param("name"), platform, manifests)?;
     if call.version < Version::one(44) {
         image.virtual_size = Some(image.size);
     }
@@ -153,7 +168,7 @@ pub async fn inspect(call: Call) -> Outcome {
 
 /// `GET /images/{name}/history`
 pub async fn history(call: Call) -> Outcome {
-    ok(&call.engine.images.history(call.param("name"))?)
+    ok(&call.engine.images.history(call.param("name"), call.query.get("platform"))?)
 }
 
 /// `POST /images/{name}/tag`
@@ -165,7 +180,8 @@ pub async fn tag(call: Call) -> Outcome {
 /// `DELETE /images/{name}`
 pub async fn remove(call: Call) -> Outcome {
     let (engine, name, force) = (call.engine.clone(), call.param("name").to_owned(), call.query.flag("force"));
-    ok(&blocking(move || engine.images.remove(&name, force)).await?)
+    let platforms = call.query.all("platforms").into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>();
+    ok(&blocking(move || engine.images.remove(&name, force, &platforms)).await?)
 }
 
 /// `GET /images/search`

@@ -9,12 +9,14 @@ use brig_store::archive;
 use tokio::sync::mpsc;
 
 use super::Images;
+use super::family::{Family, Member};
 use super::transfer::{LINES, Progress, failure, status, with_detail};
 use crate::error::{Error, Result, from_store};
 
 impl Images {
-    /// Loads images from an archive.
-    pub fn load(&self, reader: Box<dyn Read + Send>, quiet: bool) -> Progress {
+    /// Loads images from an archive, those for `platforms` if any are named, as text or as JSON.
+    pub fn load(&self, reader: Box<dyn Read + Send>, quiet: bool, platforms: &[String]) -> Result<Progress> {
+        let platforms = platforms.iter().map(|text| platform(text)).collect::<Result<Vec<_>>>()?;
         let (sender, lines) = mpsc::channel(LINES);
         let images = self.clone();
         tokio::task::spawn_blocking(move || {
@@ -23,7 +25,7 @@ impl Images {
                     sender.blocking_send(line).ok();
                 }
             };
-            let last = match archive::load(&images.store, reader, &mut show) {
+            let last = match archive::load(&images.store, reader, &platforms, &mut show) {
                 Ok(loaded) => loaded
                     .into_iter()
                     .map(|image| {
@@ -42,7 +44,7 @@ impl Images {
                 sender.blocking_send(line).ok();
             }
         });
-        lines
+        Ok(lines)
     }
 
     /// Makes an image of one layer from a tar of a root file system.
@@ -104,10 +106,10 @@ impl Images {
         let platforms = platforms.iter().map(|text| platform(text)).collect::<Result<Vec<_>>>()?;
         let mut saved: Vec<archive::Chosen> = Vec::new();
         for name in names {
-            for (id, name) in self.to_save(name, &platforms)? {
-                let known = saved.iter().position(|image| image.id == id);
+            for (id, name, index) in self.to_save(name, &platforms)? {
+                let known = saved.iter().position(|image| image.id == id && image.index == index);
                 let at = known.unwrap_or_else(|| {
-                    saved.push(archive::Chosen { id, names: Vec::new() });
+                    saved.push(archive::Chosen { id, names: Vec::new(), index });
                     saved.len() - 1
                 });
                 let names = &mut saved[at].names;
@@ -118,8 +120,8 @@ impl Images {
         Ok(Save { saving, saved, images: self.clone() })
     }
 
-    /// The images that one argument of `save` stands for, each with the name to save it under.
-    fn to_save(&self, wanted: &str, platforms: &[Platform]) -> Result<Vec<(Digest, Option<Reference>)>> {
+    /// What one argument of `save` stands for: images, each with the name to save it under, and the index of that.
+    fn to_save(&self, wanted: &str, platforms: &[Platform]) -> Result<Vec<ToSave>> {
         let bare = Reference::parse_bare(wanted).ok().filter(|name| name.tag().is_none() && name.digest().is_none());
         let mut found = Vec::new();
         if let Some(repository) = bare.map(|name| name.name()) {
@@ -134,16 +136,39 @@ impl Images {
             let name = name.filter(|name| self.store.resolve(&name.canonical()).is_some());
             found.push((id, name));
         }
-        for (id, _) in &found {
-            let has = self.store.image_config(id).map_err(from_store)?.platform();
-            if let Some(missing) = platforms.iter().find(|platform| platform.rank(&has).is_none()) {
-                return Err(Error::not_found(format!(
-                    "image with reference {wanted} was found but does not provide the specified platform ({missing})"
-                )));
-            }
-        }
-        Ok(found)
+        let one = |(id, name): (Digest, Option<Reference>)| {
+            let canonical = name.as_ref().map_or_else(|| id.to_string(), Reference::canonical);
+            let meant = self.find_for(&canonical, platforms.first())?.id;
+            let family = self.find_family(&canonical)?.1.filter(|family| family.is_kept());
+            Ok((meant, name, family.map(|family| listed(&family, platforms)).transpose()?.unwrap_or_default()))
+        };
+        found.into_iter().map(one).collect()
     }
+}
+
+/// An image, the name to save it under, and what the index of that name is to list.
+type ToSave = (Digest, Option<Reference>, Vec<archive::Listed>);
+
+/// What of an index is saved: all that is here, or the images for some platforms; a lone image needs no index.
+fn listed(family: &Family, platforms: &[Platform]) -> Result<Vec<archive::Listed>> {
+    let has = |member: &Member, platform: &Platform| {
+        member.descriptor.platform.as_ref().is_some_and(|has| platform.rank(has) == Some(0))
+    };
+    if let Some(missing) = platforms.iter().find(|platform| !family.images().any(|(member, _)| has(member, platform)))
+        && platforms.len() > 1
+    {
+        return Err(Error::not_found(format!("the image does not provide the specified platform ({missing})")));
+    }
+    let members = family.members.iter().filter(|member| {
+        member.is_available() && (platforms.is_empty() || platforms.iter().any(|platform| has(member, platform)))
+    });
+    let listed: Vec<archive::Listed> = members
+        .map(|member| archive::Listed {
+            descriptor: member.descriptor.clone(),
+            image: member.image.as_ref().map(|image| image.id.clone()),
+        })
+        .collect();
+    Ok(if listed.len() > 1 { listed } else { Vec::new() })
 }
 
 /// A platform as clients send it: JSON from API 1.48 on, `os/architecture` as people write it.

@@ -5,6 +5,9 @@ mod archive;
 mod ask;
 mod changes;
 mod commit;
+mod family;
+mod manifests;
+mod platforms;
 mod push;
 mod remove;
 mod show;
@@ -34,6 +37,18 @@ pub struct Images {
     client: Client,
     events: Arc<Events>,
     containers: Arc<Index>,
+    documents: family::Documents,
+}
+
+/// What a list of images is to show.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ListOptions {
+    /// Also images that belong to another one's name, for other platforms.
+    pub all: bool,
+    /// Tell how much of each is shared with others.
+    pub shared_size: bool,
+    /// Tell what each name leads to.
+    pub manifests: bool,
 }
 
 /// An image to run.
@@ -55,7 +70,7 @@ impl Resolved {
 
 impl Images {
     pub(crate) fn new(store: Store, client: Client, events: Arc<Events>, containers: Arc<Index>) -> Self {
-        Self { store, client, events, containers }
+        Self { store, client, events, containers, documents: family::Documents::default() }
     }
 
     /// `GET /images/search`: repositories that have to do with `term`, which may begin with a registry's name.
@@ -112,6 +127,47 @@ impl Images {
                 same && (tag.manifest.as_ref() == Some(digest) || tag.image == *digest)
             })
             .map(|tag| tag.image)
+            .or_else(|| self.part_by_digest(&name, digest))
+    }
+
+    /// `name@digest` for a manifest that an index of that name lists.
+    fn part_by_digest(&self, name: &str, digest: &Digest) -> Option<Digest> {
+        let tags = self.store.tags().into_iter();
+        let named = tags.filter(|tag| Reference::parse(&tag.name).is_ok_and(|tagged| tagged.name() == name));
+        let mut families = named.filter_map(|tag| self.family_of(tag.manifest.as_ref()?));
+        families.find_map(|family| {
+            let found = family.images().find(|(member, _)| member.descriptor.digest == *digest);
+            found.map(|(_, image)| image.id.clone())
+        })
+    }
+
+    fn family_of(&self, top: &Digest) -> Option<family::Family> {
+        self.documents.family(&self.store, top)
+    }
+
+    /// What a name (or id) leads to, as far as it is known, and the image that it means.
+    fn find_family(&self, wanted: &str) -> Result<(ImageRecord, Option<family::Family>)> {
+        let record = self.find(wanted)?;
+        let tag = Reference::parse(wanted).ok().and_then(|name| self.store.resolve(&name.canonical()));
+        let tag = tag.filter(|tag| tag.image == record.id);
+        let top = tag.and_then(|tag| tag.manifest).or_else(|| record.manifest.clone());
+        let family = top.and_then(|top| self.family_of(&top));
+        Ok((record, family))
+    }
+
+    /// The image that a name means on a platform; without one the image that it means here.
+    fn find_for(&self, wanted: &str, platform: Option<&Platform>) -> Result<ImageRecord> {
+        let (record, family) = self.find_family(wanted)?;
+        let Some(platform) = platform else { return Ok(record) };
+        // An image whose configuration is damaged fits nothing.
+        let own = self.store.image_config(&record.id).ok().and_then(|config| platform.rank(&config.platform()));
+        match (own, family.as_ref().and_then(|family| family.select(platform))) {
+            (Some(0), _) | (Some(_), None) => Ok(record),
+            (_, Some(other)) => Ok(other.clone()),
+            (None, None) => Err(Error::not_found(format!(
+                "image with reference {wanted} was found but does not provide the specified platform ({platform})"
+            ))),
+        }
     }
 
     /// What a container is made from; an image of another platform than the one asked for is not found.
@@ -119,16 +175,11 @@ impl Images {
         if Reference::parse(wanted).is_err() && self.find(wanted).is_err() {
             return Err(Error::invalid("invalid reference format"));
         }
-        let record = self.find(wanted)?;
+        let platform = platform.filter(|text| !text.is_empty());
+        let platform =
+            platform.map(|text| Platform::parse(text).map_err(|e| Error::invalid(e.to_string()))).transpose()?;
+        let record = self.find_for(wanted, platform.as_ref())?;
         let config = self.store.image_config(&record.id).map_err(from_store)?;
-        if let Some(platform) = platform.filter(|text| !text.is_empty()) {
-            let platform = Platform::parse(platform).map_err(|e| Error::invalid(e.to_string()))?;
-            if platform.rank(&config.platform()).is_none() {
-                return Err(Error::not_found(format!(
-                    "image with reference {wanted} was found but does not provide the specified platform ({platform})"
-                )));
-            }
-        }
         Ok(Resolved { chain: record.chain_id.clone(), id: record.id, config })
     }
 
@@ -161,7 +212,10 @@ impl Images {
         }
         let tag = if tag.is_empty() { target.tag().unwrap_or("latest").to_owned() } else { tag.to_owned() };
         let target = target.with_tag(&tag).map_err(|e| Error::invalid(e.to_string()))?;
-        self.store.tag(&target.canonical(), &record.id, None).map_err(from_store)?;
+        // Images for several platforms keep together.
+        let family = self.find_family(source)?.1.filter(family::Family::is_kept);
+        let top = family.map(|family| family.top.digest);
+        self.store.tag(&target.canonical(), &record.id, top.as_ref()).map_err(from_store)?;
         self.emit("tag", record.id.as_str(), &target.familiar());
         Ok(())
     }
@@ -178,13 +232,13 @@ impl Images {
     }
 
     /// The list.
-    pub fn list(&self, all: bool, filters: &Filters) -> Result<Vec<api::Summary>> {
-        show::list(self, all, filters)
+    pub fn list(&self, options: ListOptions, filters: &Filters) -> Result<Vec<api::Summary>> {
+        show::list(self, options, filters)
     }
 
-    /// One in full.
-    pub fn inspect(&self, name: &str) -> Result<api::InspectResponse> {
-        show::inspect(self, name)
+    /// One in full, on a platform (as text or JSON; empty for this host's), and with what its name leads to if `manifests`.
+    pub fn inspect(&self, name: &str, platform: &str, manifests: bool) -> Result<api::InspectResponse> {
+        show::inspect(self, name, platform, manifests)
     }
 
     /// Pushes a tag, or without one all tags of a repository. What goes wrong is the last line, as in Docker. Dropping
@@ -193,14 +247,14 @@ impl Images {
         push::push(self, name, tag, platform, auth)
     }
 
-    /// Its layers and what made them, newest first.
-    pub fn history(&self, name: &str) -> Result<Vec<api::HistoryItem>> {
-        show::history(self, name)
+    /// Its layers and what made them, newest first; of the image for a platform as [`Images::inspect`] has it.
+    pub fn history(&self, name: &str, platform: &str) -> Result<Vec<api::HistoryItem>> {
+        show::history(self, name, platform)
     }
 
-    /// Removes a name, or the image with its last name.
-    pub fn remove(&self, name: &str, force: bool) -> Result<Vec<api::DeleteItem>> {
-        remove::remove(self, name, force)
+    /// Removes a name, or the image with its last name; or of what a name leads to the images for these platforms only.
+    pub fn remove(&self, name: &str, force: bool, platforms: &[String]) -> Result<Vec<api::DeleteItem>> {
+        remove::remove(self, name, force, platforms)
     }
 
     /// Removes images that nothing names (all unused ones with `dangling=false`).

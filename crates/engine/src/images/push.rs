@@ -7,8 +7,8 @@ use brig_registry::{Auth, PushEvent};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::Images;
 use super::transfer::{LINES, Progress, failure, from_registry, status, to_auth, with_detail};
+use super::{Images, platforms};
 use crate::error::{Error, Result, from_store};
 
 /// Pushes a tag, or without one all tags of a repository. What goes wrong is the last line, as in Docker. Dropping
@@ -64,12 +64,20 @@ async fn push_all(
         return Err(Error::not_found(format!("tag does not exist: {}", target.familiar())));
     }
     for (name, id) in wanted {
-        check_platform(images, &name, &id, platform)?;
+        let canonical = name.canonical();
+        let family = images.find_family(&canonical)?.1.filter(|it| platform.is_none() && platforms::goes_whole(it));
+        let id = match platform {
+            Some(_) => images.find_for(&canonical, platform)?.id,
+            None => id,
+        };
         let show = |event: PushEvent| {
             // A client that reads too slowly misses a step of a progress bar, nothing else.
             lines.try_send(event_line(event)).ok();
         };
-        let pushed = images.client.push(&images.store, &id, &name, auth, &show).await.map_err(from_registry)?;
+        let pushed = match &family {
+            Some(family) => platforms::push(images, family, &name, auth, &show).await?,
+            None => images.client.push(&images.store, &id, &name, auth, &show).await.map_err(from_registry)?,
+        };
         // Whoever gave the name away meanwhile has the last word.
         if images.store.resolve(&name.canonical()).is_some_and(|tag| tag.image == id) {
             images.store.tag(&name.canonical(), &id, Some(&pushed.digest)).map_err(from_store)?;
@@ -81,18 +89,6 @@ async fn push_all(
         say(Message { aux: Some(aux), ..with_detail("", "", 0, 0) }).await;
     }
     Ok(())
-}
-
-fn check_platform(images: &Images, name: &Reference, id: &Digest, platform: Option<&Platform>) -> Result<()> {
-    let Some(platform) = platform else { return Ok(()) };
-    let has = images.store.image_config(id).map_err(from_store)?.platform();
-    match platform.rank(&has) {
-        Some(_) => Ok(()),
-        None => Err(Error::not_found(format!(
-            "image with reference {} was found but does not provide the specified platform ({platform})",
-            name.familiar()
-        ))),
-    }
 }
 
 fn event_line(event: PushEvent) -> Message {

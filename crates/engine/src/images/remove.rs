@@ -1,15 +1,113 @@
 //! `rmi` and `image prune`: Docker's rules about what may go. Frees layers by the store's reachability, never by name.
 
+use std::collections::HashSet;
+
 use brig_api::filters::Filters;
 use brig_api::image::{DeleteItem, PruneReport};
-use brig_oci::{Digest, Reference};
+use brig_oci::{Digest, Platform, Reference};
+use brig_store::{ImageRecord, TagRecord};
 
-use super::{Images, no_such};
+use super::{Images, family, no_such};
 use crate::error::{Error, Result, from_store};
 
-pub(super) fn remove(images: &Images, wanted: &str, force: bool) -> Result<Vec<DeleteItem>> {
+pub(super) fn remove(images: &Images, wanted: &str, force: bool, platforms: &[String]) -> Result<Vec<DeleteItem>> {
+    if !platforms.is_empty() {
+        let platforms = platforms.iter().map(|text| super::archive::platform(text)).collect::<Result<Vec<_>>>()?;
+        return remove_platforms(images, wanted, force, &platforms);
+    }
     let record = images.find(wanted)?;
     let tags = images.tags_of(&record.id);
+    let parts = parts_of(images, &tags);
+    let mut deleted = remove_named(images, wanted, force, &record, tags)?;
+    if forget_orphans(images, parts, &mut deleted)? {
+        let freed = images.store.gc(&[]).map_err(from_store)?;
+        show_layers(&freed.layers, &mut deleted);
+    }
+    Ok(deleted)
+}
+
+/// The images for other platforms that these names lead to.
+fn parts_of(images: &Images, tags: &[TagRecord]) -> HashSet<Digest> {
+    let mut parts = family::parts(&images.documents, &images.store, tags);
+    parts.retain(|part| !tags.iter().any(|tag| tag.image == *part));
+    parts
+}
+
+/// Forgets those images that no name means or leads to any more, and no container uses; tells whether there were any.
+fn forget_orphans(images: &Images, parts: HashSet<Digest>, deleted: &mut Vec<DeleteItem>) -> Result<bool> {
+    if parts.is_empty() {
+        return Ok(false);
+    }
+    let still = family::parts(&images.documents, &images.store, &images.store.tags());
+    let mut any = false;
+    for id in parts {
+        let is_named = still.contains(&id) || !images.tags_of(&id).is_empty();
+        if !is_named && images.users_of(&id).is_empty() && images.store.image(&id).is_some() {
+            forget(images, &id, deleted)?;
+            any = true;
+        }
+    }
+    Ok(any)
+}
+
+/// Removes of what a name leads to the images for these platforms. The name stays with what is left, and goes with the last.
+fn remove_platforms(images: &Images, wanted: &str, force: bool, platforms: &[Platform]) -> Result<Vec<DeleteItem>> {
+    let (record, family) = images.find_family(wanted)?;
+    let (mut going, mut staying) = (Vec::new(), Vec::new());
+    for (member, image) in family.iter().flat_map(family::Family::images) {
+        let fits =
+            |platform: &Platform| member.descriptor.platform.as_ref().is_some_and(|has| platform.rank(has) == Some(0));
+        if platforms.iter().any(fits) { going.push((member, image)) } else { staying.push(image) }
+    }
+    if let Some(missing) = platforms.iter().find(|platform| {
+        !going
+            .iter()
+            .any(|(member, _)| member.descriptor.platform.as_ref().is_some_and(|has| platform.rank(has) == Some(0)))
+    }) {
+        return Err(Error::not_found(format!(
+            "image with reference {wanted} was found but does not provide the specified platform ({missing})"
+        )));
+    }
+    let Some(left) = staying.first() else { return remove(images, wanted, force, &[]) };
+    for (_, image) in &going {
+        refuse_in_use(images, &image.id, force)?;
+    }
+    let mut deleted = Vec::new();
+    for tag in images.tags_of(&record.id).iter().filter(|_| going.iter().any(|(_, image)| image.id == record.id)) {
+        images.store.tag(&tag.name, &left.id, tag.manifest.as_ref()).map_err(from_store)?;
+    }
+    for (_, image) in going {
+        delete(images, &image.id, &mut deleted)?;
+    }
+    Ok(deleted)
+}
+
+/// Refuses to delete what containers are made from.
+fn refuse_in_use(images: &Images, id: &Digest, force: bool) -> Result<()> {
+    let short = id.short();
+    for (container, alive) in images.users_of(id) {
+        let container = &container[..12];
+        if alive {
+            return Err(Error::conflict(format!(
+                "conflict: unable to delete {short} (cannot be forced) - image is being used by running container {container}"
+            )));
+        }
+        if !force {
+            return Err(Error::conflict(format!(
+                "conflict: unable to delete {short} (must be forced) - image is being used by stopped container {container}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn remove_named(
+    images: &Images,
+    wanted: &str,
+    force: bool,
+    record: &ImageRecord,
+    tags: Vec<TagRecord>,
+) -> Result<Vec<DeleteItem>> {
     let named = Reference::parse(wanted).ok().filter(|_| !is_id(wanted, &record.id));
     let mut deleted = Vec::new();
     if let Some(reference) = named {
@@ -37,19 +135,7 @@ pub(super) fn remove(images: &Images, wanted: &str, force: bool) -> Result<Vec<D
                 "conflict: unable to delete {short} (must be forced) - image is referenced in multiple repositories"
             )));
         }
-        for (container, alive) in images.users_of(&record.id) {
-            let container = &container[..12];
-            if alive {
-                return Err(Error::conflict(format!(
-                    "conflict: unable to delete {short} (cannot be forced) - image is being used by running container {container}"
-                )));
-            }
-            if !force {
-                return Err(Error::conflict(format!(
-                    "conflict: unable to delete {short} (must be forced) - image is being used by stopped container {container}"
-                )));
-            }
-        }
+        refuse_in_use(images, &record.id, force)?;
         for tag in &tags {
             untag(images, &tag.name, &mut deleted)?;
         }
@@ -111,10 +197,15 @@ pub(super) fn prune(images: &Images, filters: &Filters) -> Result<PruneReport> {
     let until = crate::until_limit(filters)?.map(|at| at.as_second());
     let (deleted, space_reclaimed) = images.store.upkeep().freed_by(|| {
         let mut deleted = Vec::new();
+        let parts = family::parts(&images.documents, &images.store, &images.store.tags());
+        let mut orphans = HashSet::new();
         for record in images.store.images() {
             let tags = images.tags_of(&record.id);
             let labels = images.store.image_config(&record.id).map(|config| config.config.labels).unwrap_or_default();
+            // What another name leads to goes with that.
+            let is_part = tags.is_empty() && parts.contains(&record.id);
             let wanted = (!dangling_only || tags.is_empty())
+                && !is_part
                 && images.users_of(&record.id).is_empty()
                 && until.is_none_or(|limit| record.stored_at < limit)
                 && filters.matches_labels("label", &labels)
@@ -122,11 +213,13 @@ pub(super) fn prune(images: &Images, filters: &Filters) -> Result<PruneReport> {
             if !wanted {
                 continue;
             }
+            orphans.extend(parts_of(images, &tags));
             for tag in &tags {
                 untag(images, &tag.name, &mut deleted)?;
             }
             forget(images, &record.id, &mut deleted)?;
         }
+        forget_orphans(images, orphans, &mut deleted)?;
         // Also when no image went: earlier failures may have left what nothing leads to.
         let freed = images.store.upkeep().prune().map_err(from_store)?;
         show_layers(&freed.layers, &mut deleted);

@@ -8,7 +8,7 @@ use brig_api::image as api;
 use brig_oci::{Digest, ImageConfig, Reference};
 use brig_store::{ImageRecord, TagRecord};
 
-use super::Images;
+use super::{Images, ListOptions, family, manifests};
 use crate::error::{Error, Result, from_store};
 use crate::id::parse_time;
 
@@ -39,7 +39,7 @@ fn size(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-pub(super) fn list(images: &Images, _all: bool, filters: &Filters) -> Result<Vec<api::Summary>> {
+pub(super) fn list(images: &Images, options: ListOptions, filters: &Filters) -> Result<Vec<api::Summary>> {
     filters.check(&["before", "dangling", "label", "label!", "reference", "since", "until"]).map_err(Error::invalid)?;
     let dangling =
         filters.contains("dangling").then(|| filters.boolean("dangling", false)).transpose().map_err(Error::invalid)?;
@@ -50,10 +50,15 @@ pub(super) fn list(images: &Images, _all: bool, filters: &Filters) -> Result<Vec
     let all_tags = images.store.tags();
     let mut records = images.store.images();
     records.sort_by_key(|record| std::cmp::Reverse(created(record)));
+    let parts = family::parts(&images.documents, &images.store, &all_tags);
+    let shared = options.shared_size.then(|| manifests::shared_layers(images));
     let mut list = Vec::new();
     for record in records {
         let tags: Vec<TagRecord> = all_tags.iter().filter(|tag| tag.image == record.id).cloned().collect();
         let at = created(&record);
+        if tags.is_empty() && !options.all && parts.contains(&record.id) {
+            continue;
+        }
         if dangling.is_some_and(|wanted| wanted != tags.is_empty())
             || before.is_some_and(|limit| at >= limit)
             || since.is_some_and(|limit| at <= limit)
@@ -72,17 +77,25 @@ pub(super) fn list(images: &Images, _all: bool, filters: &Filters) -> Result<Vec
         if !filters.matches_labels("label", &labels) || filters.matches_any_label("label!", &labels) {
             continue;
         }
-        list.push(api::Summary {
+        let family = tags.iter().find_map(|tag| images.family_of(tag.manifest.as_ref()?)).filter(|it| it.is_index);
+        let family = family.or_else(|| images.family_of(record.manifest.as_ref()?));
+        let mut summary = api::Summary {
             containers: -1,
             created: at,
             id: record.id.to_string(),
             labels: Some(labels).filter(|labels| !labels.is_empty()),
             repo_digests: Some(repo_digests),
             repo_tags: Some(repo_tags),
-            shared_size: -1,
-            size: size(record.size_bytes),
+            shared_size: shared.as_ref().map_or(-1, |shared| size(manifests::shared_size(images, &record, shared))),
+            size: size(manifests::unpacked(images, &record, family.as_ref())),
             ..api::Summary::default()
-        });
+        };
+        if options.manifests {
+            summary.containers = i64::try_from(images.users_of(&record.id).len()).unwrap_or(i64::MAX);
+            summary.descriptor = family.as_ref().map(|family| manifests::descriptor(&family.top));
+            summary.manifests = family.map(|family| manifests::summaries(images, &family));
+        }
+        list.push(summary);
     }
     Ok(list)
 }
@@ -110,8 +123,15 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
-pub(super) fn inspect(images: &Images, name: &str) -> Result<api::InspectResponse> {
-    let record = images.find(name)?;
+/// The image that a name means on a platform, as text or JSON; empty for this host's.
+fn find(images: &Images, name: &str, platform: &str) -> Result<ImageRecord> {
+    let platform = (!platform.is_empty()).then(|| super::archive::platform(platform)).transpose()?;
+    images.find_for(name, platform.as_ref())
+}
+
+pub(super) fn inspect(images: &Images, name: &str, platform: &str, tree: bool) -> Result<api::InspectResponse> {
+    let record = find(images, name, platform)?;
+    let family = if tree { images.find_family(name)?.1 } else { None };
     let config = images.store.image_config(&record.id).map_err(from_store)?;
     let tags = images.tags_of(&record.id);
     let (repo_tags, repo_digests) = names(&tags);
@@ -139,6 +159,8 @@ pub(super) fn inspect(images: &Images, name: &str) -> Result<api::InspectRespons
             last_tag_time: last_tag.map_or_else(|| crate::id::ZERO_TIME.to_owned(), |at| at.to_string()),
         },
         config: Some(show_config(&config)),
+        descriptor: family.as_ref().map(|family| manifests::descriptor(&family.top)),
+        manifests: family.map(|family| manifests::summaries(images, &family)),
         ..api::InspectResponse::default()
     })
 }
@@ -201,8 +223,8 @@ fn show_config(image: &ImageConfig) -> api::ImageConfig {
     }
 }
 
-pub(super) fn history(images: &Images, name: &str) -> Result<Vec<api::HistoryItem>> {
-    let record = images.find(name)?;
+pub(super) fn history(images: &Images, name: &str, platform: &str) -> Result<Vec<api::HistoryItem>> {
+    let record = find(images, name, platform)?;
     let config = images.store.image_config(&record.id).map_err(from_store)?;
     let mut sizes = Vec::new();
     let mut chain = record.chain_id.clone();

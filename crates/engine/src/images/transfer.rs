@@ -7,7 +7,7 @@ use brig_registry::{Auth, PullEvent};
 use brig_store::Lease;
 use tokio::sync::mpsc;
 
-use super::Images;
+use super::{Images, platforms};
 use crate::error::{Error, ErrorKind, Result, from_store};
 
 /// How many lines may wait for a slow client before the work waits too.
@@ -15,6 +15,18 @@ pub(super) const LINES: usize = 256;
 
 /// A client's progress lines.
 pub type Progress = mpsc::Receiver<Message>;
+
+/// What stands for all platforms where one could be named.
+const ALL_PLATFORMS: &str = "all";
+
+/// For which platforms a pull is.
+enum Wanted {
+    /// The one that suits this machine.
+    Here,
+    One(Platform),
+    /// All that the name leads to.
+    All,
+}
 
 pub(super) fn status(text: impl Into<String>, id: &str) -> Message {
     Message { status: text.into(), id: id.into(), ..Message::default() }
@@ -36,7 +48,8 @@ pub(super) fn failure(message: &str) -> Message {
 
 impl Images {
     /// Pulls an image. What keeps it from beginning (no such image, no access) is the error; what happens later is the
-    /// last line. Dropping the receiver ends the pull.
+    /// last line. Dropping the receiver ends the pull. `platform` is one as text, or `all` for everything that the name
+    /// leads to, which is then kept as a whole.
     pub async fn pull(
         &self,
         name: &str,
@@ -45,18 +58,19 @@ impl Images {
         auth: Option<AuthConfig>,
     ) -> Result<Progress> {
         let reference = pull_reference(name, tag)?;
-        let platform = platform
-            .filter(|text| !text.is_empty())
-            .map(|text| Platform::parse(text).map_err(|e| Error::invalid(e.to_string())))
-            .transpose()?;
+        let wanted = match platform.filter(|text| !text.is_empty()) {
+            None => Wanted::Here,
+            Some(ALL_PLATFORMS) => Wanted::All,
+            Some(text) => Wanted::One(Platform::parse(text).map_err(|e| Error::invalid(e.to_string()))?),
+        };
         let (sender, mut events) = mpsc::channel::<Message>(LINES);
         let images = self.clone();
         let mut work = tokio::spawn(async move {
             let auth = auth.map(to_auth);
             let one = reference.tag().is_some() || reference.digest().is_some();
             let pulled = match one {
-                true => images.pull_into_store(&reference, auth.as_ref(), platform.as_ref(), &sender).await,
-                false => images.pull_all_tags(&reference, auth.as_ref(), platform.as_ref(), &sender).await,
+                true => images.pull_into_store(&reference, auth.as_ref(), &wanted, &sender).await,
+                false => images.pull_all_tags(&reference, auth.as_ref(), &wanted, &sender).await,
             };
             pulled.map(|last| (sender, last))
         });
@@ -91,7 +105,7 @@ impl Images {
         &self,
         reference: &Reference,
         auth: Option<&Auth>,
-        platform: Option<&Platform>,
+        wanted: &Wanted,
         lines: &mpsc::Sender<Message>,
     ) -> Result<Vec<Message>> {
         let before = self.store.resolve(&reference.canonical());
@@ -103,13 +117,25 @@ impl Images {
                 lines.try_send(line).ok();
             }
         };
-        let pulled = self.client.pull(&self.store, reference, auth, platform, &show).await.map_err(from_registry)?;
-        self.store.tag(&reference.canonical(), &pulled.image_id, Some(&pulled.manifest_digest)).map_err(from_store)?;
+        let one = match wanted {
+            Wanted::All => Err(platforms::pull(self, reference, auth, &show).await?),
+            Wanted::Here => Ok(None),
+            Wanted::One(platform) => Ok(Some(platform)),
+        };
+        let (digest, image) = match one {
+            Err(pulled) => pulled,
+            Ok(platform) => {
+                let pulled = self.client.pull(&self.store, reference, auth, platform, &show).await;
+                let pulled = pulled.map_err(from_registry)?;
+                (pulled.manifest_digest, pulled.image_id)
+            }
+        };
+        self.store.tag(&reference.canonical(), &image, Some(&digest)).map_err(from_store)?;
         self.emit("pull", &reference.familiar(), &reference.familiar_name());
-        let unchanged = before.is_some_and(|tag| tag.image == pulled.image_id);
+        let unchanged = before.is_some_and(|tag| tag.image == image);
         let word = if unchanged { "Image is up to date for" } else { "Downloaded newer image for" };
         Ok(vec![
-            status(format!("Digest: {}", pulled.manifest_digest), ""),
+            status(format!("Digest: {digest}"), ""),
             status(format!("Status: {word} {}", reference.familiar()), ""),
         ])
     }
@@ -120,7 +146,7 @@ impl Images {
         &self,
         repository: &Reference,
         auth: Option<&Auth>,
-        platform: Option<&Platform>,
+        wanted: &Wanted,
         lines: &mpsc::Sender<Message>,
     ) -> Result<Vec<Message>> {
         let tags = self.client.tags(repository, auth).await.map_err(from_registry)?;
@@ -128,7 +154,7 @@ impl Images {
         let mut newer = false;
         for tag in tags {
             let reference = repository.with_tag(&tag).map_err(|error| Error::invalid(error.to_string()))?;
-            let said = match self.pull_into_store(&reference, auth, platform, lines).await {
+            let said = match self.pull_into_store(&reference, auth, wanted, lines).await {
                 Ok(said) => {
                     pulled = true;
                     newer |= said.iter().any(|line| line.status.contains("Downloaded newer"));

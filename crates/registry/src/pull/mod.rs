@@ -5,7 +5,7 @@ pub(crate) mod describe;
 pub(crate) mod download;
 pub(crate) mod event;
 pub(crate) mod flight;
-mod resolve;
+pub(crate) mod resolve;
 mod source;
 
 use std::sync::Arc;

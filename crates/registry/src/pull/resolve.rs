@@ -27,19 +27,19 @@ const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-conten
 
 /// What the search needs from the pull it belongs to.
 #[derive(Clone, Copy)]
-pub(super) struct Around<'a> {
+pub(crate) struct Around<'a> {
     /// Documents that are in the store already, by digest.
-    pub(super) local: &'a (dyn Fn(&Digest) -> Option<Vec<u8>> + Send + Sync),
+    pub(crate) local: &'a (dyn Fn(&Digest) -> Option<Vec<u8>> + Send + Sync),
     /// Hears of every wait before another try.
-    pub(super) waiting: &'a (dyn Fn(Duration) + Send + Sync),
+    pub(crate) waiting: &'a (dyn Fn(Duration) + Send + Sync),
 }
 
 /// A document as fetched: its bytes are what its digest is over.
 #[derive(Debug, Clone)]
-pub(super) struct Fetched {
-    pub(super) digest: Digest,
-    pub(super) bytes: Vec<u8>,
-    pub(super) document: Document,
+pub(crate) struct Fetched {
+    pub(crate) digest: Digest,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) document: Document,
 }
 
 /// The image that a name stands for on a platform.
@@ -107,7 +107,7 @@ fn choose<'i>(session: &Session, index: &'i Index, platform: &Platform) -> Resul
 }
 
 /// The document that the reference itself names.
-pub(super) async fn named(session: &Session, around: Around<'_>) -> Result<Fetched, Failure> {
+pub(crate) async fn named(session: &Session, around: Around<'_>) -> Result<Fetched, Failure> {
     if let Some(digest) = session.reference.digest() {
         return fetch(session, &digest.to_string(), Some(digest), None, around).await;
     }

@@ -3,6 +3,7 @@
 
 mod event;
 mod packed;
+pub(crate) mod send;
 mod upload;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,18 +12,14 @@ use brig_oci::{Descriptor, Digest, Document, ImageConfig, Manifest, Reference, m
 use brig_store::Store;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::{Method, StatusCode};
 
 pub use self::event::PushEvent;
-use self::packed::{Content, Packed};
+use self::packed::Packed;
 use self::upload::{Step, Upload};
-use crate::answer::{Asked, refusal};
 use crate::client::Client;
 use crate::config::Auth;
 use crate::error::{Error, ErrorKind, Result};
-use crate::hash::{chain_ids, sha256};
-use crate::net::transport::Outgoing;
+use crate::hash::chain_ids;
 pub(crate) use crate::pull::blocking;
 use crate::session::Session;
 
@@ -42,7 +39,7 @@ pub struct Pushed {
 }
 
 impl Client {
-    /// Pushes the image `id` to the repository and tag that `reference` names. The manifest that the image came with is
+    /// Pushes the image `id` to the repository and tag that `reference` names, without a tag under its digest. The manifest that the image came with is
     /// sent unchanged where every layer is there, or comes out, byte for byte as it says; else one is made and kept in
     /// the store. Does not tag.
     pub async fn push(
@@ -67,9 +64,9 @@ impl Client {
             .buffered(self.inner.config.max_concurrent_uploads.clamp(1, 64))
             .try_collect()
             .await?;
-        push.config().await?;
+        send::blob(&session, &image.config_digest, image.config.clone()).await?;
         let (bytes, kind) = image.manifest(layers)?;
-        push.manifest(&bytes, &kind).await?;
+        send::manifest(&session, &bytes, &kind).await?;
         let (store, kept) = (store.clone(), bytes.clone());
         let digest = blocking(move || Ok(store.put_blob(&kept)?)).await?;
         Ok(Pushed { digest, size: bytes.len() as u64 })
@@ -233,39 +230,6 @@ impl Push<'_> {
             (self.progress)(PushEvent::Mounted { id: id.to_owned(), from: from.clone() });
         }
         Ok(mounted)
-    }
-
-    async fn config(&self) -> Result<()> {
-        let digest = &self.image.config_digest;
-        if upload::exists(self.session, digest).await? {
-            return Ok(());
-        }
-        let (size, content) = (self.image.config.len() as u64, Content::Bytes(self.image.config.clone()));
-        Ok(Upload { session: self.session, digest, size, content: &content }.run(&|_| {}).await?)
-    }
-
-    async fn manifest(&self, bytes: &[u8], kind: &str) -> Result<()> {
-        let tag = self.session.reference.tag().unwrap_or("latest");
-        let kind = HeaderValue::try_from(kind).map_err(|_| Error::invalid(format!("media type {kind:?}")))?;
-        let url = self.session.url(&format!("manifests/{tag}")).await?;
-        let mut request = Outgoing::new(Method::PUT, url).header(CONTENT_TYPE, kind);
-        request.body = Bytes::copy_from_slice(bytes);
-        let digest = sha256(bytes);
-        upload::retried(self.session, || async {
-            let response = self.session.send(request.clone()).await?;
-            if !matches!(response.status, StatusCode::CREATED | StatusCode::OK | StatusCode::ACCEPTED) {
-                return Err(refusal(response, Asked::Push).await);
-            }
-            match response.headers.get("docker-content-digest").and_then(|value| value.to_str().ok()) {
-                Some(other) if other != digest.as_str() => {
-                    let text = format!("the registry took the manifest for {}", crate::error::printable(other));
-                    Err(Error::mismatch(format!("{text}, it is {digest}")).into())
-                }
-                _ => Ok(()),
-            }
-        })
-        .await?;
-        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The format of `docker save`: `manifest.json` lists each image's config, names and layers by path.
 //! Must not use paths but to look members up.
 
-use brig_oci::{Digest, MAX_LAYERS, Reference};
+use brig_oci::{Digest, ImageConfig, MAX_LAYERS, Platform, Reference};
 use serde::Deserialize;
 
 use super::parts::Parts;
@@ -23,13 +23,24 @@ struct Entry {
 }
 
 /// The images that `manifest.json` lists.
-pub(super) fn images(parts: &Parts) -> Result<Vec<Planned>> {
+pub(super) fn images(parts: &Parts, platforms: &[Platform]) -> Result<Vec<Planned>> {
     let entries: Vec<Entry> = serde_json::from_slice(parts.document("manifest.json")?)
         .map_err(|error| Error::invalid(format!("manifest.json: {error}")))?;
     if entries.len() > MAX_IMAGES {
         return Err(Error::invalid(format!("archive of {} images: at most {MAX_IMAGES}", entries.len())));
     }
-    entries.into_iter().map(|entry| image(parts, entry)).collect()
+    let mut images = entries.into_iter().map(|entry| image(parts, entry)).collect::<Result<Vec<_>>>()?;
+    if let Some(wanted) = platforms.first() {
+        let has =
+            |image: &Planned| ImageConfig::parse(&image.config).map(|config| config.platform()).unwrap_or_default();
+        let shown: Vec<String> = images.iter().map(|image| has(image).to_string()).collect();
+        images.retain(|image| platforms.iter().any(|platform| platform.rank(&has(image)).is_some()));
+        if images.is_empty() {
+            let shown = shown.join(", ");
+            return Err(Error::not_found(format!("no image for {wanted} in the archive: it has {shown}")));
+        }
+    }
+    Ok(images)
 }
 
 fn image(parts: &Parts, entry: Entry) -> Result<Planned> {
@@ -45,7 +56,7 @@ fn image(parts: &Parts, entry: Entry) -> Result<Planned> {
     let config = parts.document(&entry.config)?.to_vec();
     check_name(&entry.config, &digest::sha256_of(&config))?;
     let layers = layers.into_iter().map(|path| ListedLayer { path, blob: None }).collect();
-    Ok(Planned { diff_ids: diff_ids(&config)?, config, layers, manifest: None, target: None, names })
+    Ok(Planned { diff_ids: diff_ids(&config)?, config, layers, manifest: None, target: None, names, is_part: false })
 }
 
 /// A config whose name is a digest must have that digest.

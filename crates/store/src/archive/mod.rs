@@ -9,7 +9,7 @@ mod save;
 
 use std::io::Read;
 
-use brig_oci::{Digest, History, ImageConfig, Reference, RootFs};
+use brig_oci::{Digest, History, ImageConfig, Platform, Reference, RootFs};
 
 use crate::catalog::ImageRecord;
 use crate::decompress::decompress;
@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::lease::Lease;
 use crate::store::Store;
 use parts::Parts;
-pub use save::{Chosen, Saving, save};
+pub use save::{Chosen, Listed, Saving, save};
 
 /// How loading gets on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,15 +44,21 @@ pub struct Loaded {
 }
 
 /// Loads and names all images of an archive in the format of `docker save` or of an OCI layout, plain or packed with
-/// gzip or zstd as a whole. Of images for several platforms the one for this machine is loaded. Every digest is verified.
+/// gzip or zstd as a whole. Of images for several platforms all are loaded, or those for `platforms` if there are any; the
+/// name means the one for this machine. Every digest is verified.
 /// Everything is checked before the first image is stored.
-pub fn load(store: &Store, reader: impl Read, on_event: &mut dyn FnMut(LoadEvent)) -> Result<Vec<Loaded>> {
+pub fn load(
+    store: &Store,
+    reader: impl Read,
+    platforms: &[Platform],
+    on_event: &mut dyn FnMut(LoadEvent),
+) -> Result<Vec<Loaded>> {
     let lease = Lease::begin(store);
     let mut parts = Parts::read(store, decompress(reader)?, on_event)?;
-    let images = if parts.has("manifest.json") {
-        docker::images(&parts)?
+    let images = if parts.has("manifest.json") && !layout::has_several_platforms(&parts) {
+        docker::images(&parts, platforms)?
     } else if parts.has("index.json") {
-        layout::images(store, &parts)?
+        layout::images(store, &parts, platforms)?
     } else {
         let hint = match parts.has("repositories") {
             true => ": it was made by a Docker older than 1.10, save it again with a current one",
@@ -109,6 +115,8 @@ struct Planned {
     /// What its names mean in the archive: the manifest, or the index that led to it.
     target: Option<Digest>,
     names: Vec<Reference>,
+    /// It belongs to another one's name, for another platform.
+    is_part: bool,
 }
 
 impl Planned {
@@ -140,6 +148,9 @@ impl Planned {
         }
         let id = store.put_blob(&self.config)?;
         store.put_image(ImageRecord::new(id.clone(), self.manifest))?;
+        if self.is_part {
+            return Ok(Vec::new());
+        }
         if self.names.is_empty() {
             return Ok(vec![Loaded { name: None, id }]);
         }

@@ -23,6 +23,17 @@ pub struct Chosen {
     pub id: Digest,
     /// Tagged names; may be none.
     pub names: Vec<Reference>,
+    /// If the names mean an index: all that it is to list, in order, the image itself too.
+    pub index: Vec<Listed>,
+}
+
+/// One entry of an index that is saved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The entry as it is known here.
+    pub descriptor: Descriptor,
+    /// The image's id; `None` for what is no image, which is saved as it is.
+    pub image: Option<Digest>,
 }
 
 /// An archive that can be written: everything that it needs is here and stays here while this lives.
@@ -67,8 +78,12 @@ pub fn save(store: &Store, images: &[Chosen]) -> Result<Saving> {
         let bytes = json(&manifest)?;
         let descriptor = Descriptor::new(media_type::OCI_MANIFEST, digest::sha256_of(&bytes), bytes.len() as u64);
         saving.members.insert(blob_path(&descriptor.digest), Content::Bytes(bytes));
+        let top = match image.index.is_empty() {
+            true => descriptor,
+            false => saving.index(&image.index).map_err(|error| error.context(format!("save {shown}")))?,
+        };
         for name in &image.names {
-            let mut named = descriptor.clone();
+            let mut named = top.clone();
             let tag = name.tag().unwrap_or("latest").to_owned();
             named.annotations.insert("io.containerd.image.name".to_owned(), name.canonical());
             named.annotations.insert("org.opencontainers.image.ref.name".to_owned(), tag.clone());
@@ -78,7 +93,7 @@ pub fn save(store: &Store, images: &[Chosen]) -> Result<Saving> {
             }
         }
         if image.names.is_empty() {
-            index.manifests.push(descriptor);
+            index.manifests.push(top);
         }
         entries.push(entry(&manifest, &image.names));
     }
@@ -127,6 +142,54 @@ impl Saving {
         self._pins.push(self.store.pin(chain.as_slice()));
         self.members.insert(blob_path(id), Content::Bytes(config));
         Ok(manifest)
+    }
+
+    /// Adds an index and all that it lists; gives its descriptor. What speaks of an image's manifest speaks of the new one.
+    fn index(&mut self, listed: &[Listed]) -> Result<Descriptor> {
+        let mut manifests = Vec::new();
+        let mut renamed = BTreeMap::new();
+        for entry in listed {
+            let Some(image) = &entry.image else {
+                self.raw(&entry.descriptor)?;
+                manifests.push(entry.descriptor.clone());
+                continue;
+            };
+            let bytes = json(&self.image(image)?)?;
+            let mut descriptor =
+                Descriptor::new(media_type::OCI_MANIFEST, digest::sha256_of(&bytes), bytes.len() as u64);
+            descriptor.platform.clone_from(&entry.descriptor.platform);
+            self.members.insert(blob_path(&descriptor.digest), Content::Bytes(bytes));
+            renamed.insert(entry.descriptor.digest.to_string(), descriptor.digest.to_string());
+            manifests.push(descriptor);
+        }
+        for about in manifests.iter_mut().filter_map(|entry| entry.annotations.get_mut("vnd.docker.reference.digest")) {
+            if let Some(new) = renamed.get(about) {
+                about.clone_from(new);
+            }
+        }
+        let bytes = json(&Index {
+            schema_version: 2,
+            media_type: media_type::OCI_INDEX.to_owned(),
+            manifests,
+            annotations: BTreeMap::new(),
+        })?;
+        let descriptor = Descriptor::new(media_type::OCI_INDEX, digest::sha256_of(&bytes), bytes.len() as u64);
+        self.members.insert(blob_path(&descriptor.digest), Content::Bytes(bytes));
+        Ok(descriptor)
+    }
+
+    /// Adds a manifest that is no image's and what it lists, as far as that is here.
+    fn raw(&mut self, descriptor: &Descriptor) -> Result<()> {
+        let bytes = self.store.read_blob(&descriptor.digest)?;
+        let manifest = Manifest::parse(&bytes, None).map_err(|error| Error::corrupt(error.to_string()))?;
+        self.members.insert(blob_path(&descriptor.digest), Content::Bytes(bytes));
+        for part in std::iter::once(&manifest.config).chain(&manifest.layers) {
+            if self.store.has_blob(&part.digest) {
+                let bytes = self.store.read_blob(&part.digest)?;
+                self.members.insert(blob_path(&part.digest), Content::Bytes(bytes));
+            }
+        }
+        Ok(())
     }
 
     fn document(&mut self, name: &str, document: &impl Serialize) -> Result<()> {

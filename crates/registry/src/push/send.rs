@@ -1,0 +1,51 @@
+//! Owns the last step of any push: a blob from memory, and a manifest, each sent once more after a failure that may pass.
+
+use brig_oci::Digest;
+use bytes::Bytes;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Method, StatusCode};
+
+use super::packed::Content;
+use super::upload::{self, Upload};
+use crate::answer::{Asked, refusal};
+use crate::error::{Error, Result};
+use crate::hash::sha256;
+use crate::net::transport::Outgoing;
+use crate::session::Session;
+
+/// Sends a blob, unless the repository has it.
+pub(crate) async fn blob(session: &Session, digest: &Digest, bytes: Bytes) -> Result<()> {
+    if upload::exists(session, digest).await? {
+        return Ok(());
+    }
+    let (size, content) = (bytes.len() as u64, Content::Bytes(bytes));
+    Ok(Upload { session, digest, size, content: &content }.run(&|_| {}).await?)
+}
+
+/// Sends a manifest or index to the tag that the session's reference names, or under its digest if it names one.
+pub(crate) async fn manifest(session: &Session, bytes: &[u8], kind: &str) -> Result<()> {
+    let digest = sha256(bytes);
+    let place = match session.reference.digest() {
+        Some(_) => digest.to_string(),
+        None => session.reference.tag().unwrap_or("latest").to_owned(),
+    };
+    let kind = HeaderValue::try_from(kind).map_err(|_| Error::invalid(format!("media type {kind:?}")))?;
+    let url = session.url(&format!("manifests/{place}")).await?;
+    let mut request = Outgoing::new(Method::PUT, url).header(CONTENT_TYPE, kind);
+    request.body = Bytes::copy_from_slice(bytes);
+    upload::retried(session, || async {
+        let response = session.send(request.clone()).await?;
+        if !matches!(response.status, StatusCode::CREATED | StatusCode::OK | StatusCode::ACCEPTED) {
+            return Err(refusal(response, Asked::Push).await);
+        }
+        match response.headers.get("docker-content-digest").and_then(|value| value.to_str().ok()) {
+            Some(other) if other != digest.as_str() => {
+                let text = format!("the registry took the manifest for {}", crate::error::printable(other));
+                Err(Error::mismatch(format!("{text}, it is {digest}")).into())
+            }
+            _ => Ok(()),
+        }
+    })
+    .await?;
+    Ok(())
+}

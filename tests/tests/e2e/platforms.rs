@@ -1,0 +1,187 @@
+//! Images for several platforms: kept whole under one name, shown, chosen from, pushed, saved and removed.
+
+use brig_tests::image::digest;
+use brig_tests::{Image, Layer, Registry, TestHost, needs};
+use serde_json::{Value, json};
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// Busybox with a file that says for which platform it is.
+fn image_for(architecture: &str) -> Image {
+    let mut image = Image::busybox().with(Layer::new().file("which", 0o644, architecture), &[]);
+    image.config["architecture"] = json!(architecture);
+    image
+}
+
+/// Pushes an index of three images and an attestation; its digest, and the entries.
+fn push_index(registry: &Registry, repository: &str, tag: &str) -> (String, Vec<Value>) {
+    let mut entries = Vec::new();
+    for architecture in ["s390x", "amd64", "arm64"] {
+        let image = image_for(architecture);
+        registry.push(&image, repository, architecture);
+        let (manifest, _) = image.distributable();
+        entries.push(json!({
+            "mediaType": MANIFEST, "digest": digest(&manifest), "size": manifest.len(),
+            "platform": {"os": "linux", "architecture": architecture},
+        }));
+    }
+    let (statement, config) = (br#"{"_type":"https://in-toto.io/Statement/v0.1"}"#.to_vec(), b"{}".to_vec());
+    let attestation = json!({
+        "schemaVersion": 2, "mediaType": MANIFEST,
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest(&config), "size": config.len()},
+        "layers": [{"mediaType": "application/vnd.in-toto+json", "digest": digest(&statement), "size": statement.len()}],
+    });
+    let attestation = attestation.to_string().into_bytes();
+    registry.push_parts(&[statement, config], &attestation, repository, "attestation");
+    entries.push(json!({
+        "mediaType": MANIFEST, "digest": digest(&attestation), "size": attestation.len(),
+        "platform": {"os": "unknown", "architecture": "unknown"},
+        "annotations": {"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": entries[1]["digest"]},
+    }));
+    let kind = "application/vnd.oci.image.index.v1+json";
+    let index = json!({"schemaVersion": 2, "mediaType": kind, "manifests": entries}).to_string().into_bytes();
+    (registry.push_parts(&[], &index, repository, tag), entries)
+}
+
+fn images(host: &TestHost) -> String {
+    host.brig(&["images", "--format", "{{.Repository}}:{{.Tag}}"]).ok()
+}
+
+fn tree(host: &TestHost) -> Vec<(String, bool)> {
+    let path = "/v1.48/images/json?manifests=1";
+    let list = brig_tests::http::unix(&host.socket(), "GET", path, b"").unwrap().json();
+    let manifests = list[0]["Manifests"].as_array().cloned().unwrap_or_default();
+    let shown = |entry: &Value| {
+        let what = match entry["Kind"].as_str().unwrap() {
+            "image" => entry["ImageData"]["Platform"]["architecture"].as_str().unwrap().to_owned(),
+            kind => kind.to_owned(),
+        };
+        (what, entry["Available"] == true)
+    };
+    manifests.iter().map(shown).collect()
+}
+
+fn of(all: &[(&str, bool)]) -> Vec<(String, bool)> {
+    all.iter().map(|(what, here)| ((*what).to_owned(), *here)).collect()
+}
+
+#[test]
+fn an_index_is_kept_whole_if_asked() {
+    let host = TestHost::new();
+    let registry = host.registry();
+    let (index, entries) = push_index(&registry, "multi", "v1");
+    let name = registry.name("multi:v1");
+    host.brig(&["pull", &name]).ok();
+    assert_eq!(tree(&host), of(&[("s390x", false), ("amd64", true), ("arm64", false), ("attestation", false)]));
+    let pulled = host.brig(&["pull", "--all-platforms", &name]).ok();
+    assert!(pulled.contains(&format!("Digest: {index}")), "{pulled}");
+    assert_eq!(tree(&host), of(&[("s390x", true), ("amd64", true), ("arm64", true), ("attestation", true)]));
+    assert_eq!(images(&host), name, "the parts are not images of their own");
+    let which = |platform: &str| {
+        host.brig(&["create", "--name", "some", "--platform", platform, &name]).ok();
+        let id = host.field("some", "{{.Image}}");
+        host.brig(&["rm", "some"]).ok();
+        id
+    };
+    for architecture in ["s390x", "amd64", "arm64"] {
+        assert_eq!(which(&format!("linux/{architecture}")), image_for(architecture).id());
+    }
+    let by_digest = format!("{}@{}", registry.name("multi"), entries[2]["digest"].as_str().unwrap());
+    assert_eq!(host.field(&by_digest, "{{.Architecture}}"), "arm64");
+    let refused = host.brig(&["create", "--platform", "linux/riscv64", "--pull", "never", &name]);
+    assert!(refused.code != 0 && refused.stderr.contains("linux/riscv64"), "{refused}");
+
+    // A prune leaves what a name leads to; the name takes all with it.
+    host.brig(&["image", "prune", "-f"]).ok();
+    assert_eq!(which("linux/s390x"), image_for("s390x").id());
+    host.brig(&["tag", &name, "other:1"]).ok();
+    host.brig(&["rmi", &name]).ok();
+    assert_eq!(host.brig(&["create", "--name", "tagged", "--platform", "linux/arm64", "other:1"]).code, 0);
+    host.brig(&["rm", "tagged"]).ok();
+    host.brig(&["rmi", "other:1"]).ok();
+    assert_eq!(host.brig(&["images", "-aq"]).ok(), "");
+}
+
+#[test]
+fn an_index_goes_to_another_registry_as_it_is() {
+    let host = TestHost::new();
+    let registry = host.registry();
+    let (index, _) = push_index(&registry, "multi", "v1");
+    let name = registry.name("multi:v1");
+    host.brig(&["pull", "--all-platforms", &name]).ok();
+    let other = host.registry_at("127.0.0.1:5001");
+    let target = other.name("copy/multi:v2");
+    host.brig(&["tag", &name, &target]).ok();
+    let pushed = host.brig(&["push", &target]).ok();
+    let sent = other.manifest("copy/multi", "v2");
+    let platforms: Vec<&Value> =
+        sent["manifests"].as_array().unwrap().iter().map(|entry| &entry["platform"]["architecture"]).collect();
+    assert_eq!(platforms, ["s390x", "amd64", "arm64", "unknown"]);
+    assert!(pushed.contains("v2: digest: sha256:"), "{pushed}");
+    // What an attestation is about is what was sent.
+    let about = &sent["manifests"][3]["annotations"]["vnd.docker.reference.digest"];
+    assert_eq!(*about, sent["manifests"][1]["digest"]);
+    if pushed.contains(&index) {
+        assert_eq!(sent["manifests"][1]["size"], registry.manifest("multi", "v1")["manifests"][1]["size"]);
+    }
+    // One platform alone goes as an image.
+    let single = other.name("copy/multi:single");
+    host.brig(&["tag", &name, &single]).ok();
+    host.brig(&["push", "--platform", "linux/arm64", &single]).ok();
+    assert_eq!(other.manifest("copy/multi", "single")["config"]["digest"], image_for("arm64").id());
+}
+
+#[test]
+fn an_archive_has_all_platforms() {
+    let mut host = TestHost::new();
+    let registry = host.registry();
+    push_index(&registry, "multi", "v1");
+    let name = registry.name("multi:v1");
+    host.brig(&["pull", "--all-platforms", &name]).ok();
+    let file = |name: &str| host.root.join(name).display().to_string();
+    let (first, second, one) = (file("1.tar"), file("2.tar"), file("3.tar"));
+    host.brig(&["save", "-o", &first, &name]).ok();
+    host.brig(&["save", "-o", &one, "--platform", "linux/arm64", &name]).ok();
+    host.brig(&["rmi", &name]).ok();
+    let loaded = host.brig(&["load", "-i", &first]).ok();
+    assert_eq!(loaded, format!("Loaded image: {name}"));
+    assert_eq!(tree(&host), of(&[("s390x", true), ("amd64", true), ("arm64", true), ("attestation", true)]));
+    assert_eq!(host.field(&name, "{{.Architecture}}"), "amd64");
+    host.brig(&["save", "-o", &second, &name]).ok();
+    assert!(std::fs::read(&first).unwrap() == std::fs::read(&second).unwrap(), "the same again");
+    host.brig(&["rmi", &name]).ok();
+    host.brig(&["load", "-i", &first, "--platform", "linux/arm64"]).ok();
+    assert_eq!(tree(&host), of(&[("s390x", false), ("amd64", false), ("arm64", true), ("attestation", true)]));
+    assert_eq!(host.field(&name, "{{.Id}}"), image_for("arm64").id());
+    host.brig(&["rmi", &name]).ok();
+    host.brig(&["load", "-i", &one]).ok();
+    assert_eq!(host.field(&name, "{{.Architecture}}"), "arm64");
+    let refused = host.brig(&["load", "-i", &first, "--platform", "linux/riscv64"]).fails(1);
+    assert!(refused.contains("no image for linux/riscv64"), "{refused}");
+    host.stop_daemon();
+}
+
+#[test]
+fn the_stock_client_shows_the_tree() {
+    needs!("platforms::the_stock_client_shows_the_tree", "docker");
+    let host = TestHost::new();
+    let registry = host.registry();
+    push_index(&registry, "multi", "v1");
+    let name = registry.name("multi:v1");
+    host.brig(&["pull", "--all-platforms", &name]).ok();
+    let shown = host.docker(&["images", "--tree"]).ok();
+    for part in ["linux/amd64", "linux/arm64", "linux/s390x", &name] {
+        assert!(shown.contains(part), "{part}:\n{shown}");
+    }
+    let ours = host.brig(&["images", "--tree"]).ok();
+    for part in ["linux/amd64", "linux/arm64", "linux/s390x", "multi:v1"] {
+        assert!(ours.contains(part), "{part}:\n{ours}");
+    }
+    let architecture = ["image", "inspect", "--platform", "linux/s390x", "-f", "{{.Architecture}}", &name];
+    assert_eq!(host.docker(&architecture).ok(), "s390x");
+    let history = host.docker(&["history", "--platform", "linux/arm64", "-q", "--no-trunc", &name]).ok();
+    assert!(history.contains(&image_for("arm64").id()), "{history}");
+    host.docker(&["image", "rm", "--platform", "linux/s390x", &name]).ok();
+    let left: Vec<bool> = tree(&host).into_iter().map(|(_, here)| here).collect();
+    assert_eq!(left, [false, true, true, true]);
+}
