@@ -16,6 +16,7 @@ mod leaks;
 pub mod proxy;
 pub mod registry;
 pub mod skip;
+pub mod stub;
 pub mod terminal;
 pub mod wait;
 

@@ -208,6 +208,9 @@ impl ImageConfig {
         if bytes.len() > MAX_CONFIG_SIZE {
             return refuse(format!("image config of {} bytes is larger than {MAX_CONFIG_SIZE}", bytes.len()));
         }
+        if crate::nested_too_deep(bytes) {
+            return refuse(format!("image config with more than {} levels of JSON", crate::MAX_DEPTH));
+        }
         // The derived reader would also take an array of the fields in their order.
         if bytes.trim_ascii_start().first() != Some(&b'{') {
             return refuse("invalid image config: not a JSON object".to_owned());

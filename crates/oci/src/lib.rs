@@ -23,6 +23,28 @@ pub use manifest::{
 pub use platform::{Platform, PlatformError};
 pub use reference::{Reference, ReferenceError, is_identifier};
 
+/// The most levels of arrays and objects in each other in a manifest or configuration.
+const MAX_DEPTH: usize = 64;
+
+/// Whether JSON, also where nobody looks at it, has more than [`MAX_DEPTH`] levels: somebody downstream may recurse.
+fn nested_too_deep(json: &[u8]) -> bool {
+    let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b'[' | b'{' if !in_text => depth += 1,
+            b']' | b'}' if !in_text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return true;
+        }
+    }
+    false
+}
+
 /// Reads `null` as the type's default, as Go does for every field.
 fn null_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where

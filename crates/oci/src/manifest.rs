@@ -148,6 +148,9 @@ impl Document {
         if bytes.len() as u64 > MAX_MANIFEST_SIZE {
             return refuse(format!("manifest of {} bytes is larger than {MAX_MANIFEST_SIZE}", bytes.len()));
         }
+        if crate::nested_too_deep(bytes) {
+            return refuse(format!("manifest with more than {} levels of JSON", crate::MAX_DEPTH));
+        }
         let keys: Keys = serde_json::from_slice(bytes)
             .map_err(|error| ManifestError(format!("manifest is not valid JSON: {error}")))?;
         keys.check()?;
@@ -340,6 +343,8 @@ mod tests {
         refused(r#"{"schemaVersion":1,"fsLayers":[]}"#, None, "schema 1");
         refused(&format!(r#"{{"config":{D},"layers":[]}}"#), None, "schemaVersion");
         refused(r#"{"schemaVersion":"2"}"#, None, "not valid JSON");
+        let deep = ["[".repeat(64), "]".repeat(64)].concat();
+        refused(&format!(r#"{{"schemaVersion":2,"config":{D},"layers":[],"x":{deep}}}"#), None, "levels");
         refused(&format!(r#"{{"schemaVersion":2,"config":{D},"layers":[]}}"#), Some("text/html"), "unsupported");
         let negative = D.replace("\"size\":2", "\"size\":-2");
         refused(&format!(r#"{{"schemaVersion":2,"config":{negative},"layers":[]}}"#), None, "invalid manifest");
@@ -348,6 +353,6 @@ mod tests {
         let many = vec![D; MAX_LAYERS + 1].join(",");
         refused(&format!(r#"{{"schemaVersion":2,"config":{D},"layers":[{many}]}}"#), None, "at most");
         refused(&" ".repeat(5 << 20), None, "larger than");
-        refused(&"[".repeat(100_000), None, "not valid JSON");
+        refused(&"[".repeat(100_000), None, "levels of JSON");
     }
 }

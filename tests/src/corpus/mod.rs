@@ -7,6 +7,7 @@
 
 mod breakouts;
 mod framing;
+pub mod images;
 mod members;
 pub mod ship;
 pub mod tar;

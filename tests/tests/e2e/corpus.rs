@@ -4,7 +4,8 @@
 //! Each archive goes through each entrance in one dress, another one at each entrance; with `BRIG_CORPUS=all` in all.
 
 use brig_tests::corpus::ship::Shipment;
-use brig_tests::corpus::{self, Canary, Case, Dress, Outcome};
+use brig_tests::corpus::{self, Canary, Case, Dress, Outcome, images};
+use brig_tests::image::digest;
 use brig_tests::{Registry, TestHost, eventually, http};
 use std::path::Path;
 
@@ -109,4 +110,73 @@ fn pull(host: &TestHost, registry: &Registry, shipment: &Shipment) -> http::Answ
     let blobs = [shipment.layer.clone(), shipment.config.clone()];
     registry.push_parts(&blobs, &shipment.manifest, "corpus", "case");
     post(&host.socket(), &format!("/images/create?fromImage={}&tag=case", registry.name("corpus")), &[])
+}
+
+/// Whether an image came of it; what came is inspected and removed.
+fn came(host: &TestHost, name: &str, answer: &http::Answer, accepted: bool) {
+    let text = answer.text();
+    let failed = answer.status >= 400 || text.contains("\"error\"");
+    let short: String = text.chars().take(600).collect();
+    let listed = http::unix(&host.socket(), "GET", "/images/json", &[]).expect("the daemon answers").json();
+    let ids: Vec<&str> = listed.as_array().into_iter().flatten().filter_map(|image| image["Id"].as_str()).collect();
+    let inspect = |id: &&str| http::unix(&host.socket(), "GET", &format!("/images/{id}/json"), &[]);
+    let inspected: Vec<_> = ids.iter().map(inspect).collect();
+    remove(host, name);
+    assert_eq!((!failed, ids.len()), (accepted, usize::from(accepted)), "{name}: {listed} {short}");
+    for answer in inspected {
+        let answer = answer.expect("the daemon answers");
+        assert_eq!(answer.status, 200, "{name}: {}", answer.text());
+    }
+}
+
+/// Runs all, then tells which were wrong.
+fn each<T>(cases: &[T], name: impl Fn(&T) -> &str, check: impl Fn(&T)) {
+    let wrong: Vec<&str> = cases
+        .iter()
+        .filter(|case| std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(case))).is_err())
+        .map(name)
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn archives_whose_parts_do_not_fit() {
+    let host = TestHost::new();
+    let canary = Canary::beneath(&host.root);
+    let cases = [images::docker_archives(canary.host()), images::layouts(canary.host())].concat();
+    each(
+        &cases,
+        |case| case.name,
+        |case| {
+            came(&host, case.name, &post(&host.socket(), "/images/load", &case.bytes), case.accepted);
+            canary.check(case.name);
+        },
+    );
+}
+
+#[test]
+fn manifests_that_a_registry_serves() {
+    let host = TestHost::new();
+    let stub = host.stub("127.0.0.1:5002");
+    each(
+        &images::served(),
+        |case| &case.name,
+        |case| {
+            stub.clear();
+            stub.manifest("corpus", "case", &case.kind, &case.manifest);
+            for blob in &case.blobs {
+                stub.blob("corpus", blob);
+                // Manifests that an index leads to are asked for by digest.
+                let kind = if blob.windows(11).any(|part| part == b"\"manifests\"") {
+                    images::INDEX
+                } else {
+                    images::MANIFEST
+                };
+                stub.manifest("corpus", &digest(blob), kind, blob);
+            }
+            let path = format!("/images/create?fromImage={}/corpus&tag=case", stub.address);
+            came(&host, &case.name, &post(&host.socket(), &path, &[]), case.accepted);
+        },
+    );
+    stub.close(&host);
 }
