@@ -65,7 +65,8 @@ pub fn run(runs: usize) -> Vec<Line> {
 fn on_own_disk(runs: usize) -> Vec<Line> {
     const SCRIPT: &str = r#"truncate -s 24G "$1.img" && mkfs.ext4 -q "$1.img" && mkdir "$1" && mount -o loop "$1.img" "$1" &&
         export BRIG_TEST_DIR="$1" && shift && exec "$@""#;
-    let place = host::base().join(format!("brig-bench-disk-{}", std::process::id()));
+    // A short name: podman wants paths of at most 50 characters.
+    let place = host::base().join(format!("bb{}", std::process::id()));
     let image = place.with_extension("img");
     let own = std::env::current_exe().expect("a program knows its file");
     let status = std::process::Command::new("unshare")

@@ -71,9 +71,7 @@ pub(crate) fn apply(ingest: &Root, root: &Root, input: impl Read) -> Result<Appl
     let mut tree = Tree::new(ingest, root)?;
     let mut buffer = vec![0u8; 128 * 1024];
     while let Some(member) = archive.next_member()? {
-        let described = |error: Error| {
-            error.context(Path::new(OsStr::from_bytes(&member.name)).display().to_string().escape_default())
-        };
+        let described = |error: Error| error.context(shown(&member.name));
         tree.applied.entries += 1;
         if tree.applied.entries > MAX_ENTRIES {
             return Err(Error::invalid(format!("archive of more than {MAX_ENTRIES} members")));
@@ -87,6 +85,14 @@ pub(crate) fn apply(ingest: &Root, root: &Root, input: impl Read) -> Result<Appl
     let applied = tree.finish()?;
     let size = tape.recorder.finish(ingest, replaced)?;
     Ok(Applied { size, ..applied })
+}
+
+/// A member's name for an error: of a long one its beginning, since the archive's author chose it.
+fn shown(name: &[u8]) -> String {
+    const ENOUGH: usize = 256;
+    let (begin, rest) = name.split_at(name.len().min(ENOUGH));
+    let begin = OsStr::from_bytes(begin).display().to_string().escape_default().to_string();
+    if rest.is_empty() { begin } else { format!("{begin}… ({} bytes)", name.len()) }
 }
 
 /// Makes one member.
