@@ -1,5 +1,5 @@
-//! The `brig` program: the command line, the daemon behind the verb `daemon`, and the process in which that has layers
-//! unpacked behind the verb `unpack`.
+//! The `brig` program: the command line, the daemon behind the verb `daemon`, a registry behind `registry`, and the process in
+//! which layers are unpacked behind `unpack`.
 //! Owns only that choice. Called under any other name, such as `docker`, it is the same command line.
 
 use std::ffi::OsString;
@@ -14,6 +14,10 @@ fn main() -> ExitCode {
     if args.get(1).is_some_and(|verb| verb == "daemon") {
         args.remove(1);
         return brig_daemon::main(args);
+    }
+    if args.get(1).is_some_and(|verb| verb == "registry") {
+        args.remove(1);
+        return brig_daemon::registry_main(args);
     }
     brig_cli::main(args)
 }

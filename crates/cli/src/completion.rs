@@ -46,8 +46,11 @@ fn verbs(before: &[String], last: &str) -> Vec<String> {
         [] if last.starts_with('-') => GLOBAL.iter().map(|flag| format!("--{}", flag.long)).collect(),
         [] => {
             let top = all().filter(|name| !name.contains(' ') && !name.starts_with('_')).map(ToString::to_string);
-            top.chain(GROUPS.iter().map(|(name, _)| (*name).to_owned())).chain(["daemon".to_owned()]).collect()
+            top.chain(GROUPS.iter().map(|(name, _)| (*name).to_owned()))
+                .chain(["daemon".to_owned(), "registry".to_owned()])
+                .collect()
         }
+        [group] if group == "registry" => vec!["serve".to_owned()],
         [group] => all().filter_map(|name| name.strip_prefix(&format!("{group} "))).map(str::to_owned).collect(),
         _ => Vec::new(),
     }

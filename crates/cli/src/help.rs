@@ -111,6 +111,7 @@ pub fn top() -> String {
         .filter(|(n, _)| !COMMON.contains(n) && !n.starts_with('_'))
         .collect();
     rest.push(("daemon", "Run the daemon in the foreground"));
+    rest.push(("registry serve", "Serve a registry in the foreground"));
     rest.sort_unstable();
     format!(
         "Usage:  {name} [OPTIONS] COMMAND\n\nRuns containers: a container engine that speaks Docker's language\n\n\

@@ -2,6 +2,7 @@
 //!
 //! A connection is a [`socket`], on which [`server`] finds the handler in [`routes`]; handlers parse, make one call to the
 //! engine and answer. HTTP statuses end here, in [`fault`]. Must not decide anything about containers.
+//! Beside it, [`registry`]: the process that serves a registry alone.
 
 mod body;
 mod call;
@@ -13,6 +14,7 @@ mod listen;
 mod logging;
 mod options;
 mod process;
+mod registry;
 mod request_body;
 mod router;
 mod routes;
@@ -24,3 +26,4 @@ mod tls;
 
 pub use brig_engine::unpack;
 pub use process::main;
+pub use registry::main as registry_main;

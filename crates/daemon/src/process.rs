@@ -80,7 +80,7 @@ fn run(options: &Options, args: Vec<OsString>, set_level: SetLevel) -> Result<()
 
 /// Each client, container and published port holds a descriptor; the usual soft limit of 1,024 is soon reached. The hard
 /// limit stays as it is, and containers inherit both unless `--default-ulimit` or `--ulimit` says otherwise.
-fn allow_many_files() {
+pub(crate) fn allow_many_files() {
     /// What Docker's service file asked for, and programs that close every descriptor below the limit can bear.
     const ENOUGH: u64 = 1 << 20;
     let now = rustix::process::getrlimit(rustix::process::Resource::Nofile);
@@ -131,7 +131,8 @@ async fn serve(options: &Options, args: Vec<OsString>, set_level: SetLevel) -> R
 async fn listen(options: &Options, server: &Arc<Server>) -> Result<Vec<tokio::task::JoinHandle<()>>, String> {
     let acceptor = if options.tls || options.tlsverify {
         let authority = options.tlsverify.then_some(options.tlscacert.as_path());
-        Some(tls::acceptor(&options.tlscert, &options.tlskey, authority)?)
+        let flags = ["--tlscert", "--tlskey", "--tlscacert"];
+        Some(tls::acceptor(&options.tlscert, &options.tlskey, authority, flags)?)
     } else {
         None
     };
@@ -154,7 +155,7 @@ async fn listen(options: &Options, server: &Arc<Server>) -> Result<Vec<tokio::ta
 }
 
 /// Tells whoever waits that requests are answered now.
-fn ready(fd: Option<u32>) -> Result<(), String> {
+pub(crate) fn ready(fd: Option<u32>) -> Result<(), String> {
     if let Some(fd) = fd {
         // Opened by name, since a descriptor by number has no owner that could be trusted.
         fs::OpenOptions::new()
@@ -168,7 +169,7 @@ fn ready(fd: Option<u32>) -> Result<(), String> {
 }
 
 /// sd_notify(3).
-fn notify(state: &str) {
+pub(crate) fn notify(state: &str) {
     let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
         return;
     };
@@ -210,14 +211,14 @@ fn reload(args: &[OsString], set_level: &SetLevel) {
 }
 
 /// The signals that mean something to the daemon.
-struct Signals {
+pub(crate) struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
     hangup: tokio::signal::unix::Signal,
 }
 
 impl Signals {
-    fn new() -> Result<Self, String> {
+    pub(crate) fn new() -> Result<Self, String> {
         let take = |kind| signal(kind).map_err(|e| format!("handling signals: {e}"));
         Ok(Self {
             interrupt: take(SignalKind::interrupt())?,
@@ -226,7 +227,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Told {
+    pub(crate) async fn next(&mut self) -> Told {
         tokio::select! {
             _ = self.interrupt.recv() => Told::Stop("interrupt"),
             _ = self.terminate.recv() => Told::Stop("terminated"),
@@ -236,7 +237,7 @@ impl Signals {
 }
 
 /// What a signal asks for.
-enum Told {
+pub(crate) enum Told {
     Stop(&'static str),
     Reload,
 }

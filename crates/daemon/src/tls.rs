@@ -10,14 +10,18 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
+/// The options that name the files, for errors: certificate, key, authority.
+pub type Flags = [&'static str; 3];
+
 /// Makes the acceptor for connections. With `authority`, clients must show a certificate that it signed.
 ///
 /// # Errors
-/// Names the file and what is wrong with it.
-pub fn acceptor(certificate: &Path, key: &Path, authority: Option<&Path>) -> Result<TlsAcceptor, String> {
+/// Names the file, the option that named it, and what is wrong with it.
+pub fn acceptor(certificate: &Path, key: &Path, authority: Option<&Path>, flags: Flags) -> Result<TlsAcceptor, String> {
+    let [certificate_flag, key_flag, authority_flag] = flags;
     let chain = certificates(certificate)?;
     let private = PrivateKeyDer::from_pem_file(key)
-        .map_err(|e| format!("reading the TLS key {} (--tlskey): {e}", key.display()))?;
+        .map_err(|e| format!("reading the TLS key {} ({key_flag}): {e}", key.display()))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -27,16 +31,17 @@ pub fn acceptor(certificate: &Path, key: &Path, authority: Option<&Path>) -> Res
         Some(path) => {
             let mut roots = RootCertStore::empty();
             for root in certificates(path)? {
-                roots.add(root).map_err(|e| format!("the authority {} (--tlscacert): {e}", path.display()))?;
+                roots.add(root).map_err(|e| format!("the authority {} ({authority_flag}): {e}", path.display()))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
                 .build()
-                .map_err(|e| format!("the authority {} (--tlscacert): {e}", path.display()))?;
+                .map_err(|e| format!("the authority {} ({authority_flag}): {e}", path.display()))?;
             builder.with_client_cert_verifier(verifier)
         }
     };
     let mut config = builder.with_single_cert(chain, private).map_err(|e| {
-        format!("the certificate {} (--tlscert) and the key {} (--tlskey): {e}", certificate.display(), key.display())
+        let (certificate, key) = (certificate.display(), key.display());
+        format!("the certificate {certificate} ({certificate_flag}) and the key {key} ({key_flag}): {e}")
     })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))

@@ -1,6 +1,6 @@
 //! Collection: what nothing leads to goes.
 //!
-//! Owns what "leads to" means. Roots are images, names, writable layers, pins, leases and what a crash cut off (below);
+//! Owns what "leads to" means. Roots are images, names, writable layers, repositories, pins, leases and what a crash cut off (below);
 //! an image leads to its configuration, its manifest and its layers; a manifest or an index to whatever it lists.
 //! Must not take anything that is in use, and takes the rest at once.
 //!
@@ -20,6 +20,7 @@ use crate::catalog::Catalog;
 use crate::error::{Error, Result};
 use crate::packed;
 use crate::partial;
+use crate::repositories;
 use crate::store::Store;
 use crate::trash;
 use crate::upkeep::Upkeep;
@@ -53,7 +54,8 @@ impl Upkeep<'_> {
         store.inner.reserve.make_room();
         let mut reclaimed = Reclaimed::default();
         collect_layers(store, keep, &mut reclaimed)?;
-        let live = live_blobs(store, &store.catalog());
+        let mut live = live_blobs(store, &store.catalog());
+        live.extend(repositories::live_blobs(store)?);
         packed::collect(store, &live, &mut reclaimed)?;
         collect_blobs(store, &live, &mut reclaimed)?;
         reclaimed.size_bytes += store.partials().expire(partial::EXPIRY)?;

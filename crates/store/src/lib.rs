@@ -21,6 +21,7 @@ mod packed;
 mod partial;
 mod quarantine;
 mod recipe;
+mod repositories;
 mod rescue;
 mod reserve;
 mod store;
@@ -44,6 +45,9 @@ pub use lease::{Lease, Pin};
 pub use packed::{Form, LayerBlob, Packed, Pause};
 pub use partial::{Partial, PartialInfo, PartialReader, Partials};
 pub use recipe::LayerTar;
+pub use repositories::{
+    ManifestInfo, NewManifest, PutManifest, Referenced, Referrer, Referrers, Removed, Repositories, UploadInfo, Uploads,
+};
 pub use store::{MAX_BLOB_SIZE, Options, Store};
 pub use upkeep::Upkeep;
 pub use view::View;

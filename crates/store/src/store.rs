@@ -20,6 +20,7 @@ use crate::packed::Packer;
 use crate::partial::{self, PartialDir, Partials};
 use crate::quarantine::Quarantine;
 use crate::recipe::LayerTar;
+use crate::repositories;
 use crate::reserve::{RESERVE_SIZE, Reserve};
 use crate::trash::Trash;
 use crate::unpacker::Unpacker;
@@ -102,6 +103,7 @@ impl Store {
         let trash = Trash::open(&root.join("trash"), reserve.clone())?;
         let database = Arc::new(rescue::open(root, &quarantine, &reserve)?);
         database.migrate("store", SCHEMA)?;
+        database.migrate("repositories", repositories::SCHEMA)?;
         let packer = Packer::open(root, &database)?;
         let catalog = RwLock::new(Catalog::load(&database)?);
         let root = root.to_owned();

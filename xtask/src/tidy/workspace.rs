@@ -12,11 +12,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("deflate", &[]),
     ("store", &["deflate", "oci", "sys"]),
     ("registry", &["oci", "store"]),
+    ("registry-server", &["oci", "registry", "store"]),
     ("network", &["sys"]),
     ("runtime", &["oci", "sys"]),
     ("shim", &["oci", "runtime", "sys"]),
     ("engine", &["api", "network", "oci", "registry", "shim", "store"]),
-    ("daemon", &["api", "engine"]),
+    ("daemon", &["api", "engine", "registry-server"]),
     ("cli", &["api"]),
     ("brig", &["cli", "daemon"]),
 ];

@@ -1,0 +1,100 @@
+//! `brig registry serve`: a process that serves a registry from a root of its own, until it is told to stop.
+//! Owns the order of start and end. What a registry is, is `brig_registry_server`'s.
+
+mod options;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use brig_registry_server::{Acceptor, Registry, Settings, Store};
+use clap::Parser as _;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use self::options::{Cli, Options, Verb};
+use crate::process::{Signals, Told, allow_many_files, notify, ready};
+use crate::{logging, tls};
+
+/// Runs `brig registry` with a command line, its program name first.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let Cli { verb: Verb::Serve(options) } = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing more can be done if even the message cannot be written.
+            error.print().ok();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1));
+        }
+    };
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            writeln!(std::io::stderr(), "the registry cannot be served: {text}").ok();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<(), String> {
+    drop(logging::start(logging::parse_level(&options.log_level)?));
+    allow_many_files();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_keep_alive(Duration::from_secs(5))
+        .enable_all()
+        .build()
+        .map_err(|e| format!("starting the asynchronous runtime: {e}"))?;
+    let outcome = runtime.block_on(serve(options));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
+async fn serve(options: &Options) -> Result<(), String> {
+    let mut signals = Signals::new()?;
+    let flags = ["--tls-cert", "--tls-key", "--tls-client-ca"];
+    let tls = options.tls().map(|(cert, key, ca)| tls::acceptor(cert, key, ca, flags)).transpose()?;
+    let settings = Settings {
+        access: options.access()?,
+        read_only: options.read_only,
+        deletion: !options.no_delete,
+        ..Settings::default()
+    };
+    let store = Store::open(&options.root.join("v1"))
+        .map_err(|error| format!("{error}\nWhat a daemon has open only that daemon can serve"))?;
+    let registry = Registry::new(store, settings);
+    let address = &options.addr;
+    let listener = TcpListener::bind(address).await.map_err(|e| format!("listening on {address}: {e}"))?;
+    let local = listener.local_addr().map_err(|e| format!("listening on {address}: {e}"))?;
+    if options.is_open() && !local.ip().is_loopback() {
+        tracing::warn!("whoever reaches {local} may push and delete: use --htpasswd, --token-realm or --tls-client-ca");
+    }
+    if tls.is_none() && !local.ip().is_loopback() {
+        tracing::warn!("passwords and tokens travel to {local} unprotected: use --tls-cert and --tls-key");
+    }
+    tracing::info!("Registry listens on {local}");
+    let (stop, stopped) = watch::channel(false);
+    let upkeep = options.upkeep().filter(|_| !options.read_only).map(|upkeep| registry.clone().keep_tidy(upkeep));
+    let upkeep = upkeep.map(tokio::spawn);
+    ready(options.ready_fd)?;
+    let mut serving = tokio::spawn(async move { registry.serve(Acceptor { listener, tls }, stopped).await });
+    loop {
+        match signals.next().await {
+            Told::Stop(name) => {
+                tracing::info!("Processing signal '{name}': requests that are under way are finished");
+                break;
+            }
+            Told::Reload => tracing::info!("nothing to read again: a file of passwords is when it changes"),
+        }
+    }
+    notify("STOPPING=1");
+    stop.send_replace(true);
+    // Who says it twice means at once.
+    tokio::select! {
+        _ = &mut serving => {}
+        _ = signals.next() => serving.abort(),
+    }
+    if let Some(upkeep) = upkeep {
+        upkeep.abort();
+    }
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! Bodies: what answers are made of, and how a request's body is taken piece by piece.
+//! Owns how much of either is in memory at once. Must not know what is in a body.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::{Response, StatusCode};
+use tokio::task::JoinHandle;
+
+use crate::refusal::Refusal;
+
+/// An answer.
+pub(crate) type Answer = Response<Body>;
+
+/// How much of a file is read at once, in bytes; two such pieces are in memory for each reader.
+const PIECE: u64 = 256 << 10;
+
+/// The body of an answer.
+pub(crate) enum Body {
+    /// All of it at once.
+    Whole(Option<Bytes>),
+    /// A part of a file.
+    File(FilePart),
+}
+
+impl Body {
+    /// Nothing.
+    pub(crate) fn empty() -> Body {
+        Body::Whole(None)
+    }
+
+    /// A body that is there at once.
+    pub(crate) fn whole(bytes: impl Into<Bytes>) -> Body {
+        let bytes = bytes.into();
+        Body::Whole((!bytes.is_empty()).then_some(bytes))
+    }
+
+    /// The bytes of `file` from `start` to `end`.
+    pub(crate) fn file(file: File, start: u64, end: u64) -> Body {
+        Body::File(FilePart { file: Arc::new(file), at: start, end, coming: None })
+    }
+}
+
+/// A part of a file on its way out, read one piece ahead.
+pub(crate) struct FilePart {
+    file: Arc<File>,
+    /// Where the next piece begins that is not yet being read.
+    at: u64,
+    end: u64,
+    coming: Option<JoinHandle<io::Result<Bytes>>>,
+}
+
+impl FilePart {
+    fn read_ahead(&mut self) {
+        if self.at >= self.end {
+            return;
+        }
+        let (file, at, length) = (self.file.clone(), self.at, PIECE.min(self.end - self.at));
+        self.at += length;
+        self.coming = Some(tokio::task::spawn_blocking(move || {
+            let mut piece = vec![0; usize::try_from(length).unwrap_or_default()];
+            file.read_exact_at(&mut piece, at)?;
+            Ok(piece.into())
+        }));
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        if self.coming.is_none() {
+            self.read_ahead();
+        }
+        let Some(coming) = &mut self.coming else { return Poll::Ready(None) };
+        let piece = ready!(Pin::new(coming).poll(context)).map_err(io::Error::other).flatten();
+        self.coming = None;
+        if piece.is_ok() {
+            self.read_ahead();
+        }
+        Poll::Ready(Some(piece))
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let piece = match self.get_mut() {
+            Body::Whole(bytes) => bytes.take().map(Ok),
+            Body::File(part) => ready!(part.poll(context)),
+        };
+        Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Body::Whole(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(match self {
+            Body::Whole(bytes) => bytes.as_ref().map_or(0, |bytes| bytes.len() as u64),
+            Body::File(part) => part.end.saturating_sub(part.at),
+        })
+    }
+}
+
+/// A request's body, taken piece by piece, each within a time limit.
+pub(crate) struct Pieces {
+    incoming: Incoming,
+    patience: Duration,
+}
+
+impl Pieces {
+    /// `patience` is how long a client may take for its next bytes.
+    pub(crate) fn new(incoming: Incoming, patience: Duration) -> Pieces {
+        Pieces { incoming, patience }
+    }
+
+    /// The length that was announced, if one was.
+    pub(crate) fn announced(&self) -> Option<u64> {
+        self.incoming.size_hint().exact()
+    }
+
+    /// The next piece; `None` at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
+        loop {
+            match tokio::time::timeout(self.patience, self.incoming.frame()).await {
+                Err(_) => {
+                    let text = format!("no byte came for {} seconds", self.patience.as_secs());
+                    return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "BLOB_UPLOAD_INVALID", text));
+                }
+                Ok(None) => return Ok(None),
+                Ok(Some(Err(error))) => return Err(Refusal::upload_invalid(format!("reading the body: {error}"))),
+                Ok(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) if data.is_empty() => {}
+                    Ok(data) => return Ok(Some(data)),
+                    Err(_trailers) => {}
+                },
+            }
+        }
+    }
+
+    /// All of it, if it is no longer than `limit` bytes; else `None`.
+    pub(crate) async fn whole(mut self, limit: usize) -> Result<Option<Vec<u8>>, Refusal> {
+        if self.announced().is_some_and(|length| length > limit as u64) {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        while let Some(piece) = self.next().await? {
+            if bytes.len() + piece.len() > limit {
+                return Ok(None);
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(Some(bytes))
+    }
+}

@@ -1,0 +1,102 @@
+//! Blobs: given out, whole or in part, and deleted. Must not show one that the repository does not link.
+
+use std::fs::File;
+
+use brig_oci::Digest;
+use brig_store::{ErrorKind, Removed};
+use hyper::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE, RANGE,
+};
+use hyper::{Response, StatusCode};
+
+use super::{Ask, CONTENT_DIGEST, done, set};
+use crate::body::{Answer, Body};
+use crate::range::{self, Wanted};
+use crate::refusal::Refusal;
+use crate::registry::Inner;
+use crate::route;
+
+/// What has a digest for a name never changes.
+const FOR_EVER: &str = "max-age=31536000";
+
+pub(super) async fn get(ask: Ask, name: String, digest: String) -> Result<Answer, Refusal> {
+    let digest = route::digest(&digest)?;
+    let (wanted, is_head) = (digest.clone(), ask.is_head());
+    let (file, size) = ask.registry.blocking(move |inner| find(inner, &name, &wanted, is_head)).await?;
+    give(&ask, &digest, file, size)
+}
+
+/// The blob, or the part of it that is asked for.
+fn give(ask: &Ask, digest: &Digest, file: File, size: u64) -> Result<Answer, Refusal> {
+    let tag = format!("\"{digest}\"");
+    let lists = |text: &str| text.split(',').any(|entry| matches!(entry.trim(), "*") || entry.trim() == tag);
+    if ask.header(IF_NONE_MATCH)?.is_some_and(lists) {
+        return done(StatusCode::NOT_MODIFIED, &[(ETAG, &tag), (CACHE_CONTROL, FOR_EVER)]);
+    }
+    let is_whole = ask.is_head() || ask.header(IF_RANGE)?.is_some_and(|text| text.trim() != tag);
+    let wanted = if is_whole { Wanted::All } else { range::wanted(ask.header(RANGE)?, size) };
+    let (status, part) = match wanted {
+        Wanted::All => (StatusCode::OK, 0..size),
+        Wanted::Part(part) => (StatusCode::PARTIAL_CONTENT, part),
+        Wanted::Nothing => {
+            let text = format!("the blob has {size} bytes");
+            let refusal = Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, "SIZE_INVALID", text);
+            return Err(refusal.header(CONTENT_RANGE, &format!("bytes */{size}")));
+        }
+    };
+    let body = if ask.is_head() { Body::empty() } else { Body::file(file, part.start, part.end) };
+    let mut answer = Response::new(body);
+    *answer.status_mut() = status;
+    if status == StatusCode::PARTIAL_CONTENT {
+        set(&mut answer, &[(CONTENT_RANGE, &format!("bytes {}-{}/{size}", part.start, part.end - 1))])?;
+    }
+    let length = (part.end - part.start).to_string();
+    let headers = [
+        (CONTENT_TYPE, "application/octet-stream"),
+        (CONTENT_LENGTH, &length),
+        (CONTENT_DIGEST, digest.as_str()),
+        (ETAG, &tag),
+        (ACCEPT_RANGES, "bytes"),
+        (CACHE_CONTROL, FOR_EVER),
+    ];
+    set(&mut answer, &headers)?;
+    Ok(answer)
+}
+
+/// A blob that the repository shows. Who asks whether it is there may push a manifest next that needs it.
+fn find(inner: &Inner, name: &str, digest: &Digest, is_promise: bool) -> Result<(File, u64), Refusal> {
+    let repositories = &inner.repositories;
+    let linked = match is_promise && !inner.settings.read_only {
+        true => repositories.promise_blob(name, digest)?,
+        false => repositories.blob_size(name, digest)?,
+    };
+    let Some(size) = linked else { return Err(Refusal::blob_unknown(digest)) };
+    match inner.store.open_blob(digest) {
+        Ok((file, length)) if length == size => Ok((file, size)),
+        // Said to be unknown it is pushed again, which mends it.
+        Ok((_, length)) => {
+            tracing::error!("blob {digest} of {name} is damaged: it has {length} bytes instead of {size}");
+            Err(Refusal::blob_unknown(digest))
+        }
+        Err(error) if error.kind == ErrorKind::NotFound => {
+            tracing::error!("blob {digest} of {name} is lost: push it again");
+            Err(Refusal::blob_unknown(digest))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub(super) async fn delete(ask: Ask, name: String, digest: String) -> Result<Answer, Refusal> {
+    ask.must_delete()?;
+    let digest = route::digest(&digest)?;
+    let wanted = digest.clone();
+    match ask.registry.blocking(move |inner| Ok(inner.repositories.unlink_blob(&name, &wanted)?)).await? {
+        Removed::Gone => done(StatusCode::ACCEPTED, &[(CONTENT_DIGEST, digest.as_str())]),
+        Removed::Absent => Err(Refusal::blob_unknown(&digest)),
+        Removed::InUse => Err(Refusal::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "DENIED",
+            "a manifest of the repository needs the blob: delete that first",
+        )),
+    }
+}

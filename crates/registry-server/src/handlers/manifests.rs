@@ -1,0 +1,224 @@
+//! Manifests and indexes: taken in if they are well-formed and all that they name is there, given out, deleted.
+//! Must not interpret more of one than what it names.
+
+use std::collections::BTreeMap;
+
+use brig_oci::{Descriptor, Digest, Document, MAX_MANIFEST_SIZE, media_type};
+use brig_store::{ErrorKind, ManifestInfo, NewManifest, PutManifest, Referenced, Removed, digest};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH, LOCATION};
+use hyper::{Response, StatusCode};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Ask, CONTENT_DIGEST, done, set};
+use crate::body::{Answer, Body};
+use crate::refusal::Refusal;
+use crate::registry::Inner;
+use crate::route::{self, is_tag};
+
+const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
+const TAG: HeaderName = HeaderName::from_static("oci-tag");
+
+/// The most tags that one push may set.
+const MOST_TAGS: usize = 100;
+
+/// How a manifest is called in a path.
+enum Name {
+    Digest(Digest),
+    Tag(String),
+}
+
+impl Name {
+    /// Reads a reference; what is neither is named by nothing.
+    fn parse(text: &str) -> Result<Option<Name>, Refusal> {
+        match text.contains(':') {
+            true => route::digest(text).map(|digest| Some(Name::Digest(digest))),
+            false => Ok(is_tag(text).then(|| Name::Tag(text.to_owned()))),
+        }
+    }
+
+    fn find(&self, inner: &Inner, repository: &str) -> Result<Option<ManifestInfo>, Refusal> {
+        let reference = match self {
+            Name::Digest(digest) => Referenced::Digest(digest),
+            Name::Tag(tag) => Referenced::Tag(tag),
+        };
+        Ok(inner.repositories.manifest(repository, &reference)?)
+    }
+}
+
+pub(super) async fn get(ask: Ask, name: String, reference: String) -> Result<Answer, Refusal> {
+    let unknown = || Refusal::manifest_unknown(&reference);
+    let wanted = Name::parse(&reference)?.ok_or_else(unknown)?;
+    let is_head = ask.is_head();
+    let found = ask.registry.blocking(move |inner| read(inner, &name, &wanted, is_head)).await?;
+    let (info, bytes) = found.ok_or_else(unknown)?;
+    let tag = format!("\"{}\"", info.digest);
+    if ask.header(IF_NONE_MATCH)?.is_some_and(|text| text.split(',').any(|entry| entry.trim() == tag)) {
+        return done(StatusCode::NOT_MODIFIED, &[(ETAG, &tag)]);
+    }
+    let mut answer = Response::new(Body::whole(bytes));
+    let headers = [
+        (CONTENT_TYPE, info.media_type.as_str()),
+        (CONTENT_LENGTH, &info.size.to_string()),
+        (CONTENT_DIGEST, info.digest.as_str()),
+        (ETAG, &tag),
+    ];
+    set(&mut answer, &headers)?;
+    Ok(answer)
+}
+
+/// A manifest that the repository shows, with its bytes unless only its existence is asked for.
+fn read(inner: &Inner, name: &str, wanted: &Name, is_head: bool) -> Result<Option<(ManifestInfo, Vec<u8>)>, Refusal> {
+    let Some(info) = wanted.find(inner, name)? else { return Ok(None) };
+    let bytes = match is_head {
+        true => inner.store.has_blob(&info.digest).then(Vec::new),
+        false => match inner.store.read_blob(&info.digest) {
+            Ok(bytes) => Some(bytes),
+            Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Corrupt) => None,
+            Err(error) => return Err(error.into()),
+        },
+    };
+    if bytes.is_none() {
+        tracing::error!("manifest {} of {name} is lost or damaged: push it again", info.digest);
+    }
+    Ok(bytes.map(|bytes| (info, bytes)))
+}
+
+/// What a manifest says of itself besides what every reader needs.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct About {
+    #[serde(default)]
+    subject: Option<Descriptor>,
+    #[serde(default)]
+    artifact_type: Option<String>,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+/// What a document names and what it is about.
+struct Parsed {
+    media_type: String,
+    blobs: Vec<Digest>,
+    manifests: Vec<Digest>,
+    subject: Option<Digest>,
+    artifact_type: Option<String>,
+    annotations: BTreeMap<String, String>,
+}
+
+fn parse(bytes: &[u8], declared: Option<&str>) -> Result<Parsed, Refusal> {
+    let invalid = |why: &dyn std::fmt::Display| Refusal::manifest_invalid(format!("manifest invalid: {why}"));
+    let document = Document::parse(bytes, declared).map_err(|error| invalid(&error))?;
+    let about: About = serde_json::from_slice(bytes).map_err(|error| invalid(&error))?;
+    let kind = about.artifact_type.filter(|text| !text.is_empty());
+    // What can be had elsewhere need not be here.
+    let here = |entry: &Descriptor| entry.urls.is_empty();
+    let digests = |entries: Vec<&Descriptor>| entries.into_iter().map(|entry| entry.digest.clone()).collect();
+    let (media_type, blobs, manifests, artifact_type) = match document {
+        Document::Manifest(manifest) => {
+            let layers = manifest.layers.iter().filter(|layer| here(layer));
+            let blobs = digests([&manifest.config].into_iter().chain(layers).collect());
+            (manifest.media_type, blobs, Vec::new(), kind.or(Some(manifest.config.media_type)))
+        }
+        Document::Index(index) => {
+            let is_manifest = |entry: &&Descriptor| {
+                media_type::is_index(&entry.media_type) || media_type::is_manifest(&entry.media_type)
+            };
+            // Builders' caches list layers in an index.
+            let (manifests, blobs): (Vec<_>, Vec<_>) =
+                index.manifests.iter().filter(|entry| here(entry)).partition(is_manifest);
+            (index.media_type, digests(blobs), digests(manifests), kind)
+        }
+    };
+    let subject = about.subject.map(|subject| subject.digest);
+    let annotations = about.annotations.unwrap_or_default();
+    Ok(Parsed { media_type, blobs, manifests, subject, artifact_type, annotations })
+}
+
+pub(super) async fn put(ask: Ask, name: String, reference: String) -> Result<Answer, Refusal> {
+    ask.must_be_writable()?;
+    let target = Name::parse(&reference)?.ok_or_else(|| Refusal::manifest_invalid("invalid tag"))?;
+    let asked: Vec<String> = ask.query.all("tag").map(str::to_owned).collect();
+    if asked.len() > MOST_TAGS || asked.iter().any(|tag| !is_tag(tag)) {
+        return Err(Refusal::manifest_invalid("invalid tag, or too many of them"));
+    }
+    // A push by tag sets that one only.
+    let (tags, shown) = match &target {
+        Name::Digest(_) => (asked.clone(), asked),
+        Name::Tag(tag) => (vec![tag.clone()], Vec::new()),
+    };
+    let declared = ask.header(CONTENT_TYPE)?.map(str::to_owned);
+    let limit = usize::try_from(MAX_MANIFEST_SIZE).unwrap_or(usize::MAX);
+    let Ask { registry, body, .. } = ask;
+    let bytes = body.whole(limit).await?.ok_or_else(|| Refusal::manifest_too_large(MAX_MANIFEST_SIZE))?;
+    let repository = name.clone();
+    let (digest, subject) = registry
+        .blocking(move |inner| {
+            let digest = match target {
+                Name::Digest(digest) if digest::matches(&digest, &bytes) => digest,
+                Name::Digest(_) => return Err(Refusal::digest_invalid("the manifest does not have that digest")),
+                Name::Tag(_) => digest::sha256_of(&bytes),
+            };
+            let parsed = parse(&bytes, declared.as_deref())?;
+            store(inner, &repository, &digest, &bytes, &parsed, &tags)?;
+            Ok((digest, parsed.subject))
+        })
+        .await?;
+    let location = format!("/v2/{name}/manifests/{digest}");
+    let mut answer = done(StatusCode::CREATED, &[(LOCATION, &location), (CONTENT_DIGEST, digest.as_str())])?;
+    if let Some(subject) = subject {
+        set(&mut answer, &[(SUBJECT, subject.as_str())])?;
+    }
+    for tag in shown {
+        set(&mut answer, &[(TAG, &tag)])?;
+    }
+    Ok(answer)
+}
+
+fn store(
+    inner: &Inner,
+    repository: &str,
+    digest: &Digest,
+    bytes: &[u8],
+    parsed: &Parsed,
+    tags: &[String],
+) -> Result<(), Refusal> {
+    let new = NewManifest {
+        digest,
+        bytes,
+        media_type: &parsed.media_type,
+        blobs: &parsed.blobs,
+        manifests: &parsed.manifests,
+        subject: parsed.subject.as_ref(),
+        artifact_type: parsed.artifact_type.as_deref(),
+        annotations: &parsed.annotations,
+    };
+    match inner.repositories.put_manifest(repository, &new, tags)? {
+        PutManifest::Done => Ok(()),
+        PutManifest::Missing(missing) => {
+            let missing: Vec<&str> = missing.iter().map(Digest::as_str).collect();
+            let text = format!("the repository does not have what the manifest names: {}", missing.join(", "));
+            let refusal = Refusal::new(StatusCode::BAD_REQUEST, "MANIFEST_BLOB_UNKNOWN", text);
+            Err(refusal.detail(json!({ "digest": missing.first() })))
+        }
+    }
+}
+
+pub(super) async fn delete(ask: Ask, name: String, reference: String) -> Result<Answer, Refusal> {
+    ask.must_delete()?;
+    let unknown = || Refusal::manifest_unknown(&reference);
+    let target = Name::parse(&reference)?.ok_or_else(unknown)?;
+    let removed = ask
+        .registry
+        .blocking(move |inner| {
+            Ok(match &target {
+                Name::Digest(digest) => inner.repositories.delete_manifest(&name, digest)?,
+                Name::Tag(tag) => inner.repositories.delete_tag(&name, tag)?,
+            })
+        })
+        .await?;
+    match removed {
+        Removed::Gone => done(StatusCode::ACCEPTED, &[]),
+        Removed::Absent | Removed::InUse => Err(unknown()),
+    }
+}

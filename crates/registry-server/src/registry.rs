@@ -1,0 +1,128 @@
+//! What all requests share: the store, the settings, and which uploads are being written just now.
+//! Must not know HTTP.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use brig_store::{Repositories, Store};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::access::Access;
+use crate::refusal::Refusal;
+
+/// How long a request waits for another one to the same upload.
+const LAST_REQUEST: Duration = Duration::from_secs(5);
+
+/// What a registry is to do.
+pub struct Settings {
+    /// Who may use it.
+    pub access: Access,
+    /// Nothing is taken in or deleted.
+    pub read_only: bool,
+    /// Manifests, tags and blobs may be deleted.
+    pub deletion: bool,
+    /// How long a client may take for its next bytes, either way.
+    pub patience: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { access: Access::Open, read_only: false, deletion: true, patience: Duration::from_secs(60) }
+    }
+}
+
+/// A registry over a store. Cheap to clone.
+#[derive(Clone)]
+pub struct Registry {
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// What the clones share.
+pub(crate) struct Inner {
+    pub(crate) store: Store,
+    pub(crate) repositories: Repositories,
+    pub(crate) settings: Settings,
+    writing: Mutex<HashMap<String, Arc<AtomicU64>>>,
+    /// Told when an upload is not written any more.
+    ended: Notify,
+}
+
+impl Registry {
+    /// A registry of what the store's repositories show.
+    pub fn new(store: Store, settings: Settings) -> Registry {
+        let repositories = Repositories::of(&store);
+        Registry {
+            inner: Arc::new(Inner { store, repositories, settings, writing: Mutex::default(), ended: Notify::new() }),
+        }
+    }
+
+    /// Runs what waits for the disk on a thread for that.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let inner = self.inner.clone();
+        tokio::task::spawn_blocking(move || work(&inner)).await.map_err(Refusal::internal)?
+    }
+}
+
+impl Inner {
+    /// Marks an upload as being written; `None` while another request does.
+    fn begin_writing(self: &Arc<Self>, id: &str) -> Option<Writing> {
+        let mut writing = self.writing();
+        if writing.contains_key(id) {
+            return None;
+        }
+        let length = Arc::new(AtomicU64::new(0));
+        writing.insert(id.to_owned(), length.clone());
+        Some(Writing { inner: self.clone(), id: id.to_owned(), length })
+    }
+
+    /// As [`Inner::begin_writing`], after a wait for a request that is about to end: one whose client is gone already, or one
+    /// that only asked how far the upload is.
+    pub(crate) async fn wait_to_write(self: &Arc<Self>, id: &str) -> Option<Writing> {
+        let until = Instant::now() + LAST_REQUEST;
+        loop {
+            // Before the question, so that an end in between is not missed.
+            let mut ended = std::pin::pin!(self.ended.notified());
+            ended.as_mut().enable();
+            if let Some(writing) = self.begin_writing(id) {
+                return Some(writing);
+            }
+            tokio::time::timeout_at(until, ended).await.ok()?;
+        }
+    }
+
+    /// How much of an upload is there, if it is being written now.
+    pub(crate) fn written(&self, id: &str) -> Option<u64> {
+        self.writing().get(id).map(|length| length.load(Ordering::Relaxed))
+    }
+
+    fn writing(&self) -> MutexGuard<'_, HashMap<String, Arc<AtomicU64>>> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An upload is being written for as long as this lives.
+pub(crate) struct Writing {
+    inner: Arc<Inner>,
+    id: String,
+    length: Arc<AtomicU64>,
+}
+
+impl Writing {
+    /// So much is there now.
+    pub(crate) fn set(&self, length: u64) {
+        self.length.store(length, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.inner.writing().remove(&self.id);
+        self.inner.ended.notify_waiters();
+    }
+}

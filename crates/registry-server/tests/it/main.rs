@@ -1,0 +1,13 @@
+//! A registry served in this process and spoken to in plain HTTP: what the distribution specification demands, and what
+//! hostile clients try.
+
+// Helpers outside `#[test]` functions fail a test by panicking just the same.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod access;
+mod collect;
+mod discovery;
+mod hostile;
+mod pull;
+mod push;
+mod rig;

@@ -1,0 +1,197 @@
+//! Manifests and tags of repositories. Must not interpret a manifest: what it names is told by the caller, who has read it.
+
+use std::collections::BTreeMap;
+
+use brig_oci::Digest;
+use rusqlite::{OptionalExtension, Transaction};
+
+use super::{Removed, Repositories, find, find_or_make, now, signed, unsigned};
+use crate::error::{Error, Result};
+use crate::lease::Lease;
+
+/// A manifest or index to be shown in a repository.
+#[derive(Debug, Clone)]
+pub struct NewManifest<'a> {
+    /// Its digest.
+    pub digest: &'a Digest,
+    /// Its bytes, at most [`crate::MAX_BLOB_SIZE`].
+    pub bytes: &'a [u8],
+    /// What it was declared to be.
+    pub media_type: &'a str,
+    /// Blobs that the repository must show already.
+    pub blobs: &'a [Digest],
+    /// Manifests that the repository must show already.
+    pub manifests: &'a [Digest],
+    /// The manifest that it is about, which need not be there.
+    pub subject: Option<&'a Digest>,
+    /// What kind of artifact it is.
+    pub artifact_type: Option<&'a str>,
+    /// Its annotations, shown to those who ask what refers to the subject.
+    pub annotations: &'a BTreeMap<String, String>,
+}
+
+/// What became of a manifest that was to be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PutManifest {
+    /// It is shown, under its digest and the tags.
+    Done,
+    /// The repository does not show these, which it names: nothing was changed.
+    Missing(Vec<Digest>),
+}
+
+/// How a manifest is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Referenced<'a> {
+    /// By what it is.
+    Digest(&'a Digest),
+    /// By a name that may mean another one tomorrow.
+    Tag(&'a str),
+}
+
+/// A manifest of a repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManifestInfo {
+    /// Its digest.
+    pub digest: Digest,
+    /// What it was declared to be.
+    pub media_type: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// When the tag was last set, or the manifest pushed if it was asked for by digest: seconds since 1970.
+    pub updated_at: i64,
+}
+
+impl Repositories {
+    /// Shows a manifest in a repository under its digest and these tags, if everything that it needs is there; durable when
+    /// this returns.
+    ///
+    /// # Errors
+    /// If the bytes do not have the digest.
+    pub fn put_manifest(&self, repository: &str, new: &NewManifest<'_>, tags: &[String]) -> Result<PutManifest> {
+        // The blob first, so that a row never names what is not there; kept until the row leads to it.
+        let _lease = Lease::begin(&self.store);
+        self.store.put_blob_as(new.digest, new.bytes)?;
+        let annotations = match new.subject {
+            Some(_) => serde_json::to_string(new.annotations).map_err(|error| Error::invalid(error.to_string()))?,
+            None => String::new(),
+        };
+        self.database().write(|db| {
+            let id = find_or_make(db, repository)?;
+            let missing = missing(db, id, new)?;
+            if !missing.is_empty() {
+                return Ok(PutManifest::Missing(missing));
+            }
+            db.execute(
+                "INSERT OR REPLACE INTO repository_manifests
+                 (repository, digest, media_type, size, pushed_at, subject, artifact_type, annotations)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                (
+                    id,
+                    new.digest.as_str(),
+                    new.media_type,
+                    signed(new.bytes.len() as u64),
+                    now(),
+                    new.subject.map(Digest::as_str),
+                    new.artifact_type,
+                    annotations,
+                ),
+            )?;
+            let sql = "INSERT OR IGNORE INTO repository_references (repository, manifest, child) VALUES (?1, ?2, ?3)";
+            let mut refer = db.prepare_cached(sql)?;
+            for child in new.blobs.iter().chain(new.manifests) {
+                refer.execute((id, new.digest.as_str(), child.as_str()))?;
+            }
+            let sql =
+                "INSERT OR REPLACE INTO repository_tags (repository, name, digest, updated_at) VALUES (?1, ?2, ?3, ?4)";
+            for tag in tags {
+                db.execute(sql, (id, tag, new.digest.as_str(), now()))?;
+            }
+            Ok(PutManifest::Done)
+        })
+    }
+
+    /// A manifest of a repository, if it shows it.
+    pub fn manifest(&self, repository: &str, reference: &Referenced<'_>) -> Result<Option<ManifestInfo>> {
+        let (sql, key) = match reference {
+            Referenced::Digest(digest) => (
+                "SELECT m.digest, m.media_type, m.size, m.pushed_at FROM repository_manifests m
+                 JOIN repositories r ON r.id = m.repository WHERE r.name = ?1 AND m.digest = ?2",
+                digest.as_str(),
+            ),
+            Referenced::Tag(tag) => (
+                "SELECT m.digest, m.media_type, m.size, t.updated_at FROM repository_tags t
+                 JOIN repositories r ON r.id = t.repository
+                 JOIN repository_manifests m ON m.repository = t.repository AND m.digest = t.digest
+                 WHERE r.name = ?1 AND t.name = ?2",
+                *tag,
+            ),
+        };
+        let row = self.database().read(|db| {
+            db.prepare_cached(sql)?
+                .query_row((repository, key), |row| {
+                    Ok((row.get::<_, String>(0)?, row.get(1)?, row.get::<_, i64>(2)?, row.get(3)?))
+                })
+                .optional()
+        })?;
+        row.map(|(digest, media_type, size, updated_at)| {
+            let digest = Digest::parse(&digest).map_err(|error| Error::corrupt(format!("{repository}: {error}")))?;
+            Ok(ManifestInfo { digest, media_type, size: unsigned(size), updated_at })
+        })
+        .transpose()
+    }
+
+    /// Says that a tag was looked after now and still means what it did.
+    pub fn touch_tag(&self, repository: &str, tag: &str) -> Result<()> {
+        let sql = "UPDATE repository_tags SET updated_at = ?3
+                   WHERE name = ?2 AND repository = (SELECT id FROM repositories WHERE name = ?1)";
+        self.database().write_relaxed(|db| db.execute(sql, (repository, tag, now())).map(drop))
+    }
+
+    /// Hides a manifest and the tags that mean it; durable when this returns. Its blobs lose what held them. An index that
+    /// lists it stays: who deletes by digest means it.
+    pub fn delete_manifest(&self, repository: &str, digest: &Digest) -> Result<Removed> {
+        self.database().write(|db| {
+            let Some(id) = find(db, repository)? else { return Ok(Removed::Absent) };
+            let key = (id, digest.as_str());
+            let gone = db.execute("DELETE FROM repository_manifests WHERE repository = ?1 AND digest = ?2", key)?;
+            if gone == 0 {
+                return Ok(Removed::Absent);
+            }
+            // From now on the blobs are kept for as long as ones that were just pushed: somebody may be about to use them.
+            db.execute(
+                "UPDATE repository_blobs SET seen_at = ?3 WHERE repository = ?1 AND digest IN
+                 (SELECT child FROM repository_references WHERE repository = ?1 AND manifest = ?2)",
+                (id, digest.as_str(), now()),
+            )?;
+            db.execute("DELETE FROM repository_tags WHERE repository = ?1 AND digest = ?2", key)?;
+            db.execute("DELETE FROM repository_references WHERE repository = ?1 AND manifest = ?2", key)?;
+            Ok(Removed::Gone)
+        })
+    }
+
+    /// Takes a tag away; the manifest stays. Durable when this returns.
+    pub fn delete_tag(&self, repository: &str, tag: &str) -> Result<Removed> {
+        self.database().write(|db| {
+            let Some(id) = find(db, repository)? else { return Ok(Removed::Absent) };
+            let gone = db.execute("DELETE FROM repository_tags WHERE repository = ?1 AND name = ?2", (id, tag))?;
+            Ok(if gone > 0 { Removed::Gone } else { Removed::Absent })
+        })
+    }
+}
+
+fn missing(db: &Transaction<'_>, repository: i64, new: &NewManifest<'_>) -> rusqlite::Result<Vec<Digest>> {
+    let mut blob = db.prepare_cached("SELECT 1 FROM repository_blobs WHERE repository = ?1 AND digest = ?2")?;
+    let mut manifest = db.prepare_cached("SELECT 1 FROM repository_manifests WHERE repository = ?1 AND digest = ?2")?;
+    let mut missing = Vec::new();
+    for digest in new.blobs {
+        if !blob.exists((repository, digest.as_str()))? {
+            missing.push(digest.clone());
+        }
+    }
+    for digest in new.manifests {
+        if !manifest.exists((repository, digest.as_str()))? {
+            missing.push(digest.clone());
+        }
+    }
+    Ok(missing)
+}

@@ -1,0 +1,243 @@
+//! Repositories of a registry: which manifests, tags and blobs each of them shows, and which uploads are under way.
+//!
+//! A blob is kept once and shown only by the repositories that link it. A manifest holds the blobs that it names: their links
+//! stay while it does; a link that no manifest holds is dropped when it has not been spoken of for a while.
+//! Owns the tables `repository_*`; everything in them is decided in a transaction, so that a push beside a collection sees
+//! either all of a thing or nothing. Must not know HTTP, nor who may do what.
+
+mod listing;
+mod manifests;
+mod uploads;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use brig_oci::Digest;
+use rusqlite::{OptionalExtension, Transaction};
+
+use crate::database::Database;
+use crate::error::Result;
+use crate::store::Store;
+
+pub use listing::{Referrer, Referrers};
+pub use manifests::{ManifestInfo, NewManifest, PutManifest, Referenced};
+pub use uploads::{UploadInfo, Uploads};
+
+pub(crate) const SCHEMA: &[&str] = &["
+    CREATE TABLE repositories (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, created_at INTEGER NOT NULL);
+    CREATE TABLE repository_blobs (
+        repository INTEGER NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL, seen_at INTEGER NOT NULL,
+        PRIMARY KEY (repository, digest)
+    ) WITHOUT ROWID;
+    CREATE INDEX repository_blobs_by_digest ON repository_blobs (digest);
+    CREATE TABLE repository_manifests (
+        repository INTEGER NOT NULL, digest TEXT NOT NULL, media_type TEXT NOT NULL, size INTEGER NOT NULL,
+        pushed_at INTEGER NOT NULL, subject TEXT, artifact_type TEXT, annotations TEXT,
+        PRIMARY KEY (repository, digest)
+    );
+    CREATE INDEX repository_referrers ON repository_manifests (repository, subject, digest) WHERE subject IS NOT NULL;
+    CREATE TABLE repository_references (
+        repository INTEGER NOT NULL, manifest TEXT NOT NULL, child TEXT NOT NULL,
+        PRIMARY KEY (repository, manifest, child)
+    ) WITHOUT ROWID;
+    CREATE INDEX repository_references_by_child ON repository_references (repository, child);
+    CREATE TABLE repository_tags (
+        repository INTEGER NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL, updated_at INTEGER NOT NULL,
+        PRIMARY KEY (repository, name)
+    ) WITHOUT ROWID;
+    CREATE INDEX repository_tags_by_digest ON repository_tags (repository, digest);
+    CREATE TABLE repository_uploads (
+        id TEXT PRIMARY KEY, repository TEXT NOT NULL, owner TEXT NOT NULL, touched_at INTEGER NOT NULL
+    ) WITHOUT ROWID;
+"];
+
+/// The repositories of a store. Cheap to clone, blocking.
+#[derive(Clone)]
+pub struct Repositories {
+    store: Store,
+}
+
+/// What became of the wish to take something out of a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removed {
+    /// It is gone.
+    Gone,
+    /// It was not there.
+    Absent,
+    /// A manifest of the repository needs it.
+    InUse,
+}
+
+impl Repositories {
+    /// The repositories that a registry over `store` shows.
+    pub fn of(store: &Store) -> Repositories {
+        Repositories { store: store.clone() }
+    }
+
+    /// The uploads under way.
+    pub fn uploads(&self) -> Uploads {
+        Uploads::of(&self.store)
+    }
+
+    /// Whether there is such a repository. It is made by the first thing that it is given, and stays when that is deleted.
+    pub fn exists(&self, repository: &str) -> Result<bool> {
+        self.database().read(|db| Ok(find(db, repository)?.is_some()))
+    }
+
+    /// Shows a blob in a repository; durable when this returns. The blob must be in the store, and if nothing else leads to
+    /// it yet the caller holds the [lease](crate::Lease) under which it arrived.
+    pub fn link_blob(&self, repository: &str, digest: &Digest, size: u64) -> Result<()> {
+        self.database().write(|db| {
+            let id = find_or_make(db, repository)?;
+            link(db, id, digest.as_str(), signed(size))
+        })
+    }
+
+    /// The size in bytes of a blob that this repository shows.
+    pub fn blob_size(&self, repository: &str, digest: &Digest) -> Result<Option<u64>> {
+        let sql = "SELECT b.size FROM repository_blobs b JOIN repositories r ON r.id = b.repository
+                   WHERE r.name = ?1 AND b.digest = ?2";
+        self.database()
+            .read(|db| db.query_row(sql, (repository, digest.as_str()), |row| row.get::<_, i64>(0)).optional())
+            .map(|size| size.map(unsigned))
+    }
+
+    /// As [`Repositories::blob_size`], for somebody who may rely on the answer: the blob is not collected for as long as if
+    /// it had just been pushed.
+    pub fn promise_blob(&self, repository: &str, digest: &Digest) -> Result<Option<u64>> {
+        let Some(size) = self.blob_size(repository, digest)? else { return Ok(None) };
+        let sql = "UPDATE repository_blobs SET seen_at = ?3
+                   WHERE digest = ?2 AND repository = (SELECT id FROM repositories WHERE name = ?1)";
+        let known = self.database().write_relaxed(|db| db.execute(sql, (repository, digest.as_str(), now())))?;
+        Ok((known > 0).then_some(size))
+    }
+
+    /// Shows in `to` a blob that one of the repositories which `may_read` allows shows already; `from`, or if that is none any.
+    /// Tells whether that could be done; durable when this returns.
+    pub fn mount_blob(
+        &self,
+        from: Option<&str>,
+        to: &str,
+        digest: &Digest,
+        may_read: impl Fn(&str) -> bool,
+    ) -> Result<Option<u64>> {
+        self.database().write(|db| {
+            let mut sources = db.prepare(
+                "SELECT r.name, b.size FROM repository_blobs b JOIN repositories r ON r.id = b.repository
+                 WHERE b.digest = ?1 AND (?2 IS NULL OR r.name = ?2)",
+            )?;
+            let mut rows = sources.query((digest.as_str(), from))?;
+            while let Some(row) = rows.next()? {
+                let (name, size): (String, i64) = (row.get(0)?, row.get(1)?);
+                if may_read(&name) {
+                    let id = find_or_make(db, to)?;
+                    link(db, id, digest.as_str(), size)?;
+                    return Ok(Some(unsigned(size)));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// Hides a blob from a repository, unless one of its manifests needs it; durable when this returns.
+    pub fn unlink_blob(&self, repository: &str, digest: &Digest) -> Result<Removed> {
+        self.database().write(|db| {
+            let Some(id) = find(db, repository)? else { return Ok(Removed::Absent) };
+            let sql = "SELECT EXISTS (SELECT 1 FROM repository_references WHERE repository = ?1 AND child = ?2)";
+            if db.query_row(sql, (id, digest.as_str()), |row| row.get(0))? {
+                return Ok(Removed::InUse);
+            }
+            let sql = "DELETE FROM repository_blobs WHERE repository = ?1 AND digest = ?2";
+            Ok(if db.execute(sql, (id, digest.as_str()))? > 0 { Removed::Gone } else { Removed::Absent })
+        })
+    }
+
+    /// Hides blobs that no manifest of their repository names and that nobody pushed, mounted or was told of for `grace`.
+    /// With `untagged`, manifests go before them that have no tag, are in no index, are about nothing that is there, and were
+    /// pushed longer ago than that. Tells how many blobs and manifests. What is hidden everywhere goes with the next
+    /// collection ([`Store::gc`]).
+    pub fn tidy(&self, grace: Duration, untagged: bool) -> Result<(usize, usize)> {
+        let before = now().saturating_sub(signed(grace.as_secs()));
+        self.database().write(|db| {
+            let mut manifests = 0;
+            // An index gone sets what it listed free.
+            let mut again = untagged;
+            while again {
+                let gone = db.execute(
+                    "DELETE FROM repository_manifests AS m WHERE pushed_at <= ?1
+                     AND NOT EXISTS (SELECT 1 FROM repository_tags t WHERE t.repository = m.repository AND t.digest = m.digest)
+                     AND NOT EXISTS (SELECT 1 FROM repository_references f
+                                     WHERE f.repository = m.repository AND f.child = m.digest)
+                     AND NOT EXISTS (SELECT 1 FROM repository_manifests s
+                                     WHERE s.repository = m.repository AND s.digest = m.subject)",
+                    [before],
+                )?;
+                again = gone > 0;
+                manifests += gone;
+                db.execute(
+                    "DELETE FROM repository_references AS f WHERE NOT EXISTS
+                     (SELECT 1 FROM repository_manifests m WHERE m.repository = f.repository AND m.digest = f.manifest)",
+                    [],
+                )?;
+            }
+            let blobs = db.execute(
+                "DELETE FROM repository_blobs AS b WHERE seen_at <= ?1 AND NOT EXISTS
+                 (SELECT 1 FROM repository_references f WHERE f.repository = b.repository AND f.child = b.digest)",
+                [before],
+            )?;
+            Ok((blobs, manifests))
+        })
+    }
+
+    fn database(&self) -> &Database {
+        self.store.database()
+    }
+}
+
+/// Every blob that some repository shows.
+pub(crate) fn live_blobs(store: &Store) -> Result<HashSet<Digest>> {
+    store.database().read(|db| {
+        let sql = "SELECT digest FROM repository_blobs UNION SELECT digest FROM repository_manifests";
+        let mut query = db.prepare_cached(sql)?;
+        let mut rows = query.query([])?;
+        let mut live = HashSet::new();
+        while let Some(row) = rows.next()? {
+            live.extend(Digest::parse(&row.get::<_, String>(0)?));
+        }
+        Ok(live)
+    })
+}
+
+fn find(db: &rusqlite::Connection, repository: &str) -> rusqlite::Result<Option<i64>> {
+    db.prepare_cached("SELECT id FROM repositories WHERE name = ?1")?
+        .query_row([repository], |row| row.get(0))
+        .optional()
+}
+
+fn find_or_make(db: &Transaction<'_>, repository: &str) -> rusqlite::Result<i64> {
+    if let Some(id) = find(db, repository)? {
+        return Ok(id);
+    }
+    db.execute("INSERT INTO repositories (name, created_at) VALUES (?1, ?2)", (repository, now()))?;
+    Ok(db.last_insert_rowid())
+}
+
+fn link(db: &Transaction<'_>, repository: i64, digest: &str, size: i64) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO repository_blobs (repository, digest, size, seen_at) VALUES (?1, ?2, ?3, ?4)
+               ON CONFLICT (repository, digest) DO UPDATE SET seen_at = excluded.seen_at";
+    db.execute(sql, (repository, digest, size, now())).map(drop)
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    let elapsed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or_default()
+}
