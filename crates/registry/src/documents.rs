@@ -1,18 +1,19 @@
 //! Owns what is not one runnable image: indexes as a whole, attestations and artifacts. Fetched and sent as they are; what
 //! they mean is the caller's.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use brig_oci::{Descriptor, Digest, Document, Reference};
-use brig_store::{MAX_BLOB_SIZE, Store};
-use bytes::Bytes;
+use brig_store::Store;
+use futures_util::future::try_join_all;
 
 use crate::client::Client;
 use crate::config::Auth;
 use crate::error::{Error, Result};
-use crate::pull::blocking;
 use crate::pull::resolve::{self, Around};
-use crate::push::send;
+use crate::pull::{blocking, raw_blob};
+use crate::push::{is_foreign, send};
 use crate::session::Session;
 
 /// What a name points to in a registry.
@@ -31,27 +32,21 @@ pub async fn fetch(client: &Client, store: &Store, reference: &Reference, auth: 
     first(client, store, reference, auth).await.map(|(_, named)| named)
 }
 
-/// Fetches a manifest and all that it lists, each a blob of at most [`MAX_BLOB_SIZE`] bytes, into the store. Nothing in it is
-/// unpacked. The caller holds a lease until something leads to it.
+/// Fetches a manifest and all that it lists, blobs of any size, into the store, going on with what an earlier pull left.
+/// Nothing in it is unpacked; what may not be distributed is left out. The caller holds a lease until something leads to it.
 pub async fn pull_raw(client: &Client, store: &Store, reference: &Reference, auth: Option<&Auth>) -> Result<Digest> {
     let (session, named) = first(client, store, reference, auth).await?;
     let parts = match &named.document {
-        Document::Manifest(manifest) => std::iter::once(&manifest.config).chain(&manifest.layers).cloned().collect(),
+        Document::Manifest(manifest) => {
+            std::iter::once(&manifest.config).chain(&manifest.layers).cloned().collect::<Vec<_>>()
+        }
         Document::Index(_) => Vec::new(),
     };
-    let mut blobs = vec![(named.digest.clone(), named.bytes)];
-    // Far more than any attestation has.
-    let limit = usize::try_from(MAX_BLOB_SIZE).unwrap_or(usize::MAX);
-    for part in parts {
-        if !store.has_blob(&part.digest) {
-            blobs.push((
-                part.digest.clone(),
-                session.small_blob(&part.digest, part.size, limit, "a part of an artifact").await?,
-            ));
-        }
-    }
-    let store = store.clone();
-    blocking(move || Ok(blobs.iter().try_for_each(|(digest, bytes)| store.put_blob_as(digest, bytes))?)).await?;
+    let session = Arc::new(session);
+    let wanted = parts.iter().filter(|part| !is_foreign(part));
+    try_join_all(wanted.map(|part| raw_blob(store, &session, part))).await?;
+    let (store, digest, bytes) = (store.clone(), named.digest.clone(), named.bytes);
+    blocking(move || Ok(store.put_blob_as(&digest, &bytes)?)).await?;
     Ok(named.digest)
 }
 
@@ -69,9 +64,12 @@ pub async fn push_raw(
     let endpoint = endpoints.into_iter().last().expect("the registry itself is always the last endpoint");
     let session = Session::for_push(client.inner.clone(), endpoint, reference.clone(), auth, &Default::default());
     for part in parts {
+        if is_foreign(part) {
+            continue;
+        }
         let (store, digest) = (store.clone(), part.digest.clone());
-        let content: Bytes = blocking(move || Ok(store.read_blob(&digest)?)).await?.into();
-        send::blob(&session, &part.digest, content).await?;
+        let (file, _) = blocking(move || Ok(store.open_blob(&digest)?)).await?;
+        send::file(&session, part, file).await?;
     }
     send::manifest(&session, bytes, media_type).await
 }

@@ -2,12 +2,12 @@
 //! that survives a restart, verified at the end. It must not look inside the bytes; who unpacks reads along.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Read};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use brig_oci::{Descriptor, Digest};
-use brig_store::{Partial, PartialReader, Store};
+use brig_store::{Packed, Partial, PartialReader, Store};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 
@@ -100,6 +100,19 @@ impl Download {
                 Arrival::Failed(error) => return Err(error),
                 _ if is_stale => return Ok(false),
                 Arrival::Verified => return Ok(true),
+                _ => {}
+            }
+            arrival.changed().await.map_err(|_| ended())?;
+        }
+    }
+
+    /// Waits until everything is there and is what it should be.
+    pub(super) async fn verified(&self) -> Result<()> {
+        let mut arrival = self.arrival.clone();
+        loop {
+            match &*arrival.borrow_and_update() {
+                Arrival::Verified => return Ok(()),
+                Arrival::Failed(error) => return Err(error.clone()),
                 _ => {}
             }
             arrival.changed().await.map_err(|_| ended())?;
@@ -207,11 +220,21 @@ impl Work {
     /// Opens what an earlier download left, or begins.
     async fn open(&self) -> Result<Arc<Partial>> {
         let (store, digest) = (self.store.clone(), self.descriptor.digest.clone());
-        let name = format!("{}-{}", digest.algorithm(), digest.hex());
-        let partial = super::blocking(move || Ok(store.partials().open_within(&name, PATIENCE)?)).await?;
-        if partial.present() > self.descriptor.size {
-            partial.truncate(0)?;
-        }
+        let size = self.descriptor.size;
+        let partial = super::blocking(move || {
+            let partial = open(&store, &digest)?;
+            if partial.present() > size {
+                partial.truncate(0)?;
+            }
+            if partial.present() == 0
+                && let Err(error) = copy_from_here(&store, &digest, size, &partial)
+            {
+                tracing::debug!("{digest} cannot be made from what is here, so it is fetched: {error}");
+                partial.truncate(0)?;
+            }
+            Ok(partial)
+        })
+        .await?;
         let partial = Arc::new(partial);
         *self.spool.lock() = Spooled { reader: Some(partial.reader()), partial: Some(partial.clone()) };
         self.publish.send_replace(Arrival::Downloading { current: partial.present() });
@@ -291,6 +314,26 @@ impl Work {
             Ok(())
         })
         .await
+    }
+}
+
+/// Opens the unfinished blob with this digest, once nobody else works on it.
+pub(super) fn open(store: &Store, digest: &Digest) -> Result<Partial> {
+    Ok(store.partials().open_within(&format!("{}-{}", digest.algorithm(), digest.hex()), PATIENCE)?)
+}
+
+/// The blob may be here as the form of a layer that is wanted in another place now: then nothing need be fetched.
+fn copy_from_here(store: &Store, digest: &Digest, size: u64, partial: &Partial) -> io::Result<()> {
+    let Ok(mut blob) = Packed::of(store).blob(digest) else { return Ok(()) };
+    if blob.size() != size {
+        return Ok(());
+    }
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match blob.read(&mut buffer)? {
+            0 => return Ok(()),
+            length => partial.append(&buffer[..length])?,
+        }
     }
 }
 

@@ -78,7 +78,7 @@ impl Client {
         let known = store.image(&image_id).is_some();
         let pull = Layers { inner: &self.inner, store, sources: &sources, progress };
         let fetched = pull.all(&wanted).await?;
-        self.record(store, &image, config_bytes).await?;
+        record(store, &image, config_bytes).await?;
         drop(lease);
         progress(PullEvent::Digest(image.top.clone()));
         Ok(Pulled { image_id, manifest_digest: image.top, up_to_date: known && !fetched })
@@ -107,23 +107,46 @@ impl Client {
             }
         }
     }
+}
 
-    /// Stores the documents and the image's record, in that order: a record never points at nothing.
-    async fn record(&self, store: &Store, image: &Image, config: Vec<u8>) -> Result<()> {
-        let store = store.clone();
-        let mut documents: Vec<(Digest, Vec<u8>)> =
-            image.documents.iter().map(|d| (d.digest.clone(), d.bytes.clone())).collect();
-        documents.push((image.manifest.config.digest.clone(), config));
-        let (id, manifest) = (image.manifest.config.digest.clone(), image.manifest_digest.clone());
-        blocking(move || {
-            for (digest, bytes) in &documents {
-                store.put_blob_as(digest, bytes)?;
-            }
-            store.put_image(brig_store::ImageRecord::new(id, Some(manifest)))?;
-            Ok(())
-        })
-        .await
+/// Gets a blob into the store that is no layer of an image, of any size, as it is.
+pub(crate) async fn raw_blob(store: &Store, session: &Arc<Session>, descriptor: &Descriptor) -> Result<()> {
+    if store.blob_size(&descriptor.digest) == Some(descriptor.size) {
+        return Ok(());
     }
+    let inner = &session.inner;
+    let download = inner.flights.downloads.join(descriptor, std::slice::from_ref(session), store, &inner.downloads);
+    download.verified().await?;
+    let (store, digest, size) = (store.clone(), descriptor.digest.clone(), descriptor.size);
+    blocking(move || {
+        match download.take() {
+            Some(spooled) => drop(spooled.commit(&digest)?),
+            // Another took it, to the same end or to keep it as a layer's form: how that ends is waited for.
+            None => download::open(&store, &digest)?.abandon(),
+        }
+        match store.blob_size(&digest) {
+            Some(there) if there == size => Ok(()),
+            _ => Err(Error::new(ErrorKind::Storage, format!("blob {digest} was taken by another pull: pull again"))),
+        }
+    })
+    .await
+}
+
+/// Stores the documents and the image's record, in that order: a record never points at nothing.
+async fn record(store: &Store, image: &Image, config: Vec<u8>) -> Result<()> {
+    let store = store.clone();
+    let mut documents: Vec<(Digest, Vec<u8>)> =
+        image.documents.iter().map(|d| (d.digest.clone(), d.bytes.clone())).collect();
+    documents.push((image.manifest.config.digest.clone(), config));
+    let (id, manifest) = (image.manifest.config.digest.clone(), image.manifest_digest.clone());
+    blocking(move || {
+        for (digest, bytes) in &documents {
+            store.put_blob_as(digest, bytes)?;
+        }
+        store.put_image(brig_store::ImageRecord::new(id, Some(manifest)))?;
+        Ok(())
+    })
+    .await
 }
 
 /// The layers that an image is made of; the three lists are equally long.

@@ -12,6 +12,7 @@ use brig_oci::{Descriptor, Digest, Document, ImageConfig, Manifest, Reference, m
 use brig_store::Store;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use tokio::sync::Mutex;
 
 pub use self::event::PushEvent;
 use self::packed::Packed;
@@ -39,9 +40,9 @@ pub struct Pushed {
 }
 
 impl Client {
-    /// Pushes the image `id` to the repository and tag that `reference` names, without a tag under its digest. The manifest that the image came with is
-    /// sent unchanged where every layer is there, or comes out, byte for byte as it says; else one is made and kept in
-    /// the store. Does not tag.
+    /// Pushes the image `id` to the repository and tag that `reference` names, without a tag under its digest. The manifest
+    /// that the image came with is sent unchanged where every layer is there, or comes out, byte for byte as it says; else
+    /// one is made and kept in the store. Does not tag.
     pub async fn push(
         &self,
         store: &Store,
@@ -60,10 +61,7 @@ impl Client {
         for diff_id in &image.diff_ids {
             progress(PushEvent::Preparing { id: short(diff_id) });
         }
-        let layers: Vec<Descriptor> = stream::iter((0..image.diff_ids.len()).map(|nth| push.layer(nth)))
-            .buffered(self.inner.config.max_concurrent_uploads.clamp(1, 64))
-            .try_collect()
-            .await?;
+        let layers = push.layers().await?;
         send::blob(&session, &image.config_digest, image.config.clone()).await?;
         let (bytes, kind) = image.manifest(layers)?;
         send::manifest(&session, &bytes, &kind).await?;
@@ -179,6 +177,18 @@ struct Push<'a> {
 }
 
 impl Push<'_> {
+    /// Sees to it that the repository has all layers, several at once; tells as what.
+    async fn layers(&self) -> Result<Vec<Descriptor>> {
+        let at_once = self.session.inner.config.max_concurrent_uploads.clamp(1, 64);
+        // A layer that an image has twice is sent once: the second waits, and finds it there.
+        let turns: BTreeMap<&Digest, Mutex<()>> = self.image.diff_ids.iter().map(|id| (id, Mutex::default())).collect();
+        let layer = async |nth: usize| {
+            let _turn = turns[&self.image.diff_ids[nth]].lock().await;
+            self.layer(nth).await
+        };
+        stream::iter((0..self.image.diff_ids.len()).map(layer)).buffered(at_once).try_collect().await
+    }
+
     /// Sees to it that the repository has the `nth` layer; tells as what.
     async fn layer(&self, nth: usize) -> Result<Descriptor> {
         let id = short(&self.image.diff_ids[nth]);
@@ -234,7 +244,7 @@ impl Push<'_> {
 }
 
 /// A layer whose licence does not allow to pass it on, kept at a place of its maker's.
-fn is_foreign(layer: &Descriptor) -> bool {
+pub(crate) fn is_foreign(layer: &Descriptor) -> bool {
     let kind = &layer.media_type;
     !layer.urls.is_empty() && (kind.contains(".nondistributable.") || kind.contains(".foreign."))
 }

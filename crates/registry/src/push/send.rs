@@ -1,6 +1,9 @@
 //! Owns the last step of any push: a blob from memory, and a manifest, each sent once more after a failure that may pass.
 
-use brig_oci::Digest;
+use std::fs::File;
+use std::sync::Arc;
+
+use brig_oci::{Descriptor, Digest};
 use bytes::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, StatusCode};
@@ -20,6 +23,16 @@ pub(crate) async fn blob(session: &Session, digest: &Digest, bytes: Bytes) -> Re
     }
     let (size, content) = (bytes.len() as u64, Content::Bytes(bytes));
     Ok(Upload { session, digest, size, content: &content }.run(&|_| {}).await?)
+}
+
+/// Sends a blob from a file, unless the repository has it. The registry verifies it, as it does every upload.
+pub(crate) async fn file(session: &Session, descriptor: &Descriptor, file: File) -> Result<()> {
+    let digest = &descriptor.digest;
+    if upload::exists(session, digest).await? {
+        return Ok(());
+    }
+    let content = Content::File(Arc::new(file));
+    Ok(Upload { session, digest, size: descriptor.size, content: &content }.run(&|_| {}).await?)
 }
 
 /// Sends a manifest or index to the tag that the session's reference names, or under its digest if it names one.

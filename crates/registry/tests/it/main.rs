@@ -7,6 +7,7 @@
 
 mod auth;
 mod debian;
+mod documents;
 mod faults;
 mod lists;
 mod pull;
