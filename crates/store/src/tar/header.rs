@@ -43,10 +43,10 @@ impl Header {
         self.block[156]
     }
 
-    pub(super) fn kind(&self, name: &[u8]) -> Result<Kind> {
+    pub(super) fn kind(&self, name: &[u8], size: u64) -> Result<Kind> {
         Ok(match self.type_flag() {
             // Before there was a type for them, directories were files whose name ends in a slash.
-            b'0' | 0 if name.ends_with(b"/") && self.size().is_ok_and(|size| size == 0) => Kind::Directory,
+            b'0' | 0 if name.ends_with(b"/") && size == 0 => Kind::Directory,
             b'0' | 0 | b'S' => Kind::File,
             b'1' => Kind::HardLink,
             b'2' => Kind::Symlink,

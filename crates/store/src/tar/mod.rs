@@ -146,11 +146,10 @@ impl<R: Read> Archive<R> {
         let name = extensions.long_name.or_else(|| pax.path.clone()).map_or_else(|| header.name(), Ok)?;
         let link = extensions.long_link.or_else(|| pax.link_path.clone()).unwrap_or_else(|| header.link());
         let described = |error: Error| error.context(format!("tar: {}", name.escape_ascii()));
-        let kind = header.kind(&name).map_err(described)?;
-        let stored = match pax.size {
-            Some(size) => size,
-            None => header.size().map_err(described)?,
-        };
+        let size = pax.size.map_or_else(|| header.size(), Ok);
+        // One that is malformed only matters where there is a body.
+        let kind = header.kind(&name, size.as_ref().copied().unwrap_or(u64::MAX)).map_err(described)?;
+        let stored = size.map_err(described)?;
         let stored = if kind.has_body() { stored } else { 0 };
         self.remaining = stored;
         self.padding = stored.wrapping_neg() % BLOCK as u64;
