@@ -11,7 +11,9 @@ const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 const XZ_MAGIC: [u8; 6] = [0xfd, b'7', b'z', b'X', b'Z', 0];
 const BZIP2_MAGIC: [u8; 3] = *b"BZh";
 /// zstd frames that need a larger window than 2^27 = 128 MiB are refused.
-const ZSTD_WINDOW_LOG: u32 = 27;
+pub(crate) const ZSTD_WINDOW_LOG: u32 = 27;
+/// The window that all but the highest levels make do with: 2^23 = 8 MiB.
+pub(crate) const ZSTD_USUAL_LOG: u32 = 23;
 const BUFFER: usize = 128 * 1024;
 
 /// How a stream is packed.
@@ -43,10 +45,19 @@ pub fn decompress<'a, R: Read + 'a>(reader: R) -> Result<Box<dyn Read + 'a>> {
 
 /// As [`decompress`], for a stream that was said to be packed like that. One that is said to be plain is not looked at.
 pub(crate) fn decompress_as<'a, R: Read + 'a>(reader: R, packing: Option<Packing>) -> Result<Box<dyn Read + 'a>> {
+    decompress_within(reader, packing, ZSTD_WINDOW_LOG)
+}
+
+/// As [`decompress_as`], with zstd windows of at most 2^`window_log` bytes.
+pub(crate) fn decompress_within<'a, R: Read + 'a>(
+    reader: R,
+    packing: Option<Packing>,
+    window_log: u32,
+) -> Result<Box<dyn Read + 'a>> {
     if packing == Some(Packing::Plain) {
         return Ok(Box::new(reader));
     }
-    let (found, plain) = decompress_sniffed(reader)?;
+    let (found, plain) = sniff(reader, window_log)?;
     match packing {
         Some(said) if said != found => Err(Error::invalid(format!("said to be packed as {said}, but it is {found}"))),
         _ => Ok(plain),
@@ -55,6 +66,10 @@ pub(crate) fn decompress_as<'a, R: Read + 'a>(reader: R, packing: Option<Packing
 
 /// As [`decompress`], telling also what was found, for callers who were told a media type.
 pub fn decompress_sniffed<'a, R: Read + 'a>(reader: R) -> Result<(Packing, Box<dyn Read + 'a>)> {
+    sniff(reader, ZSTD_WINDOW_LOG)
+}
+
+fn sniff<'a, R: Read + 'a>(reader: R, window_log: u32) -> Result<(Packing, Box<dyn Read + 'a>)> {
     let (head, reader) = peek(reader)?;
     let packing = if head.starts_with(&GZIP_MAGIC) {
         Packing::Gzip
@@ -72,11 +87,39 @@ pub fn decompress_sniffed<'a, R: Read + 'a>(reader: R) -> Result<(Packing, Box<d
             let failed = |error| Error::io("start the zstd decoder", error);
             let input = BufReader::with_capacity(BUFFER, reader);
             let mut decoder = zstd::stream::read::Decoder::with_buffer(input).map_err(failed)?;
-            decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(failed)?;
+            decoder.window_log_max(window_log).map_err(failed)?;
             Box::new(Zstd(decoder))
         }
     };
     Ok((packing, reader))
+}
+
+/// How many bytes of a stream's start [`needs_large_window`] looks at.
+pub(crate) const ZSTD_HEAD: usize = 18;
+
+/// Whether a stream that starts like this is zstd that takes a larger window than 2^[`ZSTD_USUAL_LOG`] bytes to decode, or
+/// does not say (RFC 8878, 3.1.1.1).
+pub(crate) fn needs_large_window(head: &[u8]) -> bool {
+    if !is_zstd(head) {
+        return false;
+    }
+    let Some((descriptor, rest)) = head.strip_prefix(&ZSTD_MAGIC).and_then(<[u8]>::split_first) else { return true };
+    let window = match descriptor & 0x20 {
+        0 => rest.first().map(|byte| {
+            let base = 1u64 << (10 + (byte >> 3));
+            base + base / 8 * u64::from(byte & 7)
+        }),
+        _ => {
+            let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
+            let length = 1 << (descriptor >> 6);
+            let mut size = [0; 8];
+            rest.get(dictionary..dictionary + length).map(|bytes| {
+                size[..length].copy_from_slice(bytes);
+                u64::from_le_bytes(size)
+            })
+        }
+    };
+    window.is_none_or(|window| window > 1 << ZSTD_USUAL_LOG)
 }
 
 /// A zstd frame, or one of the skippable frames that may come first.
@@ -202,6 +245,32 @@ mod tests {
         assert_eq!(unpack(b"").unwrap(), b"");
         assert_eq!(unpack(b"x").unwrap(), b"x");
         assert!(unpack(b"\xfd7zXZ\0...").is_err());
+    }
+
+    #[test]
+    fn large_windows_are_seen_beforehand() {
+        let packed = |log: u32, pledged: Option<u64>, length: usize| {
+            let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+            encoder.window_log(log).unwrap();
+            encoder.set_pledged_src_size(pledged).unwrap();
+            encoder.write_all(&vec![7; length]).unwrap();
+            encoder.finish().unwrap()
+        };
+        for (log, pledged, length, large) in [
+            (23, None, 1000, false),
+            (24, None, 1000, true),
+            (27, None, 1000, true),
+            (27, Some(1000), 1000, false),
+            (27, Some(20 << 20), 20 << 20, true),
+            (10, None, 1000, false),
+        ] {
+            let packed = packed(log, pledged, length);
+            assert_eq!(needs_large_window(&packed[..ZSTD_HEAD.min(packed.len())]), large, "{log} {pledged:?}");
+            let mut all = Vec::new();
+            let usual = decompress_within(&packed[..], None, ZSTD_USUAL_LOG).unwrap().read_to_end(&mut all);
+            assert_eq!(usual.is_err(), large, "the decoder agrees: {log} {pledged:?}");
+        }
+        assert!(!needs_large_window(&gzip(b"x")) && !needs_large_window(b"") && needs_large_window(&ZSTD_MAGIC));
     }
 
     #[test]

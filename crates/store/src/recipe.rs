@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -121,6 +121,18 @@ impl<R: Read> Read for Tape<R> {
         let length = self.input.read(buffer)?;
         self.recorder.seen(&buffer[..length])?;
         Ok(length)
+    }
+}
+
+/// For the content of files only, which a recipe leaves out.
+impl<R: BufRead> BufRead for Tape<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.input.fill_buf()
+    }
+
+    fn consume(&mut self, length: usize) {
+        self.recorder.size += length as u64;
+        self.input.consume(length);
     }
 }
 

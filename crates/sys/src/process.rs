@@ -106,6 +106,20 @@ fn close_range(first: u32, last: u32) -> Result<()> {
     }
 }
 
+/// Starts writing a part of a file to the disk without waiting for it (`sync_file_range(2)`). Promises nothing, so that there
+/// is nothing to fail: a file system that cannot do it does it later.
+pub fn start_write_back(file: BorrowedFd<'_>, offset: u64, length: u64) {
+    // SAFETY: integers only, and a descriptor that is open.
+    unsafe {
+        libc::sync_file_range(
+            file.as_raw_fd(),
+            offset.cast_signed(),
+            length.cast_signed(),
+            libc::SYNC_FILE_RANGE_WRITE,
+        );
+    }
+}
+
 /// Marks every descriptor from `first` on close-on-exec.
 pub fn close_on_exec_from(first: u32) -> Result<()> {
     const CLOSE_RANGE_CLOEXEC: u32 = 4;

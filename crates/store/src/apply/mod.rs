@@ -7,12 +7,13 @@ mod tree;
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use brig_sys::beneath::Root;
+use brig_sys::process;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
@@ -28,6 +29,8 @@ pub(crate) const MAX_ENTRIES: u64 = 2_000_000;
 const MAX_FILE: u64 = 1 << 40;
 /// The longest path, in bytes: PATH_MAX without its NUL.
 const MAX_PATH: usize = 4095;
+/// How much of a file is written before its way to the disk begins, in bytes.
+const WRITE_BACK: u64 = 4 << 20;
 /// Ids beyond a container's range of 65,536 are kept, and shown there as nobody's.
 const CONTAINER_IDS: u32 = 65_536;
 
@@ -66,17 +69,16 @@ pub(crate) struct Applied {
 
 /// Unpacks an archive into the empty directory `diff` of the layer `ingest`, and writes down beside it how the archive is
 /// made again. On an error what was made so far is left for the caller to remove.
-pub(crate) fn apply(ingest: &Root, root: &Root, input: impl Read) -> Result<Applied> {
+pub(crate) fn apply(ingest: &Root, root: &Root, input: impl BufRead) -> Result<Applied> {
     let mut archive = Archive::new(Tape::new(input, Recorder::create(ingest)?));
     let mut tree = Tree::new(ingest, root)?;
-    let mut buffer = vec![0u8; 128 * 1024];
     while let Some(member) = archive.next_member()? {
         let described = |error: Error| error.context(shown(&member.name));
         tree.applied.entries += 1;
         if tree.applied.entries > MAX_ENTRIES {
             return Err(Error::invalid(format!("archive of more than {MAX_ENTRIES} members")));
         }
-        one(&mut tree, &member, &mut archive, &mut buffer).map_err(described)?;
+        one(&mut tree, &member, &mut archive).map_err(described)?;
     }
     // What follows the end belongs to the stream's digest all the same.
     let mut tape = archive.into_inner();
@@ -96,7 +98,7 @@ fn shown(name: &[u8]) -> String {
 }
 
 /// Makes one member.
-fn one<R: Read>(tree: &mut Tree<'_>, member: &Member, body: &mut Archive<Tape<R>>, buffer: &mut [u8]) -> Result<()> {
+fn one<R: BufRead>(tree: &mut Tree<'_>, member: &Member, body: &mut Archive<Tape<R>>) -> Result<()> {
     let path = clean(&member.name)?;
     let Some(name) = path.file_name() else {
         return match member.kind {
@@ -127,7 +129,7 @@ fn one<R: Read>(tree: &mut Tree<'_>, member: &Member, body: &mut Archive<Tape<R>
     }
     match member.kind {
         Kind::Directory => directory(tree, &path, name, member),
-        Kind::File => file(tree, &path, name, member, body, buffer),
+        Kind::File => file(tree, &path, name, member, body),
         Kind::HardLink => hard_link(tree, &path, name, member),
         Kind::Symlink => symlink(tree, &path, name, member),
         Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => node(tree, &path, name, member),
@@ -150,13 +152,12 @@ fn finish_directory(tree: &mut Tree<'_>, path: &Path, fd: &OwnedFd, member: &Mem
     tree.described(path, inode, member.mtime)
 }
 
-fn file<R: Read>(
+fn file<R: BufRead>(
     tree: &mut Tree<'_>,
     path: &Path,
     name: &OsStr,
     member: &Member,
     body: &mut Archive<Tape<R>>,
-    buffer: &mut [u8],
 ) -> Result<()> {
     if member.size > MAX_FILE {
         return Err(Error::invalid(format!("file of {} bytes: at most {MAX_FILE}", member.size)));
@@ -174,11 +175,11 @@ fn file<R: Read>(
     }
     match &member.segments {
         None if member.size == 0 => {}
-        None => copy(body, &mut file, 0, member.size, buffer)?,
+        None => copy(body, &mut file, 0, member.size)?,
         Some(segments) => {
             for segment in segments.iter().filter(|segment| segment.length > 0) {
                 file.seek(SeekFrom::Start(segment.offset)).map_err(failed)?;
-                copy(body, &mut file, segment.offset, segment.length, buffer)?;
+                copy(body, &mut file, segment.offset, segment.length)?;
             }
             file.set_len(member.size).map_err(failed)?;
         }
@@ -190,25 +191,27 @@ fn file<R: Read>(
     rustix::fs::futimens(&file, &times(member.mtime)).map_err(|errno| Error::io("futimens", errno))
 }
 
-/// Copies the next `left` bytes of the member's body, which belong at `offset`, where the file stands.
-fn copy<R: Read>(
-    body: &mut Archive<Tape<R>>,
-    file: &mut File,
-    offset: u64,
-    mut left: u64,
-    buffer: &mut [u8],
-) -> Result<()> {
+/// Copies the next `left` bytes of the member's body, which belong at `offset`, where the file stands. What has been written
+/// of a large file is on its way to the disk while the rest is still decoded.
+fn copy<R: BufRead>(body: &mut Archive<Tape<R>>, file: &mut File, offset: u64, mut left: u64) -> Result<()> {
     body.input().recorder.begin_part(offset, left)?;
+    let (mut at, mut begun) = (offset, offset);
     while left > 0 {
-        let want = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-        let length = match body.read(&mut buffer[..want]) {
-            Ok(0) => return Err(Error::invalid("the archive is cut off")),
-            Ok(length) => length,
+        let piece = match body.piece() {
+            Ok([]) => return Err(Error::invalid("the archive is cut off")),
+            Ok(piece) => &piece[..piece.len().min(usize::try_from(left).unwrap_or(usize::MAX))],
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(Error::input("read the archive", &error)),
         };
-        file.write_all(&buffer[..length]).map_err(|error| Error::io("write", error))?;
+        file.write_all(piece).map_err(|error| Error::io("write", error))?;
+        let length = piece.len();
+        body.pass(length);
         left -= length as u64;
+        at += length as u64;
+        if at - begun >= WRITE_BACK {
+            process::start_write_back(file.as_fd(), begun, at - begun);
+            begun = at;
+        }
     }
     body.input().recorder.end_part();
     Ok(())

@@ -1,7 +1,7 @@
 //! A plain tar on its way into a directory: read and decoded on one thread, hashed and unpacked on another beside it.
 //! Must not know where the stream comes from.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use brig_oci::Digest;
@@ -96,11 +96,11 @@ struct Pieces {
     hasher: Hasher,
 }
 
-impl Read for Pieces {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+impl BufRead for Pieces {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.at == self.current.len() {
             let Ok(next) = self.pieces.recv() else {
-                return Ok(0);
+                return Ok(&[]);
             };
             self.hasher.update(&next);
             let used = std::mem::replace(&mut self.current, next);
@@ -110,9 +110,20 @@ impl Read for Pieces {
                 let _spare = self.recycle.try_send(used);
             }
         }
-        let length = buffer.len().min(self.current.len() - self.at);
-        buffer[..length].copy_from_slice(&self.current[self.at..self.at + length]);
+        Ok(&self.current[self.at..])
+    }
+
+    fn consume(&mut self, length: usize) {
         self.at += length;
+    }
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let piece = self.fill_buf()?;
+        let length = buffer.len().min(piece.len());
+        buffer[..length].copy_from_slice(&piece[..length]);
+        self.consume(length);
         Ok(length)
     }
 }

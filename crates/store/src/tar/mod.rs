@@ -9,7 +9,7 @@ mod header;
 mod pax;
 mod sparse;
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
 use crate::error::{Error, Result};
 use header::Header;
@@ -266,6 +266,23 @@ impl<R: Read> Archive<R> {
             return Err(Error::invalid("tar: cut off in the middle of a member"));
         }
         Ok(())
+    }
+}
+
+impl<R: BufRead> Archive<R> {
+    /// What there is at once of the current member's body; empty at its end or that of the stream.
+    pub(crate) fn piece(&mut self) -> io::Result<&[u8]> {
+        if self.remaining == 0 {
+            return Ok(&[]);
+        }
+        let piece = self.input.fill_buf()?;
+        Ok(&piece[..piece.len().min(usize::try_from(self.remaining).unwrap_or(usize::MAX))])
+    }
+
+    /// Goes past so much of a piece.
+    pub(crate) fn pass(&mut self, length: usize) {
+        self.input.consume(length);
+        self.remaining -= length as u64;
     }
 }
 

@@ -140,6 +140,8 @@ fn program() -> Vec<Instruction> {
     masked(libc::SYS_mmap, 2, libc::PROT_EXEC as u32, 0);
     masked(libc::SYS_mprotect, 2, libc::PROT_EXEC as u32, 0);
     masked(libc::SYS_prctl, 0, u32::MAX, libc::PR_SET_NAME as u32);
+    // How a process ends itself that has run out of memory.
+    masked(libc::SYS_tgkill, 0, u32::MAX, std::process::id());
     program.push(step(RETURN, refused, 0, 0));
     program
 }

@@ -16,7 +16,7 @@ use crate::decompress::{self, Packing};
 use crate::error::{Error, Result};
 use crate::layer;
 
-/// The job has a message of two bytes and two descriptors.
+/// The job has a message of three bytes, packing and window, and two descriptors.
 const GZIP: u8 = b'g';
 const ZSTD: u8 = b'z';
 const PLAIN: u8 = b'p';
@@ -57,25 +57,31 @@ fn serve() -> Result<()> {
     let (missing, user) = confine::isolate(PIECES);
     channel.send(&[&[READY, u8::from(user)], text(&missing).as_bytes()].concat(), &[])?;
     let job = channel.receive()?;
-    let (&[JOB, code], Ok([directory, input])) = (job.bytes.as_slice(), <[_; 2]>::try_from(job.fds)) else {
+    let (&[JOB, code, window_log], Ok([directory, input])) = (job.bytes.as_slice(), <[_; 2]>::try_from(job.fds)) else {
         return Err(Error::invalid("no job"));
     };
     let directory = Root::from_fd(directory);
     let missing = confine::lock(directory.as_fd(), PIECES, &missing);
     channel.send(&[&[LOCKED], text(&missing).as_bytes()].concat(), &[])?;
-    match work(&channel, &directory, File::from(input), packing(code)) {
+    let decode = (packing(code), u32::from(window_log));
+    match work(&channel, &directory, File::from(input), decode) {
         Ok(summary) => channel.send(&[&[DONE], &summary[..]].concat(), &[])?,
         Err(error) => channel.send(&[&[FAILED], &notes::encode_error(&error)[..]].concat(), &[])?,
     }
     Ok(())
 }
 
-fn work(channel: &Channel, directory: &Root, input: File, packing: Option<Packing>) -> Result<Vec<u8>> {
+fn work(
+    channel: &Channel,
+    directory: &Root,
+    input: File,
+    (packing, window_log): (Option<Packing>, u32),
+) -> Result<Vec<u8>> {
     let root = files(directory)?;
     let mut input = Input { pipe: input, channel, ended: false };
     // Somebody who waits sees that it goes on; whether they look just now does not matter.
     let alive = || drop(channel.try_send(&[PROGRESS]));
-    let plain = decompress::decompress_as(&mut input, packing)?;
+    let plain = decompress::decompress_within(&mut input, packing, window_log)?;
     let (diff_id, size, applied) = layer::unpack_stream(directory, &root, plain, &alive)?;
     io::copy(&mut input, &mut io::sink()).map_err(|error| Error::input("read the layer", &error))?;
     for part in notes::encode_lists(&applied).chunks(MAX_MESSAGE - 1) {

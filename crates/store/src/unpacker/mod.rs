@@ -22,6 +22,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use brig_sys::beneath::Root;
@@ -33,7 +34,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
-use crate::decompress::Packing;
+use crate::decompress::{Packing, ZSTD_HEAD, ZSTD_USUAL_LOG, ZSTD_WINDOW_LOG, needs_large_window};
 use crate::error::{Error, Result};
 pub use confine::{Missing, PIECES, Piece, isolate, lock};
 pub use helper::main;
@@ -63,13 +64,21 @@ pub struct Unpacker {
     stalled: Duration,
     /// What the kernel does not have has been said.
     told: AtomicBool,
+    /// Held by whoever needs much memory to decode: one at a time.
+    large: Mutex<()>,
 }
 
 impl Unpacker {
     /// A program that does nothing with these arguments but [`main`].
     pub fn new(program: impl Into<PathBuf>, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Unpacker {
         let arguments = arguments.into_iter().map(|argument| argument.as_ref().to_owned()).collect();
-        Unpacker { program: program.into(), arguments, stalled: STALLED, told: AtomicBool::new(false) }
+        Unpacker {
+            program: program.into(),
+            arguments,
+            stalled: STALLED,
+            told: AtomicBool::new(false),
+            large: Mutex::default(),
+        }
     }
 
     /// This program itself, even after its file was replaced, with the verb `unpack`.
@@ -84,13 +93,20 @@ impl Unpacker {
 
     /// Unpacks what `reader` gives into the ingest directory `directory`.
     pub(crate) fn unpack(&self, directory: &Root, reader: &mut dyn Read, packing: Option<Packing>) -> Result<Outcome> {
+        let mut head = Vec::with_capacity(ZSTD_HEAD);
+        let limit = ZSTD_HEAD as u64;
+        reader.take(limit).read_to_end(&mut head).map_err(|error| Error::input("read the layer", &error))?;
+        let large = packing != Some(Packing::Plain) && needs_large_window(&head);
+        let _alone = large.then(|| self.large.lock().unwrap_or_else(PoisonError::into_inner));
+        let window_log = if large { ZSTD_WINDOW_LOG } else { ZSTD_USUAL_LOG };
         let mut process = Process::start(self)?;
         let (read_end, write_end) = pipe()?;
         let mount = only_this(directory)?;
         process.prepare(self)?;
-        process.send(&[JOB, helper::packing_code(packing)], &[mount.as_fd(), read_end.as_fd()])?;
+        let job = [JOB, helper::packing_code(packing), u8::try_from(window_log).unwrap_or_default()];
+        process.send(&job, &[mount.as_fd(), read_end.as_fd()])?;
         drop((read_end, mount));
-        process.feed(reader, write_end)?;
+        process.feed(&mut head.as_slice().chain(reader), write_end)?;
         process.outcome()
     }
 

@@ -172,7 +172,8 @@ pub fn memory_has_an_end() {
         })
     };
     let error = fails(&store, limited(48 << 20));
-    assert!(error.message.contains("memory"), "{error}");
+    // Its decoder says so, or else its allocator ends it.
+    assert!(error.message.contains("memory") || error.message.contains("by signal 6"), "{error}");
     works(&store);
     // With what it has anyway it would have been enough.
     store.begin_layer().unwrap().unpack_blob(limited(200 << 20), None).unwrap();
