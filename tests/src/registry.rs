@@ -98,6 +98,15 @@ impl Registry {
         serde_json::from_slice(&answer.body).expect("a manifest is JSON")
     }
 
+    /// A manifest's media type and its bytes, by tag or digest.
+    pub fn raw_manifest(&self, repository: &str, reference: &str) -> (String, Vec<u8>) {
+        let path = format!("/v2/{repository}/manifests/{reference}");
+        let kinds = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json";
+        let answer = http::tcp_accepting(&self.netns, &self.address, &path, kinds).expect("the registry answers");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        (answer.header("content-type").unwrap_or_default().to_owned(), answer.body)
+    }
+
     /// Forgets everything that was pushed.
     pub fn empty(&self) {
         let data = self.folder.join("data");

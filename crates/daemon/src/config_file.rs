@@ -58,6 +58,7 @@ const KEYS: &[(&str, &str, &str, Shape)] = &[
     ("iptables", "iptables", "iptables", Shape::Flag),
     ("ipv6", "ipv6", "ipv6", Shape::Flag),
     ("labels", "label", "labels", Shape::List),
+    ("layer-compression", "layer-compression", "layer_compression", Shape::Text),
     ("live-restore", "live-restore", "live_restore", Shape::Flag),
     ("log-driver", "log-driver", "log_driver", Shape::Text),
     ("log-level", "log-level", "log_level", Shape::Text),

@@ -89,6 +89,9 @@ pub struct Options {
     /// How many layers to push at once
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub max_concurrent_uploads: usize,
+    /// How to compress layers made here when they are pushed: gzip or zstd
+    #[arg(long, value_name = "FORMAT", default_value = "gzip")]
+    pub layer_compression: String,
 
     /// Name server for containers (may be repeated)
     #[arg(long, value_name = "ADDRESS")]
@@ -240,6 +243,7 @@ impl Options {
             registries: self.registries.clone(),
             max_concurrent_downloads: self.max_concurrent_downloads,
             max_concurrent_uploads: self.max_concurrent_uploads,
+            layer_compression: self.layer_compression.clone(),
             dns: self.dns.clone(),
             dns_search: self.dns_search.clone(),
             dns_options: self.dns_options.clone(),

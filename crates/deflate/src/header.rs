@@ -85,6 +85,36 @@ impl Header {
         Ok(header)
     }
 
+    /// What Go's library would write for these frequencies.
+    pub(crate) fn best(literals: &[u32; LITERALS], distances: &[u32; DISTANCES]) -> Header {
+        let mut distances = *distances;
+        if distances.iter().all(|count| *count == 0) {
+            distances[0] = 1;
+        }
+        let trimmed = |mut lengths: Vec<u8>, least: usize| {
+            let used = lengths.iter().rposition(|length| *length > 0).map_or(0, |last| last + 1);
+            lengths.truncate(used.max(least));
+            lengths
+        };
+        let literals = trimmed(huffman::lengths(Builder::Best, literals, MAX_BITS), LEAST_LITERALS);
+        let distances = trimmed(huffman::lengths(Builder::Best, &distances, MAX_BITS), 1);
+        let runs = joined(&[&literals[..], &distances].concat());
+        let mut frequencies = [0; 19];
+        runs.iter().for_each(|run| frequencies[usize::from(run.0)] += 1);
+        let mut run_lengths = [0; 19];
+        run_lengths.copy_from_slice(&huffman::lengths(Builder::Best, &frequencies, 7));
+        let written = ORDER.iter().rposition(|place| run_lengths[*place] > 0).map_or(4, |last| (last + 1).max(4));
+        Header { literals, distances, runs, run_lengths, written }
+    }
+
+    /// How many bits it takes.
+    pub(crate) fn bits(&self) -> u64 {
+        let run = |(symbol, _): &(u8, u8)| {
+            u64::from(self.run_lengths[usize::from(*symbol)]) + u64::from(run_extra(*symbol).0)
+        };
+        14 + 3 * self.written as u64 + self.runs.iter().map(run).sum::<u64>()
+    }
+
     pub(crate) fn write(&self, output: &mut BitWriter) {
         output.put((self.literals.len() - LEAST_LITERALS) as u32, 5);
         output.put((self.distances.len() - 1) as u32, 5);

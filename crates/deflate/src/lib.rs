@@ -8,8 +8,10 @@
 
 mod analyse;
 mod bits;
+mod compress;
 mod header;
 mod huffman;
+mod parallel;
 mod predict;
 mod range;
 mod rebuild;
@@ -17,6 +19,7 @@ mod segment;
 mod token;
 
 pub use analyse::{Analysed, analyse};
+pub use compress::{Form, compress};
 pub use rebuild::rebuild;
 
 /// Why something could not be done.
@@ -54,5 +57,16 @@ impl From<std::io::Error> for Error {
     }
 }
 
-/// The first bytes of a recipe.
+impl From<Error> for std::io::Error {
+    fn from(error: Error) -> std::io::Error {
+        match error {
+            Error::Io(error) => error,
+            other => std::io::Error::new(std::io::ErrorKind::InvalidData, other.to_string()),
+        }
+    }
+}
+
+/// The first bytes of a recipe that describes a stream.
 const MAGIC: &[u8; 8] = b"brigdef1";
+/// The first bytes of a recipe that only names our own encoder.
+const MADE: &[u8; 8] = b"brigmade";

@@ -1,26 +1,47 @@
 //! From a recipe and a text to the stream, stretches side by side on several threads.
 //! Owns the order and what is in memory. Must not say that the result is right: the caller compares its digest.
 
-use std::collections::VecDeque;
 use std::io::{self, Read};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use crate::analyse::StretchHead;
+use crate::compress::{Form, compress};
+use crate::parallel::Parallel;
 use crate::predict::{Flavour, HISTORY};
 use crate::segment::{self, Place};
-use crate::{Error, MAGIC, Result};
+use crate::{Error, MADE, MAGIC, Result};
 
-/// Makes a stream again. `text` is what it was made from, in full; one that is longer or shorter is an error. Each thread
+/// Makes a stream again. Fails if that is no recipe. `text` is what it was made from, in full; one that is longer or shorter is an error. Each thread
 /// needs about 8 MiB. With one thread the work is done where it is read.
-pub fn rebuild(text: impl Read + Send, recipe: impl Read + Send, threads: usize) -> impl Read + Send {
-    Rebuild {
-        source: Source { text, recipe, history: Vec::new(), begun: false, ended: false },
-        workers: if threads > 1 { Some(Workers::new(threads)) } else { None },
-        pending: VecDeque::new(),
+pub fn rebuild<'a>(
+    text: impl Read + Send + 'a,
+    mut recipe: impl Read + Send + 'a,
+    threads: usize,
+) -> Result<Box<dyn Read + Send + 'a>> {
+    let mut magic = [0; MAGIC.len()];
+    recipe.read_exact(&mut magic).map_err(cut)?;
+    if magic == *MADE {
+        let mut form = [0; 2];
+        recipe.read_exact(&mut form).map_err(cut)?;
+        let form = Form::from_bytes(form).ok_or(Error::Damaged("the name of an encoder"))?;
+        return Ok(Box::new(compress(text, form, threads)));
+    }
+    if magic != *MAGIC {
+        return Err(Error::Damaged("its first bytes"));
+    }
+    Ok(Box::new(Rebuild {
+        source: Source { text, recipe, history: Vec::new(), ended: false },
+        work: Parallel::new(threads),
         ready: Vec::new(),
         at: 0,
         leftover: 0,
         failed: false,
+    }))
+}
+
+fn cut(error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => Error::Damaged("it is cut off"),
+        _ => Error::Io(error),
     }
 }
 
@@ -50,7 +71,6 @@ struct Source<T, R> {
     recipe: R,
     /// The end of the text so far.
     history: Vec<u8>,
-    begun: bool,
     ended: bool,
 }
 
@@ -58,17 +78,6 @@ impl<T: Read, R: Read> Source<T, R> {
     fn next(&mut self) -> Result<Option<Job>> {
         if self.ended {
             return Ok(None);
-        }
-        let cut = |error: io::Error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => Error::Damaged("it is cut off"),
-            _ => Error::Io(error),
-        };
-        if !std::mem::replace(&mut self.begun, true) {
-            let mut magic = [0; MAGIC.len()];
-            self.recipe.read_exact(&mut magic).map_err(cut)?;
-            if magic != *MAGIC {
-                return Err(Error::Damaged("its first bytes"));
-            }
         }
         let mut head = [0; StretchHead::SIZE];
         self.recipe.read_exact(&mut head[..1]).map_err(cut)?;
@@ -102,64 +111,9 @@ impl<T: Read, R: Read> Source<T, R> {
     }
 }
 
-/// Threads that make stretches, in turn.
-struct Workers {
-    lanes: Vec<SyncSender<(Job, SyncSender<Made>)>>,
-    threads: Vec<std::thread::JoinHandle<()>>,
-    next: usize,
-}
-
-impl Workers {
-    fn new(count: usize) -> Workers {
-        let mut workers = Workers { lanes: Vec::new(), threads: Vec::new(), next: 0 };
-        for _ in 0..count.min(16) {
-            let (lane, jobs) = sync_channel::<(Job, SyncSender<Made>)>(1);
-            let work = move || {
-                while let Ok((job, answer)) = jobs.recv() {
-                    // Whoever asked may have gone.
-                    answer.send(job.run()).ok();
-                }
-            };
-            // With fewer threads it takes longer.
-            if let Ok(thread) = std::thread::Builder::new().name("rebuild".into()).spawn(work) {
-                workers.lanes.push(lane);
-                workers.threads.push(thread);
-            }
-        }
-        workers
-    }
-
-    fn start(&mut self, job: Job) -> Pending {
-        let (answer, made) = sync_channel(1);
-        self.next += 1;
-        match self.lanes.get(self.next % self.lanes.len().max(1)) {
-            Some(lane) => match lane.send((job, answer)) {
-                Ok(()) => Pending::Started(made),
-                Err(back) => Pending::Made(back.0.0.run()),
-            },
-            None => Pending::Made(job.run()),
-        }
-    }
-}
-
-impl Drop for Workers {
-    fn drop(&mut self) {
-        self.lanes.clear();
-        for thread in self.threads.drain(..) {
-            thread.join().ok();
-        }
-    }
-}
-
-enum Pending {
-    Made(Made),
-    Started(Receiver<Made>),
-}
-
 struct Rebuild<T, R> {
     source: Source<T, R>,
-    workers: Option<Workers>,
-    pending: VecDeque<Pending>,
+    work: Parallel<(Vec<u8>, u8)>,
     ready: Vec<u8>,
     at: usize,
     /// The bits of the byte that the stretch before ended in.
@@ -170,22 +124,12 @@ struct Rebuild<T, R> {
 impl<T: Read, R: Read> Rebuild<T, R> {
     /// The next stretch's bytes; `false` at the end.
     fn advance(&mut self) -> Result<bool> {
-        let ahead = self.workers.as_ref().map_or(1, |workers| workers.lanes.len() + 1);
-        while self.pending.len() < ahead {
+        while self.work.has_room() {
             let Some(job) = self.source.next()? else { break };
-            let pending = match &mut self.workers {
-                Some(workers) => workers.start(job),
-                None => Pending::Made(job.run()),
-            };
-            self.pending.push_back(pending);
+            self.work.begin(Box::new(move || job.run()));
         }
-        let (bytes, bits) = match self.pending.pop_front() {
-            None => return Ok(false),
-            Some(Pending::Made(made)) => made?,
-            Some(Pending::Started(made)) => {
-                made.recv().unwrap_or(Err(Error::Damaged("a stretch could not be made again")))?
-            }
-        };
+        let Some(made) = self.work.take() else { return Ok(false) };
+        let (bytes, bits) = made?;
         (self.ready, self.at) = (bytes, 0);
         match self.ready.first_mut() {
             Some(first) => {
@@ -209,10 +153,7 @@ impl<T: Read, R: Read> Read for Rebuild<T, R> {
                 Ok(false) => return Ok(0),
                 Err(error) => {
                     self.failed = true;
-                    return Err(match error {
-                        Error::Io(error) => error,
-                        other => io::Error::new(io::ErrorKind::InvalidData, other.to_string()),
-                    });
+                    return Err(error.into());
                 }
             }
         }

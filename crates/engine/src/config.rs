@@ -26,6 +26,8 @@ pub struct Config {
     pub max_concurrent_downloads: usize,
     /// How many layers a push sends at once (`--max-concurrent-uploads`).
     pub max_concurrent_uploads: usize,
+    /// How layers made here are compressed for a push: `gzip` or `zstd` (`--layer-compression`).
+    pub layer_compression: String,
     /// Name servers for containers (`--dns`).
     pub dns: Vec<IpAddr>,
     /// Search domains for containers (`--dns-search`).
@@ -73,6 +75,7 @@ impl Default for Config {
             insecure_registries: Vec::new(),
             registries: Vec::new(),
             max_concurrent_uploads: 5,
+            layer_compression: "gzip".to_owned(),
             max_concurrent_downloads: 3,
             dns: Vec::new(),
             dns_search: Vec::new(),

@@ -167,6 +167,7 @@ fn open_parts(config: Config) -> Result<Opened> {
         insecure: config.insecure_registries.clone(),
         max_concurrent_downloads: config.max_concurrent_downloads,
         max_concurrent_uploads: config.max_concurrent_uploads,
+        compression: compression(&config.layer_compression)?,
         user_agent: format!("docker/28.0.0 brig/{VERSION}"),
         ..brig_registry::Config::default()
     })
@@ -306,4 +307,13 @@ pub(crate) fn go_duration(text: &str) -> Option<i64> {
     // Beyond 292 years there is no such duration.
     let whole = (sign * total).round();
     (whole.abs() < 9.2e18).then_some(whole as i64)
+}
+
+/// What `--layer-compression` means.
+fn compression(name: &str) -> Result<brig_store::Compression> {
+    match name {
+        "gzip" => Ok(brig_store::Compression::Gzip),
+        "zstd" => Ok(brig_store::Compression::Zstd),
+        other => Err(Error::invalid(format!("layer compression {other:?} is not known: it is gzip or zstd"))),
+    }
 }

@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use brig_store::Compression;
+
 use crate::net::proxy::{Proxies, in_network, parse_cidr};
 use crate::net::tls::Trust;
 use crate::net::url::{Origin, Scheme, Url, split_host_port};
@@ -35,6 +37,8 @@ pub struct Config {
     pub max_concurrent_downloads: usize,
     /// Layers sent at once by one push.
     pub max_concurrent_uploads: usize,
+    /// How layers that did not come compressed are when they are pushed.
+    pub compression: Compression,
     /// The size in bytes from which on a blob is fetched in several parts at once, where the registry serves ranges.
     pub ranges_above: u64,
     /// The size of such a part in bytes.
@@ -60,6 +64,7 @@ impl Default for Config {
             ca_dirs: vec!["/etc/docker/certs.d".into()],
             max_concurrent_downloads: 3,
             max_concurrent_uploads: 5,
+            compression: Compression::default(),
             ranges_above: 32 << 20,
             range_size: 8 << 20,
             ranges_at_once: 4,

@@ -42,7 +42,7 @@ pub use durable::scratch_file;
 pub use error::{Error, ErrorKind, Result};
 pub use layer::{LayerIngest, Unpacked};
 pub use lease::{Lease, Pin};
-pub use packed::{Form, LayerBlob, Packed, Pause};
+pub use packed::{Compression, Form, LayerBlob, Packed, Pause};
 pub use partial::{Partial, PartialInfo, PartialReader, Partials};
 pub use recipe::LayerTar;
 pub use repositories::{

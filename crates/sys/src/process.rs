@@ -241,11 +241,16 @@ pub struct Scheduling {
 }
 
 /// Sets policy and priorities of this process.
-pub fn set_scheduling(mut attributes: Scheduling) -> Result<()> {
+pub fn set_scheduling(attributes: Scheduling) -> Result<()> {
+    set_scheduling_of(0, attributes)
+}
+
+/// The same of a thread of this process, by its id.
+pub fn set_scheduling_of(thread: i32, mut attributes: Scheduling) -> Result<()> {
     attributes.size = size_of::<Scheduling>() as u32;
     // SAFETY: the struct is a sched_attr (version 1, Linux 5.3) of the size that it names.
-    let done = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0u32) };
-    check(done, || format!("sched_setattr({attributes:?})")).map(drop)
+    let done = unsafe { libc::syscall(libc::SYS_sched_setattr, thread, &raw const attributes, 0u32) };
+    check(done, || format!("sched_setattr({thread}, {attributes:?})")).map(drop)
 }
 
 /// Sets the I/O class (1 real-time, 2 best effort, 3 idle) and priority of this process.

@@ -15,6 +15,7 @@ mod other_engines;
 mod platforms;
 mod registries;
 mod resume;
+mod round_trip;
 mod scenario;
 mod security;
 mod snapshot;

@@ -204,10 +204,10 @@ impl Push<'_> {
         }
         let like = original.map_or(media_type::OCI_LAYER_GZIP, |layer| layer.media_type.as_str()).to_owned();
         let (store, chain) = (self.store.clone(), self.image.chains[nth].clone());
-        let came_as = original.cloned();
+        let (came_as, compression) = (original.cloned(), self.session.inner.config.compression);
         let pack = move || match came_as.and_then(|original| packed::original(&store, &original)) {
             Some(packed) => Ok(packed),
-            None => packed::pack(&store, &chain, &like),
+            None => packed::pack(&store, &chain, &like, compression),
         };
         let Packed { descriptor, content } = blocking(pack).await?;
         let same = original.filter(|original| original.digest == descriptor.digest);

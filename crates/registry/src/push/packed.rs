@@ -1,5 +1,6 @@
 //! Owns making a layer's blob for the wire: the very one that it came as, where the store can make that again, while it is
-//! sent; else its tar is compressed, always to the same bytes, into a file without a name. It must not decide whether that
+//! sent; else its tar is compressed, always to the same bytes, the first
+//! time into a file without a name. It must not decide whether that
 //! is needed.
 
 use std::fs::File;
@@ -9,15 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use brig_oci::{Descriptor, Digest, media_type};
 use brig_store::digest::Hasher;
-use brig_store::{LayerBlob, Packed as Forms, Store};
+use brig_store::{Compression, Form, LayerBlob, Packed as Forms, Store};
 use bytes::Bytes;
-use flate2::Compression;
-use flate2::write::GzEncoder;
 
 use crate::error::{Error, ErrorKind, Result};
-
-/// How layers are compressed: part of what makes a blob's digest, so it must not change lightly.
-const LEVEL: u32 = 6;
 
 /// Bytes to upload.
 #[derive(Clone)]
@@ -105,28 +101,47 @@ fn failed(error: &io::Error) -> Error {
 /// The blob that a layer came as, if the store can make it again. Blocks.
 pub(super) fn original(store: &Store, original: &Descriptor) -> Option<Packed> {
     let blob = Forms::of(store).blob(&original.digest).ok().filter(|blob| blob.size() == original.size)?;
-    let (store, digest) = (store.clone(), original.digest.clone());
-    let made = Made { store, digest, blob: Some(blob), at: 0, last: (0, Bytes::new()) };
-    Some(Packed { descriptor: original.clone(), content: Content::Made(Arc::new(Mutex::new(made))) })
+    Some(made(store, original.clone(), Some(blob)))
 }
 
-/// Makes the blob of a layer, in the form that the media type of `like` says: plain if that is, else gzip. Blocks.
-pub(super) fn pack(store: &Store, chain: &Digest, like: &str) -> Result<Packed> {
+/// The blob of a layer in the form that the media type `like` says: plain if that is, else compressed as `compression` says.
+/// Where that is known by its digest it is made while it is read, else now. Blocks.
+pub(super) fn pack(store: &Store, chain: &Digest, like: &str, compression: Compression) -> Result<Packed> {
     let tar = store.layer_tar(chain)?;
-    let file = brig_store::scratch_file(store)?;
-    let is_docker = like.starts_with("application/vnd.docker.");
-    let output = Hashed { output: BufWriter::with_capacity(1 << 20, file), hasher: Hasher::sha256(), count: 0 };
-    let (media_type, output) = match like {
-        media_type::OCI_LAYER | media_type::DOCKER_LAYER => (like, copy(tar, output)?),
-        _ => {
-            let packed = copy(tar, GzEncoder::new(output, Compression::new(LEVEL)))?;
-            let kind = if is_docker { media_type::DOCKER_LAYER_GZIP } else { media_type::OCI_LAYER_GZIP };
-            (kind, packed.finish().map_err(|error| failed(&error))?)
-        }
+    if matches!(like, media_type::OCI_LAYER | media_type::DOCKER_LAYER) {
+        let descriptor = Descriptor::new(like, tar.diff_id().clone(), tar.size());
+        return Ok(made(store, descriptor, None));
+    }
+    let forms = Forms::of(store);
+    let media_type = match (compression, like.starts_with("application/vnd.docker.")) {
+        // Docker's own kind has no word for zstd.
+        (Compression::Zstd, _) => media_type::OCI_LAYER_ZSTD,
+        (Compression::Gzip, true) => media_type::DOCKER_LAYER_GZIP,
+        (Compression::Gzip, false) => media_type::OCI_LAYER_GZIP,
     };
-    let descriptor = Descriptor::new(media_type, output.hasher.finish(), output.count);
+    if let Some(known) = forms.known(tar.diff_id(), compression)? {
+        return Ok(made(store, Descriptor::new(media_type, known.digest, known.size_bytes), None));
+    }
+    let file = brig_store::scratch_file(store)?;
+    let output = Hashed { output: BufWriter::with_capacity(1 << 20, file), hasher: Hasher::sha256(), count: 0 };
+    let output = copy(forms.compress(chain, compression)?, output)?;
     let file = output.output.into_inner().map_err(|error| failed(error.error()))?;
+    let form = Form {
+        digest: output.hasher.finish(),
+        diff_id: tar.diff_id().clone(),
+        media_type: media_type.to_owned(),
+        size_bytes: output.count,
+        has_recipe: true,
+    };
+    forms.compressed(&form, compression)?;
+    let descriptor = Descriptor::new(media_type, form.digest, form.size_bytes);
     Ok(Packed { descriptor, content: Content::File(Arc::new(file)) })
+}
+
+fn made(store: &Store, descriptor: Descriptor, blob: Option<LayerBlob>) -> Packed {
+    let (store, digest) = (store.clone(), descriptor.digest.clone());
+    let made = Made { store, digest, blob, at: 0, last: (0, Bytes::new()) };
+    Packed { descriptor, content: Content::Made(Arc::new(Mutex::new(made))) }
 }
 
 /// To the very end: the last read tells whether it is the right tar.

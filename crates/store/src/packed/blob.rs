@@ -18,6 +18,10 @@ use crate::store::Store;
 /// Threads that make one blob. More are of little use: hashing is one.
 const THREADS: usize = 4;
 
+pub(super) fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |count| count.get().min(THREADS))
+}
+
 /// The bytes of a compressed layer. The last read fails, in place of telling the end, if they have not the digest that was
 /// asked for.
 pub struct LayerBlob {
@@ -102,7 +106,7 @@ pub(super) fn open(store: &Store, files: &Files, digest: &Digest) -> Result<Laye
     let recipe = files.open(hex)?.ok_or_else(missing)?;
     let chains = super::chains(&store.catalog(), &row.form.diff_id);
     let tar = store.layer_tar(chains.first().ok_or_else(missing)?)?;
-    let threads = std::thread::available_parallelism().map_or(1, |count| count.get().min(THREADS));
-    let made = brig_deflate::rebuild(tar, BufReader::new(recipe), threads);
-    Ok(LayerBlob::new(Box::new(made), digest, size))
+    let made = brig_deflate::rebuild(tar, BufReader::new(recipe), threads());
+    let made = made.map_err(|error| Error::corrupt(format!("the compressed form {digest} of a layer: {error}")))?;
+    Ok(LayerBlob::new(made, digest, size))
 }

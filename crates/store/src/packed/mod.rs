@@ -11,10 +11,13 @@ mod tables;
 mod worker;
 
 use std::collections::HashSet;
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// How layers are compressed here.
+pub use brig_deflate::Form as Compression;
 use brig_oci::Digest;
 
 pub use self::blob::LayerBlob;
@@ -176,6 +179,39 @@ impl<'a> Packed<'a> {
     pub fn forms(&self, diff_id: &Digest) -> Result<Vec<Form>> {
         let rows = tables::all(&self.store.inner.database)?;
         Ok(rows.into_iter().map(|row| row.form).filter(|form| form.diff_id == *diff_id).collect())
+    }
+
+    /// A layer's tar, compressed always to the same bytes.
+    pub fn compress(&self, chain: &Digest, compression: Compression) -> Result<impl Read + Send + use<>> {
+        Ok(brig_deflate::compress(self.store.layer_tar(chain)?, compression, blob::threads()))
+    }
+
+    /// Remembers what [`Packed::compress`] made, so that it can be had again by its digest. Keeps no copy.
+    pub fn compressed(&self, form: &Form, compression: Compression) -> Result<()> {
+        let (database, files) = (&self.store.inner.database, &self.packer().files);
+        lease::arrives(self.store, &form.digest);
+        if form.digest == form.diff_id || tables::find(database, &form.digest)?.is_some() {
+            return Ok(());
+        }
+        let hex = form.digest.hex();
+        let bytes = compression.recipe();
+        durable::publish(files.dir.as_fd(), &format!("{hex}{NEW}"), files.dir.as_fd(), hex, &files.path, &bytes)?;
+        let form = Form { has_recipe: true, ..form.clone() };
+        tables::insert(database, &Row { form, state: State::Recipe })
+    }
+
+    /// What [`Packed::compress`] makes of this layer, if that is known.
+    pub fn known(&self, diff_id: &Digest, compression: Compression) -> Result<Option<Form>> {
+        let recipe = compression.recipe();
+        for form in self.forms(diff_id)?.into_iter().filter(|form| form.has_recipe) {
+            let Some(file) = self.packer().files.open(form.digest.hex())? else { continue };
+            let mut bytes = Vec::new();
+            let read = file.take(recipe.len() as u64 + 1).read_to_end(&mut bytes);
+            if read.is_ok() && bytes == recipe {
+                return Ok(Some(form));
+            }
+        }
+        Ok(None)
     }
 
     /// Waits until everything that can have a recipe has one. For tests, and for whoever is to tell how much room is used.

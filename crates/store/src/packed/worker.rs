@@ -6,12 +6,11 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use brig_oci::Digest;
-use brig_sys::process::{Scheduling, set_io_priority, set_scheduling};
+use brig_sys::process::{Scheduling, set_io_priority, set_scheduling_of};
 use rustix::fs::{Mode, OFlags};
 
 use super::blob::LayerBlob;
@@ -26,8 +25,7 @@ use crate::recipe::LayerTar;
 /// `SCHED_OTHER` and `SCHED_IDLE` (sched(7)).
 const ORDINARY: u32 = 0;
 const IDLE: u32 = 5;
-/// The I/O classes "best effort" and "idle" (ioprio_set(2)).
-const ORDINARY_IO: u8 = 2;
+/// The I/O class "idle" (ioprio_set(2)).
 const IDLE_IO: u8 = 3;
 /// A recipe longer than one in this many bytes of the blob is not worth the work of using it.
 const WORTHLESS: u64 = 2;
@@ -42,8 +40,6 @@ pub(super) struct Worker {
 struct Shared {
     state: Mutex<Work>,
     changed: Condvar,
-    /// Whether the thread runs with ordinary priority.
-    is_hurried: AtomicBool,
 }
 
 #[derive(Default)]
@@ -55,6 +51,8 @@ struct Work {
     pauses: usize,
     /// Who waits for the end: then it is not idle work any more.
     waiters: usize,
+    /// The thread's id, once it runs.
+    thread: Option<i32>,
     closing: bool,
 }
 
@@ -67,13 +65,17 @@ impl Shared {
     fn go_on(&self) -> bool {
         let state = self.state();
         let waiting = |state: &mut Work| state.pauses > 0 && !state.closing;
-        let state = self.changed.wait_while(state, waiting).unwrap_or_else(PoisonError::into_inner);
-        let (is_wanted, closing) = (state.waiters > 0, state.closing);
-        drop(state);
-        if self.is_hurried.swap(is_wanted, Ordering::Relaxed) != is_wanted {
-            be_idle(!is_wanted);
+        !self.changed.wait_while(state, waiting).unwrap_or_else(PoisonError::into_inner).closing
+    }
+
+    /// Whoever waits for the thread lends it an ordinary priority: on a busy machine the lowest one means never.
+    fn hurry(&self, state: &Work, hurried: bool) {
+        let policy = if hurried { ORDINARY } else { IDLE };
+        if let Some(thread) = state.thread
+            && let Err(error) = set_scheduling_of(thread, Scheduling { policy, ..Scheduling::default() })
+        {
+            tracing::debug!("cannot change the priority of packing: {error}");
         }
-        !closing
     }
 }
 
@@ -107,9 +109,13 @@ impl Worker {
     pub(super) fn wait(&self) {
         let mut state = self.shared.state();
         state.waiters += 1;
+        self.shared.hurry(&state, true);
         let is_busy = |state: &mut Work| state.done < state.wanted && !state.closing;
         let mut state = self.shared.changed.wait_while(state, is_busy).unwrap_or_else(PoisonError::into_inner);
         state.waiters -= 1;
+        if state.waiters == 0 {
+            self.shared.hurry(&state, false);
+        }
     }
 
     pub(super) fn pause(&self) -> Pause {
@@ -120,7 +126,10 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.shared.state().closing = true;
+        let mut state = self.shared.state();
+        state.closing = true;
+        self.shared.hurry(&state, true);
+        drop(state);
         self.shared.changed.notify_all();
         if let Some(thread) = self.thread.take() {
             // A panic in there is its own; what it was at is found again at the next opening.
@@ -129,17 +138,17 @@ impl Drop for Worker {
     }
 }
 
-/// Sets this thread's priority: the lowest there is, or the ordinary one.
-fn be_idle(idle: bool) {
-    let (policy, class, level) = if idle { (IDLE, IDLE_IO, 0) } else { (ORDINARY, ORDINARY_IO, 4) };
-    let scheduling = Scheduling { policy, ..Scheduling::default() };
-    if let Err(error) = set_scheduling(scheduling).and_then(|()| set_io_priority(class, level)) {
-        tracing::debug!("cannot change the priority of packing: {error}");
-    }
-}
-
 fn run(shared: &Shared, files: &Files, database: &Database) {
-    be_idle(true);
+    let mut state = shared.state();
+    state.thread = Some(rustix::thread::gettid().as_raw_nonzero().get());
+    // Somebody may be waiting already.
+    if state.waiters == 0 && !state.closing {
+        shared.hurry(&state, false);
+    }
+    drop(state);
+    if let Err(error) = set_io_priority(IDLE_IO, 0) {
+        tracing::debug!("packing reads and writes with ordinary priority: {error}");
+    }
     // What failed for another reason than its own content is tried again at the next opening.
     let mut failed: HashSet<Digest> = HashSet::new();
     loop {
@@ -254,8 +263,11 @@ impl Job<'_> {
             return Ok(Outcome::Fails("its layer's tar cannot be made again".into()));
         };
         let Some(recipe) = self.files.open(new)? else { return Ok(Outcome::NoLayer) };
-        let made = brig_deflate::rebuild(tar, std::io::BufReader::new(recipe), 1);
-        let mut made = LayerBlob::new(Box::new(made), &self.form.digest, self.form.size_bytes);
+        let made = match brig_deflate::rebuild(tar, std::io::BufReader::new(recipe), 1) {
+            Ok(made) => made,
+            Err(error) => return Ok(Outcome::Fails(error.to_string())),
+        };
+        let mut made = LayerBlob::new(made, &self.form.digest, self.form.size_bytes);
         let mut buffer = vec![0; 128 * 1024];
         loop {
             if !self.shared.go_on() {

@@ -1,0 +1,164 @@
+//! Images that others pushed, pulled and pushed again to an empty registry: the same manifest, byte for byte, although each
+//! layer is kept once. The others are those of Debian: Docker, skopeo, podman; and brig itself.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use brig_tests::registry::Registry;
+use brig_tests::{Image, Layer, Run, TestHost, eventually, needs};
+
+/// What layers are made of: programs, text and small files of the machine's own, of several stretches.
+fn image() -> Image {
+    let layer = |folder: &str, most: usize| {
+        let mut layer = Layer::new().dir("data", 0o755);
+        let (mut todo, mut total) = (vec![Path::new(folder).to_path_buf()], 0);
+        while let Some(path) = todo.pop() {
+            let mut entries: Vec<_> = std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()).collect();
+            entries.sort();
+            for entry in entries.into_iter().filter(|entry| !entry.is_symlink()) {
+                if entry.is_dir() {
+                    todo.push(entry);
+                } else if total < most {
+                    let content = std::fs::read(&entry).unwrap();
+                    total += content.len();
+                    let name =
+                        format!("data/{}", entry.display().to_string().trim_start_matches('/').replace('/', "-"));
+                    layer = layer.file(&name, 0o644, content);
+                }
+            }
+        }
+        layer
+    };
+    Image::busybox().with(layer("/usr/bin", 6 << 20), &[]).with(layer("/usr/share", 3 << 20), &[])
+}
+
+/// Bytes on the disk beneath a folder; files with several names count once.
+fn du(path: &Path) -> u64 {
+    let sizes = Run::new("du", &["-s", "-B1", &path.display().to_string()]).output().ok();
+    sizes.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// Waits until every compressed layer has its recipe. The thread that works on it has the lowest priority there is, which
+/// beside other tests is none: it gets an ordinary one.
+fn wait_for_recipes(host: &TestHost, packed: &Path) {
+    for task in std::fs::read_dir(format!("/proc/{}/task", host.daemon_pid())).unwrap().map(|task| task.unwrap()) {
+        if std::fs::read_to_string(task.path().join("comm")).unwrap_or_default() == "store-pack\n" {
+            Run::new("chrt", &["-o", "-p", "0", &task.file_name().to_string_lossy()]).output().ok();
+        }
+    }
+    let begun = Instant::now();
+    let waiting = || std::fs::read_dir(packed).unwrap().any(|entry| entry.unwrap().path().extension().is_some());
+    while waiting() {
+        assert!(begun.elapsed() < Duration::from_secs(300), "layers are still compressed");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// What somebody has pushed as `name` comes and goes again.
+fn comes_back(host: &TestHost, registry: &Registry, repository: &str, has_recipe: bool) {
+    let (kind, before) = registry.raw_manifest(repository, "1");
+    let name = registry.name(&format!("{repository}:1"));
+    host.brig(&["pull", &name]).ok();
+    let store = host.data_root.join("v1");
+    if has_recipe {
+        wait_for_recipes(host, &store.join("packed"));
+        let unpacked: u64 =
+            std::fs::read_dir(store.join("layers")).unwrap().map(|l| du(&l.unwrap().path().join("diff"))).sum();
+        let used: u64 = ["layers", "packed", "blobs", "partial"].iter().map(|folder| du(&store.join(folder))).sum();
+        assert!(used * 100 <= unpacked * 105, "{used} bytes are used for {unpacked} unpacked");
+    }
+    registry.empty();
+    host.brig(&["push", &name]).ok();
+    let after = registry.raw_manifest(repository, "1");
+    assert_eq!((kind, String::from_utf8_lossy(&before)), (after.0, String::from_utf8_lossy(&after.1)));
+    host.brig(&["rmi", &name]).ok();
+}
+
+fn archive(host: &TestHost, image: &Image) -> String {
+    let path = host.root.join("image.tar");
+    std::fs::write(&path, image.docker_archive("image:1")).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn what_docker_pushed() {
+    needs!("round_trip::what_docker_pushed", "dockerd");
+    needs!("round_trip::what_docker_pushed", "containerd");
+    needs!("round_trip::what_docker_pushed", "docker");
+    let host = TestHost::new();
+    let registry = host.registry();
+    let root = host.root.display().to_string();
+    let script = format!(
+        "mount -t tmpfs none /run && exec dockerd --config-file {root}/daemon.json --data-root {root}/docker \
+         --exec-root {root}/docker-run -p {root}/docker.pid -H unix://{root}/docker.sock --bridge none --iptables=false \
+         --ip-forward=false --cgroup-parent /{}",
+        host.name
+    );
+    let log = std::fs::File::create(host.root.join("engine.log")).unwrap();
+    let daemon = host.program("unshare", &["-m", "--propagation", "private", "sh", "-c", &script]).with(|command| {
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    });
+    let mut daemon = daemon.spawn();
+    let docker = |words: &[&str]| {
+        host.program("docker", words).env("DOCKER_HOST", format!("unix://{root}/docker.sock")).output()
+    };
+    eventually("dockerd answers", || (docker(&["version"]).code == 0).then_some(()));
+    let name = registry.name("docker:1");
+    docker(&["load", "-i", &archive(&host, &image())]).ok();
+    docker(&["tag", "image:1", &name]).ok();
+    docker(&["push", &name]).ok();
+    let pid = rustix::process::Pid::from_raw(daemon.id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    daemon.wait().unwrap();
+    comes_back(&host, &registry, "docker", true);
+}
+
+#[test]
+fn what_skopeo_pushed() {
+    needs!("round_trip::what_skopeo_pushed", "skopeo");
+    let host = TestHost::new();
+    let registry = host.registry();
+    let from = format!("docker-archive:{}", archive(&host, &image()));
+    let copy = |to: &str, more: &[&str]| {
+        let to = format!("docker://{}", registry.name(to));
+        let words = ["--insecure-policy", "copy", "-q", "--dest-tls-verify=false"];
+        host.program("skopeo", &[&words, more, &[from.as_str(), to.as_str()]].concat()).output().ok();
+    };
+    copy("gzip:1", &[]);
+    comes_back(&host, &registry, "gzip", true);
+    copy("best:1", &["--dest-compress-format", "gzip", "--dest-compress-level", "9", "-f", "oci"]);
+    comes_back(&host, &registry, "best", true);
+    // Its zstd is not made again by anything we have: the compressed layers stay.
+    copy("zstd:1", &["--dest-compress-format", "zstd", "-f", "oci"]);
+    comes_back(&host, &registry, "zstd", false);
+}
+
+#[test]
+fn what_podman_pushed() {
+    needs!("round_trip::what_podman_pushed", "podman");
+    let host = TestHost::new();
+    let registry = host.registry();
+    let path = |name: &str| host.root.join(name).display().to_string();
+    let podman = |words: &[&str]| {
+        let (storage, run, tmp) = (path("podman"), path("podman-run"), path("podman-tmp"));
+        let own = ["--root", &storage, "--runroot", &run, "--tmpdir", &tmp, "--cgroup-manager", "cgroupfs"];
+        host.program("podman", &[&own, words].concat()).output().ok();
+    };
+    let name = registry.name("podman:1");
+    podman(&["load", "-i", &archive(&host, &image())]);
+    podman(&["push", "--tls-verify=false", "localhost/image:1", &name]);
+    comes_back(&host, &registry, "podman", true);
+}
+
+#[test]
+fn what_brig_pushed() {
+    let host = TestHost::new();
+    let registry = host.registry();
+    let name = registry.name("brig:1");
+    host.brig(&["load", "-i", &archive(&host, &image())]).ok();
+    host.brig(&["tag", "image:1", &name]).ok();
+    host.brig(&["push", &name]).ok();
+    host.brig(&["rmi", "image:1", &name]).ok();
+    comes_back(&host, &registry, "brig", true);
+}
