@@ -29,11 +29,25 @@ impl TestHost {
 
     /// Starts a registry at an address of the host's.
     pub fn registry_at(&self, address: &str) -> Registry {
+        self.registry_with(address, None)
+    }
+
+    /// Starts a registry that only lets in who is named in an htpasswd file with this content.
+    pub fn registry_for(&self, address: &str, htpasswd: &str) -> Registry {
+        self.registry_with(address, Some(htpasswd))
+    }
+
+    fn registry_with(&self, address: &str, htpasswd: Option<&str>) -> Registry {
         let folder = self.root.join(format!("registry-{}", address.replace(':', "-")));
         std::fs::create_dir_all(&folder).expect("the registry's folder can be made");
+        let file = folder.join("htpasswd");
+        let auth = htpasswd.map_or_else(String::new, |content| {
+            std::fs::write(&file, content).expect("the registry's users can be written");
+            format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", file.display())
+        });
         let config = format!(
             "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  delete:\n    enabled: true\n  \
-             filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {address}\n",
+             filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {address}\n{auth}",
             folder.join("data").display()
         );
         std::fs::write(folder.join("config.yml"), config).expect("the registry's configuration can be written");

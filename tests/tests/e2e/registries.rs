@@ -75,3 +75,77 @@ fn searching_and_asking() {
     let answer = http::unix(&host.socket(), "GET", &format!("/distribution/{name}:v2/json"), &[]).unwrap();
     assert_eq!(answer.status, 404, "{}", answer.text());
 }
+
+/// `wire` with the password `wire-secret`, by bcrypt.
+const USERS: &str = "wire:$2y$05$abcdefghijklmnopqrstuuOFzrL4HP4MV.ru7/Ow4Zkvhp8BcEWQa\n";
+
+#[test]
+fn a_registry_with_users() {
+    let host = TestHost::new();
+    let registry = host.registry_for("127.0.0.1:5000", USERS);
+    let name = registry.name("team/app:v1");
+    let client = ["load", "-q"];
+    host.brig_run(&client).input(image("x").docker_archive(&name)).output().ok();
+    let refused = host.brig(&["push", &name]).fails(1);
+    assert!(refused.contains("no basic auth credentials") || refused.contains("unauthorized"), "{refused}");
+    let login = |password: &str| {
+        let arguments = ["login", "-u", "wire", "--password-stdin", &registry.address];
+        host.brig_run(&arguments).input(format!("{password}\n").into_bytes()).output()
+    };
+    let refused = login("wrong").fails(1);
+    assert!(refused.contains("unauthorized"), "{refused}");
+    let config = host.root.join("home/.docker/config.json");
+    assert!(
+        !std::fs::read_to_string(&config).is_ok_and(|text| text.contains("auth\"")),
+        "a wrong password is not kept"
+    );
+    assert!(login("wire-secret").ok().contains("Login Succeeded"));
+    assert!(host.brig(&["push", &name]).ok().contains("v1: digest: sha256:"));
+    host.brig(&["rmi", &name]).ok();
+    host.brig(&["pull", &name]).ok();
+    assert_eq!(host.field(&name, "{{.Id}}"), image("x").id());
+    host.brig(&["search", &registry.name("app")]).ok();
+    // They are for that host and port only, and in no log.
+    let other = host.registry_for("127.0.0.1:5001", USERS);
+    let elsewhere = other.name("team/app:v1");
+    host.brig(&["tag", &name, &elsewhere]).ok();
+    host.brig(&["push", &elsewhere]).fails(1);
+    assert!(!host.daemon_log().contains("wire-secret"));
+    assert!(host.brig(&["logout", &registry.address]).ok().contains("Removing login credentials"));
+    host.brig(&["rmi", &name]).ok();
+    let refused = host.brig(&["pull", &name]).fails(1);
+    assert!(refused.contains("no basic auth credentials") || refused.contains("unauthorized"), "{refused}");
+}
+
+#[test]
+fn credential_helpers_are_asked() {
+    let host = TestHost::new();
+    let registry = host.registry_for("127.0.0.1:5000", USERS);
+    let name = registry.name("team/app:v1");
+    host.brig_run(&["load", "-q"]).input(image("x").docker_archive(&name)).output().ok();
+    let folder = host.root.join("helpers");
+    std::fs::create_dir_all(&folder).unwrap();
+    let kept = folder.join("kept").display().to_string();
+    let script = format!(
+        "#!/bin/sh\ncase $1 in\nstore) cat > {kept};;\nget) cat > /dev/null; [ -f {kept} ] && cat {kept} || {{ echo 'credentials not found in native keychain'; exit 1; }};;\nerase) cat > /dev/null; rm -f {kept};;\nesac\n"
+    );
+    let program = folder.join("docker-credential-mine");
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let config = host.root.join("home/.docker");
+    std::fs::create_dir_all(&config).unwrap();
+    std::fs::write(config.join("config.json"), format!("{{\"credHelpers\":{{\"{}\":\"mine\"}}}}", registry.address))
+        .unwrap();
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+    let brig = |arguments: &[&str], input: &str| {
+        host.brig_run(arguments).env("PATH", path.as_str()).input(input.as_bytes().to_vec()).output()
+    };
+    brig(&["push", &name], "").fails(1);
+    brig(&["login", "-u", "wire", "--password-stdin", &registry.address], "wire-secret").ok();
+    let text = std::fs::read_to_string(config.join("config.json")).unwrap();
+    assert!(!text.contains("auth\""), "{text}");
+    assert!(std::fs::read_to_string(&kept).unwrap().contains("wire-secret"));
+    brig(&["push", &name], "").ok();
+    brig(&["logout", &registry.address], "").ok();
+    brig(&["push", &name], "").fails(1);
+}

@@ -292,10 +292,33 @@ async fn manifests_that_are_not_what_was_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn documents_of_a_gigabyte_are_not_read() {
+    let (registry, image) = registry().await;
+    let pull = async |part: &'static str| {
+        registry.hook(move |seen| {
+            let hit = seen.method == "GET" && seen.path.contains(part);
+            if hit { Reply::Blank(1 << 30) } else { Reply::Serve }
+        });
+        let begun = Instant::now();
+        let error = TestBox::new().refused(&registry.name("app:v1")).await;
+        // A gigabyte would take far longer than its first megabytes.
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        error
+    };
+    says(&pull("/manifests/").await, ErrorKind::Invalid, &["larger than 4194304 bytes"]);
+    let config = image.id().hex().to_owned();
+    let error = pull(Box::leak(config.into_boxed_str())).await;
+    says(&error, ErrorKind::Invalid, &["larger than"]);
+    let layer = image.layers[0].digest().hex().to_owned();
+    let error = pull(Box::leak(layer.into_boxed_str())).await;
+    says(&error, ErrorKind::Mismatch, &["wrong size", "got 1073741824"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn indexes_without_end() {
     let (registry, image) = registry().await;
     let mut inner = (media_type::OCI_MANIFEST, image.manifest.clone());
-    for depth in 0..6 {
+    for depth in 0..100 {
         let index = json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": [descriptor(inner.0, &inner.1)]});
         inner = (media_type::OCI_INDEX, serde_json::to_vec(&index).unwrap());
         registry.push_manifest("app", &format!("deep{depth}"), inner.0, &inner.1);
@@ -304,7 +327,7 @@ async fn indexes_without_end() {
     let error = TestBox::new().refused(&registry.name("app:deep3")).await;
     says(&error, ErrorKind::Invalid, &["nested deeper than 3"]);
     registry.clear_log();
-    TestBox::new().refused(&registry.name("app:deep5")).await;
+    TestBox::new().refused(&registry.name("app:deep99")).await;
     assert!(registry.count("GET", "/manifests/") <= 4);
 }
 

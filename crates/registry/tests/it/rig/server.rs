@@ -52,6 +52,8 @@ pub enum Reply {
     Content { bytes: Vec<u8>, chunked: bool },
     /// Serve it in pieces of so many bytes with a pause after each.
     Slow(usize, Duration),
+    /// A body of so many bytes of white space, made as it is sent.
+    Blank(u64),
     /// Never answer.
     Hang,
     /// Take so many bytes of what was sent, then break the connection without an answer.
@@ -285,6 +287,7 @@ async fn respond(seen: &Seen, reply: Reply, content: Option<(String, Vec<u8>)>) 
         Reply::Hang => std::future::pending().await,
         Reply::Break(_) => unreachable!("answered before"),
         Reply::With(status, headers, body) => plain(status, headers, body),
+        Reply::Blank(length) => blank(length),
         Reply::Content { bytes, chunked } => {
             let kind = content.map_or_else(|| "application/octet-stream".into(), |c| c.0);
             let mut response =
@@ -337,6 +340,19 @@ fn plain(status: u16, headers: Vec<(&'static str, String)>, body: Vec<u8>) -> Re
     for (name, value) in headers {
         response.headers_mut().append(name, value.parse().unwrap());
     }
+    response
+}
+
+/// White space, a piece at a time.
+fn blank(length: u64) -> Response<Body> {
+    const PIECE: u64 = 64 << 10;
+    let body = stream::unfold(length, |left| async move {
+        let piece = usize::try_from(left.min(PIECE)).unwrap();
+        (left > 0).then(|| (Ok(Frame::data(Bytes::from(vec![b' '; piece]))), left - piece as u64))
+    });
+    let mut response = Response::new(BodyExt::boxed(StreamBody::new(Box::pin(sync(body)))));
+    response.headers_mut().insert(CONTENT_LENGTH, length.to_string().parse().unwrap());
+    response.headers_mut().insert(CONTENT_TYPE, media_type::OCI_MANIFEST.parse().unwrap());
     response
 }
 
