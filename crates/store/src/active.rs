@@ -140,7 +140,9 @@ impl Store {
         let layers = catalog.chain(chain);
         layers.last().is_some_and(|lowest| lowest.parent.is_none())
             && layers.iter().all(|layer| {
-                rustix::fs::statat(&self.inner.dirs.layers, layer.chain_id.hex(), AtFlags::SYMLINK_NOFOLLOW).is_ok()
+                catalog.damaged.get(&layer.chain_id).is_none_or(|damage| damage.usable)
+                    && rustix::fs::statat(&self.inner.dirs.layers, layer.chain_id.hex(), AtFlags::SYMLINK_NOFOLLOW)
+                        .is_ok()
             })
     }
 

@@ -6,11 +6,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use brig_oci::Digest;
 use rusqlite::{Connection, Row};
 
+use crate::check::marks::{self, Damage};
 use crate::collect::CutOff;
 use crate::database::Database;
 use crate::error::Result;
 
-pub(crate) const SCHEMA: &[&str] = &["
+pub(crate) const SCHEMA: &[&str] = &[
+    "
     CREATE TABLE store_layers (
         chain_id TEXT PRIMARY KEY, diff_id TEXT NOT NULL, parent TEXT, size_bytes INTEGER NOT NULL,
         opaque INTEGER NOT NULL
@@ -23,7 +25,9 @@ pub(crate) const SCHEMA: &[&str] = &["
         name TEXT PRIMARY KEY, image TEXT NOT NULL, manifest TEXT, updated_at INTEGER NOT NULL
     ) WITHOUT ROWID;
     CREATE TABLE store_active (key TEXT PRIMARY KEY, chain_id TEXT) WITHOUT ROWID;
-"];
+",
+    marks::SCHEMA,
+];
 
 /// One unpacked layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +95,8 @@ pub(crate) struct Catalog {
     pub(crate) leases: HashMap<u64, HashSet<Digest>>,
     /// The number of the last lease.
     pub(crate) last_lease: u64,
+    /// Layers that a check found not to be what they were.
+    pub(crate) damaged: HashMap<Digest, Damage>,
     /// What a crash cut off.
     pub(crate) cut_off: CutOff,
 }
@@ -113,6 +119,8 @@ impl Catalog {
             }
             let active = |row: &Row<'_>| Ok((row.get(0)?, optional_digest(row, 1)?));
             catalog.active.extend(rows(db, "SELECT key, chain_id FROM store_active", active)?);
+            let damage = |row: &Row<'_>| Ok((digest(row, 0)?, Damage { why: row.get(1)?, usable: row.get(2)? }));
+            catalog.damaged.extend(rows(db, "SELECT chain_id, why, usable FROM store_damaged", damage)?);
             Ok(catalog)
         })
     }

@@ -156,10 +156,17 @@ fn collect_layers(store: &Store, keep: &[Digest], reclaimed: &mut Reclaimed) -> 
     dead.sort_by(|a, b| b.cmp(a));
     store.inner.database.write(|db| {
         let mut delete = db.prepare("DELETE FROM store_layers WHERE chain_id = ?1")?;
-        dead.iter().try_for_each(|(_, chain, _)| delete.execute([chain.as_str()]).map(drop))
+        let mut unmark = db.prepare("DELETE FROM store_damaged WHERE chain_id = ?1")?;
+        dead.iter().try_for_each(|(_, chain, _)| {
+            unmark.execute([chain.as_str()])?;
+            delete.execute([chain.as_str()]).map(drop)
+        })
     })?;
     let mut catalog = store.catalog_mut();
-    dead.iter().for_each(|(_, chain, _)| drop(catalog.layers.remove(chain)));
+    for (_, chain, _) in &dead {
+        catalog.layers.remove(chain);
+        catalog.damaged.remove(chain);
+    }
     drop(catalog);
     for (_, chain, size) in dead {
         store.inner.trash.take(store.inner.dirs.layers.as_fd(), chain.hex().as_ref())?;

@@ -7,6 +7,7 @@ mod active;
 mod apply;
 pub mod archive;
 mod catalog;
+mod check;
 mod collect;
 mod database;
 mod decompress;
@@ -35,6 +36,7 @@ mod write;
 
 pub use active::Layers;
 pub use catalog::{ImageRecord, LayerInfo, TagRecord};
+pub use check::{CheckOptions, Finding};
 pub use collect::Reclaimed;
 pub use database::Database;
 pub use decompress::{Packing, decompress, decompress_sniffed};

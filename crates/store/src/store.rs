@@ -232,7 +232,11 @@ impl Store {
 
     /// The layer with this chain id, if it is here and whole.
     pub fn layer(&self, chain: &Digest) -> Option<LayerInfo> {
-        let info = self.catalog().layers.get(chain)?.clone();
+        let info = {
+            let catalog = self.catalog();
+            let whole = catalog.layers.get(chain).filter(|_| !catalog.damaged.contains_key(chain));
+            whole?.clone()
+        };
         match rustix::fs::statat(&self.inner.dirs.layers, chain.hex(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(_) => Some(info),
             Err(errno) => {

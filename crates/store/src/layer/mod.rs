@@ -20,6 +20,7 @@ use rustix::fs::Mode;
 
 use crate::apply::{self, Applied};
 use crate::catalog::LayerInfo;
+use crate::check::marks;
 use crate::decompress::{self, Packing};
 use crate::digest;
 use crate::durable;
@@ -212,22 +213,26 @@ fn publish(store: &Store, ingest: &mut LayerIngest, info: LayerInfo) -> Result<L
     }
     let dirs = &store.inner.dirs;
     let path = store.inner.root.join("layers").join(info.chain_id.hex());
-    // Of a damaged layer a directory may be left.
-    store.inner.trash.take(dirs.layers.as_fd(), info.chain_id.hex().as_ref())?;
+    marks::make_way(store, &info.chain_id)?;
     let moved = durable::rename_new(dirs.ingest.as_fd(), &ingest.name, dirs.layers.as_fd(), info.chain_id.hex())
         .map_err(|errno| Error::io(format!("rename to {}", path.display()), errno))?;
     if !moved {
         return Err(Error::corrupt(format!("{} is in the way of a layer", path.display())));
     }
     ingest.state = State::Published;
-    let recorded =
-        durable::sync(dirs.layers.as_fd(), &path).and_then(|()| store.inner.database.write(|db| record(db, &info)));
+    let recorded = durable::sync(dirs.layers.as_fd(), &path).and_then(|()| {
+        store.inner.database.write(|db| {
+            db.execute("DELETE FROM store_damaged WHERE chain_id = ?1", [info.chain_id.as_str()])?;
+            record(db, &info)
+        })
+    });
     if let Err(error) = recorded {
         store.inner.trash.take(dirs.layers.as_fd(), info.chain_id.hex().as_ref())?;
         return Err(error);
     }
     let mut catalog = store.catalog_mut();
     catalog.arrived(&info.chain_id);
+    catalog.damaged.remove(&info.chain_id);
     catalog.layers.insert(info.chain_id.clone(), info.clone());
     Ok(info)
 }
