@@ -431,6 +431,47 @@ pub struct DiskUsage {
     pub build_cache: Option<Vec<serde_json::Value>>,
 }
 
+/// One line of the answer to `POST /brig/system/check`, which is brig's own: what was found, or at the end the summary.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct CheckLine {
+    /// What kind of thing is not as it should be: `layer`, `blob`, `image`, `tag`, `container`, `volume`, `database`, `file`.
+    #[serde(skip_serializing_if = "empty")]
+    pub kind: String,
+    /// Which one.
+    #[serde(skip_serializing_if = "empty")]
+    pub name: String,
+    /// What is wrong with it.
+    #[serde(skip_serializing_if = "empty")]
+    pub problem: String,
+    /// What was done about it.
+    #[serde(skip_serializing_if = "empty")]
+    pub done: String,
+    /// Whether nothing is wrong with it any more.
+    pub mended: bool,
+    /// What somebody has to do.
+    #[serde(skip_serializing_if = "empty")]
+    pub advice: String,
+    /// Why the check could not go on; the last line.
+    #[serde(skip_serializing_if = "empty")]
+    pub error: String,
+    /// The last line of a check that came to its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub summary: Option<CheckSummary>,
+}
+
+/// What a check found in all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct CheckSummary {
+    /// Everything that was not as it should be.
+    pub found: u64,
+    /// How much of it was mended.
+    pub mended: u64,
+    /// What is left to be done.
+    pub left: u64,
+}
+
 /// Credentials for a registry, as in `POST /auth` and the header `X-Registry-Auth`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

@@ -35,6 +35,15 @@ pub struct Options {
     /// Check the configuration and exit
     #[arg(long)]
     pub validate: bool,
+    /// Check the data root, which no daemon may be using, write a line of JSON for each finding and exit
+    #[arg(long, conflicts_with = "validate")]
+    pub check: bool,
+    /// With --check: read every byte
+    #[arg(long, requires = "check")]
+    pub check_full: bool,
+    /// With --check: mend what can be mended
+    #[arg(long, requires = "check")]
+    pub check_repair: bool,
     /// Directory of images, containers and volumes
     #[arg(long, value_name = "DIR", default_value = "/var/lib/brig")]
     pub data_root: PathBuf,

@@ -17,6 +17,8 @@ use tracing::level_filters::LevelFilter;
 use crate::config_file::{self, Stop};
 use crate::listen::{Listener, own_directory};
 use crate::logging::{self, SetLevel};
+use clap::Parser as _;
+
 use crate::options::Options;
 use crate::server::Server;
 use crate::tls;
@@ -27,7 +29,12 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// Runs the daemon with a command line, its program name first, until it is told to stop.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
-    let options = match config_file::load(&args).and_then(|o| o.check().map(|()| o).map_err(Stop::File)) {
+    let loaded = match args.iter().any(|argument| argument == "--check") {
+        // A check is of what the command line names, whatever the file says.
+        true => Options::try_parse_from(&args).map_err(Stop::Usage),
+        false => config_file::load(&args),
+    };
+    let options = match loaded.and_then(|o| o.check().map(|()| o).map_err(Stop::File)) {
         Ok(options) => options,
         Err(Stop::Usage(error)) => {
             let code = u8::try_from(error.exit_code()).unwrap_or(1);
@@ -42,10 +49,37 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         writeln!(std::io::stderr(), "configuration OK").ok();
         return ExitCode::SUCCESS;
     }
+    if options.check {
+        return check(&options);
+    }
     let set_level = logging::start(level(&options));
     match run(&options, args, set_level) {
         Ok(()) => ExitCode::SUCCESS,
         Err(text) => fail(&text),
+    }
+}
+
+/// `--check`: 0 when all is well or mended, 3 when something is left, 1 when the check could not come to its end.
+fn check(options: &Options) -> ExitCode {
+    let mut outcome = ExitCode::FAILURE;
+    let mut out = std::io::stdout().lock();
+    let checked =
+        brig_engine::check_data_root(&options.data_root, options.check_full, options.check_repair, &mut |line| {
+            if let Some(summary) = line.summary {
+                outcome = ExitCode::from(if summary.left > 0 { 3 } else { 0 });
+            }
+            // Whoever does not read any more still gets the repair that was asked for.
+            serde_json::to_writer(&mut out, &line)
+                .map_err(std::io::Error::from)
+                .and_then(|()| out.write_all(b"\n"))
+                .ok();
+        });
+    match checked {
+        Ok(()) => outcome,
+        Err(e) => {
+            writeln!(std::io::stderr(), "brig daemon --check: {}", e.message).ok();
+            ExitCode::FAILURE
+        }
     }
 }
 

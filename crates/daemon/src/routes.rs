@@ -100,6 +100,7 @@ pub fn table() -> Router<Action> {
         GET "/system/df" => system::disk_usage,
         GET "/plugins" => system::plugins,
         POST "/build/prune" => system::build_prune,
+        POST "/brig/system/check" => system::check,
         GET "/containers/json" => containers::list,
         POST "/containers/create" => containers::create,
         POST "/containers/prune" => containers::prune,

@@ -2,6 +2,7 @@
 //! and events as nouns, each a type of its own; must not know HTTP (the daemon's) or words for people beyond its errors
 //! (the command line's).
 
+mod check;
 mod config;
 mod container;
 mod error;
@@ -28,6 +29,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 pub use brig_store::unpacker::main as unpack;
+pub use check::check_data_root;
 pub use config::Config;
 pub use container::{
     AttachOptions, Attachment, Containers, Export, ListOptions, RemoveOptions, Status, View, WaitCondition,

@@ -9,7 +9,7 @@ use brig_store::Store;
 use crate::container::Launcher;
 
 /// Names of the directories directly below `parent`.
-fn names(parent: &Path) -> Vec<String> {
+pub(crate) fn names(parent: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
     entries
         .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
@@ -18,7 +18,7 @@ fn names(parent: &Path) -> Vec<String> {
 }
 
 /// Whether this is how brig names a container's directories; anything else below our roots is somebody's own.
-fn is_container_id(name: &str) -> bool {
+pub(crate) fn is_container_id(name: &str) -> bool {
     name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit())
 }
 

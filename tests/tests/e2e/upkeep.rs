@@ -11,6 +11,12 @@ fn du(path: &Path) -> u64 {
     text.split_whitespace().next().unwrap().parse().unwrap()
 }
 
+/// What a command prints that ends with 3, because something is left to be done.
+fn left(output: &brig_tests::Output) -> String {
+    assert_eq!(output.code, 3, "{output}");
+    output.stdout.clone()
+}
+
 /// Changes the database with no daemon there.
 fn sql(host: &TestHost, statement: &str) {
     let database = rusqlite::Connection::open(host.data_root.join("v1/brig.db")).unwrap();
@@ -81,9 +87,62 @@ fn an_unreadable_container_gives_up_its_name() {
     host.start_daemon();
     assert_eq!(host.brig(&["ps", "-a", "--format", "{{.Names}}"]).ok(), "whole");
     host.brig(&["create", "--name", "broken", "busybox"]).ok();
-    for part in ["active", "containers"] {
-        std::fs::remove_dir_all(host.data_root.join("v1").join(part).join(&id)).unwrap();
-    }
+    let found = left(&host.brig(&["system", "check"]));
+    assert!(found.contains(&id), "{found}");
+    let mended = host.brig(&["system", "check", "--repair"]).ok();
+    assert!(mended.contains("its record cannot be read") && mended.contains("all mended"), "{mended}");
+    assert_eq!(host.brig(&["system", "check", "--full"]).ok(), "Everything is as it should be.");
+    assert!(!host.data_root.join("v1/active").join(&id).exists());
+}
+
+#[test]
+fn a_damaged_layer_is_found_and_healed_while_it_is_used() {
+    let mut host = TestHost::new();
+    let registry = host.registry();
+    let image = Image::busybox().with(Layer::new().file("data", 0o644, "as it was"), &[]);
+    registry.push(&image, "data", "v1");
+    let name = registry.name("data:v1");
+    host.brig(&["run", "-d", "--name", "user", &name, "sleep", "1000"]).ok();
+    assert_eq!(host.brig(&["system", "check", "--full"]).ok(), "Everything is as it should be.");
+    let layers = host.data_root.join("v1/layers");
+    let find = || {
+        std::fs::read_dir(&layers)
+            .unwrap()
+            .map(|entry| entry.unwrap().path().join("diff/data"))
+            .find(|path| path.exists())
+    };
+    std::fs::write(find().unwrap(), "as it is!").unwrap();
+    assert_eq!(host.brig(&["system", "check"]).ok(), "Everything is as it should be.");
+    let lines = left(&host.brig(&["system", "check", "--full", "--format", "json"]));
+    assert!(lines.contains("\"kind\":\"layer\"") && lines.contains("\"summary\":{\"found\":"), "{lines}");
+    let repaired = left(&host.brig(&["system", "check", "--full", "--repair"]));
+    assert!(repaired.contains(&format!("to do: brig pull {name}")), "{repaired}");
+    host.brig(&["create", "--name", "another", &name]).fails(1);
+    host.brig(&["pull", &name]).ok();
+    assert_eq!(std::fs::read_to_string(find().unwrap()).unwrap(), "as it was");
+    assert_eq!(host.brig(&["run", "--rm", &name, "cat", "/data"]).ok(), "as it was");
+    // The one that ran all the time goes on with what it has, to the end.
+    assert_eq!(host.brig(&["exec", "user", "cat", "/data"]).ok(), "as it is!");
+    host.brig(&["restart", "-t", "0", "user"]).ok();
+    assert_eq!(host.brig(&["exec", "user", "cat", "/data"]).ok(), "as it was");
+    assert_eq!(host.brig(&["system", "check", "--full"]).ok(), "Everything is as it should be.");
+    // Without a daemon: refused while there is one, done when there is none.
+    let data_root = host.data_root.to_string_lossy().into_owned();
+    let offline =
+        |host: &TestHost, more: &[&str]| host.brig(&[&["system", "check", "--data-root", &data_root], more].concat());
+    let refused = offline(&host, &[]).fails(1);
+    assert!(refused.contains("is in use by process"), "{refused}");
+    host.brig(&["rm", "-f", "user"]).ok();
+    host.stop_daemon();
+    assert_eq!(offline(&host, &["--full"]).ok(), "Everything is as it should be.");
+    std::fs::write(host.data_root.join("v1/stray"), "stray").unwrap();
+    let found = left(&offline(&host, &[]));
+    assert!(found.contains("it is not the store's") && found.contains("1 found, 1 left"), "{found}");
+    let mended = offline(&host, &["--repair"]).ok();
+    assert!(mended.contains("1 found, all mended."), "{mended}");
+    let nothing = host.brig(&["system", "check", "--data-root", "/nonexistent"]).fails(1);
+    assert!(nothing.contains("is not a data root of brig"), "{nothing}");
+    host.start_daemon();
 }
 
 #[test]

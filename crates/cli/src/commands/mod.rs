@@ -24,7 +24,7 @@ macro_rules! verbs {
 }
 
 verbs! {
-    run, create, start, attach, stop, kill, restart, rm, ps, logs, exec, inspect, container_inspect, image_inspect, network_inspect, volume_inspect, rename, pause, unpause, top, stats, port, wait, update, commit, diff, export, container_prune, images, pull, push, search, load, import, save, rmi, tag, history, image_prune, network_ls, volume_ls, volume_create, volume_rm, volume_prune, system_df, system_prune, info, events, version, login, logout, completion,
+    run, create, start, attach, stop, kill, restart, rm, ps, logs, exec, inspect, container_inspect, image_inspect, network_inspect, volume_inspect, rename, pause, unpause, top, stats, port, wait, update, commit, diff, export, container_prune, images, pull, push, search, load, import, save, rmi, tag, history, image_prune, network_ls, volume_ls, volume_create, volume_rm, volume_prune, system_check, system_df, system_prune, info, events, version, login, logout, completion,
 }
 
 /// Shown first in the help.

@@ -1,5 +1,7 @@
 //! The engine itself: ping, info, version, disk usage, and the answers of what is not there. Owns their parameters.
 
+use brig_api::system::CheckLine;
+use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue, PRAGMA};
 use serde::Serialize;
@@ -78,4 +80,16 @@ struct BuildPrune {
 /// `POST /build/prune`: without a builder there is no cache, so nothing is freed. `docker system prune` asks for it.
 pub async fn build_prune(_call: Call) -> Outcome {
     ok(&BuildPrune { caches_deleted: None, space_reclaimed: 0 })
+}
+
+/// `POST /brig/system/check`, which is brig's own: a line of JSON for each finding, the summary last.
+pub async fn check(call: Call) -> Outcome {
+    let mut lines = call.engine.system().check(call.query.flag("full"), call.query.flag("repair"));
+    let encode = |line: CheckLine| {
+        let mut bytes = serde_json::to_vec(&line).expect("the API's types are always JSON");
+        bytes.push(b'\n');
+        Bytes::from(bytes)
+    };
+    let body = futures_util::stream::poll_fn(move |context| lines.poll_recv(context).map(|line| line.map(encode)));
+    Ok(typed(StatusCode::OK, "application/json", Body::stream(body)))
 }

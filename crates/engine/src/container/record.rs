@@ -162,6 +162,24 @@ impl Records {
         there
     }
 
+    /// The ids and texts of records that cannot be read.
+    pub fn unreadable(&self) -> Result<Vec<(String, String)>> {
+        let rows = self.store.database().read(|db| {
+            let mut query = db.prepare("SELECT id, CAST(record AS TEXT) FROM containers")?;
+            let rows = query.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        });
+        let rows = rows.map_err(crate::error::from_store)?;
+        Ok(rows.into_iter().filter(|(_, text)| serde_json::from_str::<Record>(text).is_err()).collect())
+    }
+
+    /// Forgets the record with this id, whatever is in it.
+    pub fn forget(&self, id: &str) -> Result<()> {
+        let delete =
+            |db: &rusqlite::Transaction<'_>| db.execute("DELETE FROM containers WHERE id = ?1", [id]).map(drop);
+        self.store.database().write(delete).map_err(crate::error::from_store)
+    }
+
     /// The ids of all records, readable or not.
     pub fn ids(&self) -> Result<BTreeSet<String>> {
         self.store

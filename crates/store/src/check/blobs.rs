@@ -26,7 +26,7 @@ const KNOWN: &[&str] = &[
     "containers",
     "volumes",
     "trash",
-    "partial",
+    "partial", "rescue", "rescue.db",
     "packed",
     "repositories",
     "quarantine",
