@@ -119,7 +119,10 @@ fn write_pending(root: &Path, old: &Path) -> Result<()> {
     let dir = durable::open_directory(root)?;
     let dir = std::os::fd::AsFd::as_fd(&dir);
     let bytes = std::os::unix::ffi::OsStrExt::as_bytes(old.as_os_str());
-    durable::publish(dir, &durable::unique_name()?, dir, PENDING, &root.join(PENDING), bytes)
+    let temporary = format!("{PENDING}.new");
+    // Of a rescue that was cut off just here.
+    std::fs::remove_file(root.join(&temporary)).ok();
+    durable::publish(dir, &temporary, dir, PENDING, &root.join(PENDING), bytes)
 }
 
 /// Reads what can be read from the damaged file, and the rest from the copy.
