@@ -15,8 +15,11 @@ use common::Tar;
 const OLD: &str = "docker.io/library/old:latest";
 const NEW: &str = "docker.io/library/new:latest";
 
+/// A name, and what is done with the store in a directory.
+type Operation = (&'static str, fn(&Path));
+
 /// What is done. All work on a store that has the image `old` with two layers, a container on it, and unused things.
-const OPERATIONS: &[(&str, fn(&Path))] = &[
+const OPERATIONS: &[Operation] = &[
     ("load", load),
     ("import", import),
     ("pull", pull),
