@@ -10,6 +10,9 @@ use brig_oci::Digest;
 use brig_store::{CheckOptions, Finding, ImageRecord, Lease, Store};
 use common::{Entry, Tar, layer, open, unpack};
 
+/// Words that tell of it, and what is done to a layer's files.
+type Damage = (&'static str, fn(&Path));
+
 const QUICK: CheckOptions = CheckOptions { full: false, repair: false };
 const FULL: CheckOptions = CheckOptions { full: true, repair: false };
 const REPAIR: CheckOptions = CheckOptions { full: true, repair: true };
@@ -141,7 +144,7 @@ fn a_layer_whose_files_changed() {
 
 #[test]
 fn a_layer_with_a_file_too_many_too_few_or_too_open() {
-    let damages: &[(&str, fn(&Path))] = &[
+    let damages: &[Damage] = &[
         ("/etc/new was added", |diff| std::fs::write(diff.join("etc/new"), b"x").unwrap()),
         ("", |diff| std::fs::remove_file(diff.join("etc/file")).unwrap()),
         ("/etc/file: its mode was 644 and is 4777", |diff| {
