@@ -73,7 +73,7 @@ fn base() -> (tempfile::TempDir, PathBuf) {
     };
     let (other, _) = make(&dir.path().join("other"), new_tars(), NEW);
     let names = vec![brig_oci::Reference::parse(NEW).unwrap()];
-    let chosen = archive::Chosen { id: other.resolve(NEW).unwrap().image, names };
+    let chosen = archive::Chosen { id: other.resolve(NEW).unwrap().image, names, index: Vec::new() };
     let mut bytes = Vec::new();
     archive::save(&other, &[chosen]).unwrap().write(&mut bytes).unwrap();
     std::fs::write(dir.path().join("archive"), bytes).unwrap();
@@ -94,7 +94,7 @@ fn open(root: &Path) -> Store {
 
 fn load(root: &Path) {
     let file = std::fs::File::open(root.parent().unwrap().join("archive")).unwrap();
-    archive::load(&open(root), file, &mut |_| ()).unwrap();
+    archive::load(&open(root), file, &[], &mut |_| ()).unwrap();
 }
 
 fn import(root: &Path) {
