@@ -87,9 +87,18 @@ const SWARM: &[(Method, &str)] = &[
     (Method::POST, "/configs/{id}/update"),
 ];
 
+/// What is brig's alone.
+fn own() -> Router<Action> {
+    let mut router = Router::new();
+    serve!(router:
+        POST "/brig/system/check" => system::check,
+    );
+    router
+}
+
 /// The whole table.
 pub fn table() -> Router<Action> {
-    let mut router = Router::new();
+    let mut router = own();
     serve!(router:
         GET "/_ping" => system::ping,
         HEAD "/_ping" => system::ping,
@@ -100,7 +109,6 @@ pub fn table() -> Router<Action> {
         GET "/system/df" => system::disk_usage,
         GET "/plugins" => system::plugins,
         POST "/build/prune" => system::build_prune,
-        POST "/brig/system/check" => system::check,
         GET "/containers/json" => containers::list,
         POST "/containers/create" => containers::create,
         POST "/containers/prune" => containers::prune,

@@ -90,9 +90,9 @@ impl Upkeep<'_> {
         check.strays()?;
         check.layers()?;
         check.blobs()?;
-        check.images()?;
-        check.tags()?;
-        check.writable_layers()
+        records::images(&mut check)?;
+        records::tags(&mut check)?;
+        records::writable_layers(&mut check)
     }
 }
 
