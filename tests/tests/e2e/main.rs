@@ -21,4 +21,5 @@ mod security;
 mod snapshot;
 mod stock_client;
 mod transfer;
+mod unpacking;
 mod upkeep;
