@@ -73,6 +73,8 @@ fn comes_back(host: &TestHost, registry: &Registry, repository: &str, has_recipe
     let after = registry.raw_manifest(repository, "1");
     assert_eq!((kind, String::from_utf8_lossy(&before)), (after.0, String::from_utf8_lossy(&after.1)));
     host.brig(&["rmi", &name]).ok();
+    // Waits until the layers are off the disk.
+    host.brig(&["image", "prune", "-f"]).ok();
 }
 
 fn archive(host: &TestHost, image: &Image) -> String {
