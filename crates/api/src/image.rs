@@ -417,3 +417,36 @@ pub struct CommitResponse {
     #[serde(deserialize_with = "null")]
     pub id: String,
 }
+
+/// What a name is at its registry: brig's own `GET /brig/manifests/{name}`, and one entry of a list to be pushed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct RegistryManifest {
+    /// The whole name.
+    #[serde(rename = "Ref", deserialize_with = "null")]
+    pub ref_: String,
+    /// The manifest, with the platform of an image.
+    #[serde(deserialize_with = "null")]
+    pub descriptor: Descriptor,
+    /// Its text.
+    #[serde(deserialize_with = "null", skip_serializing_if = "empty")]
+    pub raw: String,
+}
+
+/// What brig's own `POST /brig/manifests/{name}` takes: an index to be made and pushed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct PushList {
+    /// What it lists; all in the registry that it goes to.
+    #[serde(deserialize_with = "null")]
+    pub manifests: Vec<RegistryManifest>,
+}
+
+/// The answer to that.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct PushedList {
+    /// The digest of the index.
+    #[serde(deserialize_with = "null")]
+    pub digest: String,
+}

@@ -92,6 +92,8 @@ fn own() -> Router<Action> {
     let mut router = Router::new();
     serve!(router:
         POST "/brig/system/check" => system::check,
+        GET "/brig/manifests/{name...}/json" => images::look,
+        POST "/brig/manifests/{name...}/push" => images::push_list,
     );
     router
 }

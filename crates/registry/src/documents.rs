@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use brig_oci::{Descriptor, Digest, Document, Reference};
+use brig_oci::{Descriptor, Digest, Document, MAX_CONFIG_SIZE, Manifest, Reference, media_type};
 use brig_store::Store;
 use futures_util::future::try_join_all;
 
@@ -72,6 +72,51 @@ pub async fn push_raw(
         send::file(&session, part, file).await?;
     }
     send::manifest(&session, bytes, media_type).await
+}
+
+/// Sees to it that the repository of `target` has the manifest that `source`, in the same registry, names by digest: its blobs
+/// are mounted where that is another repository. Nothing of it comes here but the manifest.
+pub async fn copy(
+    client: &Client,
+    store: &Store,
+    source: &Reference,
+    target: &Reference,
+    auth: Option<&Auth>,
+) -> Result<Named> {
+    let named = fetch(client, store, source, auth).await?;
+    let Document::Manifest(manifest) = &named.document else { return Ok(named) };
+    if source.path() == target.path() {
+        return Ok(named);
+    }
+    let endpoints = client.inner.config.endpoints(target.domain()).map_err(Error::invalid)?;
+    let endpoint = endpoints.into_iter().last().expect("the registry itself is always the last endpoint");
+    let sources = std::collections::BTreeSet::from([source.path()]);
+    let session = Session::for_push(client.inner.clone(), endpoint, target.clone(), auth, &sources);
+    for part in std::iter::once(&manifest.config).chain(&manifest.layers) {
+        send::mount(&session, &part.digest, source.path()).await?;
+    }
+    let kind = if manifest.media_type.is_empty() { media_type::OCI_MANIFEST } else { &manifest.media_type };
+    send::manifest(&session, &named.bytes, kind).await?;
+    Ok(named)
+}
+
+/// The configuration of an image that [`fetch`] found, verified against its manifest.
+pub async fn fetch_config(
+    client: &Client,
+    reference: &Reference,
+    manifest: &Manifest,
+    auth: Option<&Auth>,
+) -> Result<Vec<u8>> {
+    let mut failed = None;
+    for endpoint in client.inner.config.endpoints(reference.domain()).map_err(Error::invalid)? {
+        let session = Session::new(client.inner.clone(), endpoint, reference.clone(), auth);
+        let config = &manifest.config;
+        match session.small_blob(&config.digest, config.size, MAX_CONFIG_SIZE, "image config").await {
+            Ok(bytes) => return Ok(bytes),
+            Err(failure) => failed = Some(failure.error),
+        }
+    }
+    Err(failed.expect("the registry itself is always among the endpoints"))
 }
 
 async fn first(client: &Client, store: &Store, reference: &Reference, auth: Option<&Auth>) -> Result<(Session, Named)> {

@@ -185,3 +185,34 @@ fn the_stock_client_shows_the_tree() {
     let left: Vec<bool> = tree(&host).into_iter().map(|(_, here)| here).collect();
     assert_eq!(left, [false, true, true, true]);
 }
+
+#[test]
+fn a_manifest_list_is_made_and_pushed() {
+    let host = TestHost::new();
+    let registry = host.registry();
+    for architecture in ["amd64", "arm64"] {
+        registry.push(&image_for(architecture), "one", architecture);
+    }
+    registry.push(&image_for("arm64"), "two", "other");
+    let (list, amd, arm) = (registry.name("one:all"), registry.name("one:amd64"), registry.name("two:other"));
+    let config = format!("--config={}", host.root.join("client").display());
+    let manifest = |arguments: &[&str]| host.brig(&[&[&config, "manifest"][..], arguments].concat());
+    assert_eq!(manifest(&["create", &list, &amd, &arm]).ok(), format!("Created manifest list {list}"));
+    assert!(manifest(&["create", &list, &amd]).fails(1).contains("refusing to amend"));
+    manifest(&["annotate", "--arch", "arm64", "--variant", "v8", &list, &arm]).ok();
+    let local: Value = serde_json::from_str(&manifest(&["inspect", &list]).ok()).unwrap();
+    assert_eq!(local["manifests"][1]["platform"]["variant"], "v8");
+    let pushed = manifest(&["push", "--purge", &list]).ok();
+    let sent = registry.manifest("one", "all");
+    assert_eq!(sent["manifests"].as_array().unwrap().len(), 2);
+    assert_eq!(sent["manifests"][0]["platform"]["architecture"], "amd64");
+    let remote: Value = serde_json::from_str(&manifest(&["inspect", &list]).ok()).unwrap();
+    assert_eq!(remote, sent);
+    assert!(manifest(&["rm", &list]).fails(1).contains("No such manifest"));
+    // What came from another repository is in this one now.
+    let pulled = host.brig(&["pull", "--all-platforms", &list]).ok();
+    assert!(pulled.contains(&format!("Digest: {pushed}")), "{pulled}");
+    assert!(manifest(&["create", &registry.name("one:more"), &list]).fails(1).contains("is a manifest list"));
+    let elsewhere = manifest(&["inspect", &registry.name("none:1")]);
+    assert!(elsewhere.code == 1 && !elsewhere.stderr.is_empty(), "{elsewhere}");
+}

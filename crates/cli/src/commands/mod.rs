@@ -6,6 +6,7 @@ mod container_flags;
 mod creating;
 mod images_tree;
 mod inspecting;
+mod manifest_lists;
 mod waiting;
 
 use crate::command::{Command, Context};
@@ -24,7 +25,7 @@ macro_rules! verbs {
 }
 
 verbs! {
-    run, create, start, attach, stop, kill, restart, rm, ps, logs, exec, inspect, container_inspect, image_inspect, network_inspect, volume_inspect, rename, pause, unpause, top, stats, port, wait, update, commit, diff, export, container_prune, images, pull, push, search, load, import, save, rmi, tag, history, image_prune, network_ls, volume_ls, volume_create, volume_rm, volume_prune, system_check, system_df, system_prune, info, events, version, login, logout, completion,
+    run, create, start, attach, stop, kill, restart, rm, ps, logs, exec, inspect, container_inspect, image_inspect, network_inspect, volume_inspect, rename, pause, unpause, top, stats, port, wait, update, commit, diff, export, container_prune, images, pull, push, search, load, import, save, rmi, tag, history, image_prune, manifest_annotate, manifest_create, manifest_inspect, manifest_push, manifest_rm, network_ls, volume_ls, volume_create, volume_rm, volume_prune, system_check, system_df, system_prune, info, events, version, login, logout, completion,
 }
 
 /// Shown first in the help.
@@ -34,6 +35,7 @@ pub const COMMON: &[&str] = &["run", "exec", "ps", "logs", "pull", "images", "st
 pub const GROUPS: &[(&str, &str)] = &[
     ("container", "Manage containers"),
     ("image", "Manage images"),
+    ("manifest", "Manage image manifests and manifest lists"),
     ("network", "Manage networks"),
     ("system", "Manage brig"),
     ("volume", "Manage volumes"),
@@ -54,7 +56,7 @@ pub fn later(said: &str) -> Option<&'static str> {
             "compose" => "point docker compose at brig's socket with DOCKER_HOST=unix:///run/brig.sock",
             "swarm" | "node" | "service" | "stack" | "secret" | "config" => "brig runs containers on one machine",
             "checkpoint" => "stop and start the container",
-            "plugin" | "trust" | "manifest" | "scout" | "model" | "init" | "debug" => "there is no replacement",
+            "plugin" | "trust" | "scout" | "model" | "init" | "debug" => "there is no replacement",
             "context" => "name the daemon with --host, DOCKER_HOST or --context",
             _ => return None,
         },

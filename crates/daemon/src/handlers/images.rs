@@ -1,6 +1,7 @@
 //! Images: pull, push, import, load, save, look at, name, remove. Owns their parameters and the framing of progress; the
 //! lines are the engine's.
 
+use brig_api::image::PushList;
 use brig_api::progress::Message;
 use brig_engine::{ImageListOptions, Import};
 use bytes::Bytes;
@@ -201,4 +202,17 @@ pub async fn distribution(call: Call) -> Outcome {
 pub async fn prune(call: Call) -> Outcome {
     let (engine, filters) = (call.engine.clone(), call.query.filters()?);
     ok(&blocking(move || engine.images.prune(&filters)).await?)
+}
+
+/// `GET /brig/manifests/{name}/json`, brig's own: a name's manifest as its registry has it
+pub async fn look(call: Call) -> Outcome {
+    let auth = call.registry_auth()?;
+    ok(&call.engine.images.look(call.param("name"), auth).await?)
+}
+
+/// `POST /brig/manifests/{name}/push`, brig's own: an index of what is in a registry
+pub async fn push_list(call: Call) -> Outcome {
+    let auth = call.registry_auth()?;
+    let (list, call) = call.json::<PushList>().await?;
+    ok(&call.engine.images.push_list(call.params.get("name"), list, auth).await?)
 }

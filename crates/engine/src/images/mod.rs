@@ -6,6 +6,7 @@ mod ask;
 mod changes;
 mod commit;
 mod family;
+mod lists;
 mod manifests;
 mod platforms;
 mod push;
@@ -82,6 +83,22 @@ impl Images {
         auth: Option<AuthConfig>,
     ) -> Result<Vec<api::SearchResult>> {
         ask::search(self, term, limit, filters, auth).await
+    }
+
+    /// What a name is at its registry, with its text.
+    pub async fn look(&self, name: &str, auth: Option<AuthConfig>) -> Result<api::RegistryManifest> {
+        lists::look(self, name, auth.map(transfer::to_auth).as_ref()).await
+    }
+
+    /// Makes an index of what is in a registry and pushes it there.
+    pub async fn push_list(
+        &self,
+        name: &str,
+        list: api::PushList,
+        auth: Option<AuthConfig>,
+    ) -> Result<api::PushedList> {
+        let digest = lists::push(self, name, list.manifests, auth.map(transfer::to_auth).as_ref()).await?;
+        Ok(api::PushedList { digest: digest.to_string() })
     }
 
     /// `GET /distribution/{name}/json`: what a name means at its registry.

@@ -62,3 +62,13 @@ pub(crate) async fn manifest(session: &Session, bytes: &[u8], kind: &str) -> Res
     .await?;
     Ok(())
 }
+
+/// Sees to it that the repository has a blob that another one of the registry's has.
+pub(crate) async fn mount(session: &Session, digest: &Digest, from: &str) -> Result<()> {
+    if upload::exists(session, digest).await? || upload::mount(session, digest, from).await? {
+        return Ok(());
+    }
+    let text =
+        format!("{digest} of {from} cannot be mounted into {}: push the image there first", session.reference.path());
+    Err(Error::invalid(text))
+}

@@ -150,7 +150,12 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         let xattrs = [(b"user.a".to_vec(), b"x\ny=z\0".to_vec()), (b"user.b".to_vec(), vec![7; 60_000])];
-        for name in ["a", &"n".repeat(100), &format!("{}/{}", "p".repeat(155), "n".repeat(100)), &"n/".repeat(2000)] {
+        for name in [
+            "a",
+            &"n".repeat(100),
+            &format!("{}/{}", "p".repeat(155), "n".repeat(100)),
+            &format!("{}n", "n/".repeat(2000)),
+        ] {
             for (seconds, nanoseconds) in [(0, 0), (-1, 500_000_000), (-5, 0), (1 << 40, 1), (7, 120_000_000)] {
                 let mtime = Time { seconds, nanoseconds };
                 let head = Head {

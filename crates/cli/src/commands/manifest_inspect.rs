@@ -1,0 +1,67 @@
+//! `manifest inspect`: display an image manifest, or manifest list.
+//! Owns its flags and what it prints.
+
+use super::manifest_lists::{self, List};
+use brig_api::image::RegistryManifest;
+use crate::command::{Args, Command, Complete, Context};
+use crate::failure::{Failure, Result};
+use crate::flags::{Flag, Matches};
+use serde_json::{Value, json};
+
+const FLAGS: &[Flag] = &[
+    Flag::switch("insecure", "Allow communication with an insecure registry (the daemon's settings decide)"),
+    Flag::switch("verbose", "Output additional info including layers and platform").short('v'),
+];
+
+/// The command.
+pub const COMMAND: Command = Command {
+    names: &["manifest inspect"],
+    usage: "[OPTIONS] [MANIFEST_LIST] MANIFEST",
+    about: "Display an image manifest, or manifest list",
+    example: "manifest inspect debian:12",
+    flags: &[FLAGS],
+    args: Args::Between(1, 2),
+    stops: false,
+    complete: Complete::Nothing,
+    run,
+};
+
+fn run(context: &Context, m: &Matches) -> Result<u8> {
+    let verbose = m.bool("verbose");
+    if let [list, entry] = &m.args[..] {
+        let list = List::of(context, list)?;
+        if !list.exists() {
+            return Err(list.missing());
+        }
+        return show(&list.entry(entry)?, verbose).map(|()| 0);
+    }
+    let list = List::of(context, &m.args[0])?;
+    if list.exists() {
+        let entries = list.entries()?;
+        let shown = match verbose {
+            true => Value::Array(entries.iter().map(full).collect::<Result<_>>()?),
+            false => json!({
+                "schemaVersion": 2,
+                "mediaType": "application/vnd.docker.distribution.manifest.list.v2+json",
+                "manifests": entries.iter().map(|entry| json!(entry.descriptor)).collect::<Vec<_>>(),
+            }),
+        };
+        return manifest_lists::print(&shown).map(|()| 0);
+    }
+    show(&manifest_lists::look(context, &m.args[0])?, verbose).map(|()| 0)
+}
+
+fn show(manifest: &RegistryManifest, verbose: bool) -> Result<()> {
+    let shown = if verbose { full(manifest)? } else { text(manifest)? };
+    manifest_lists::print(&shown)
+}
+
+/// The manifest itself.
+fn text(manifest: &RegistryManifest) -> Result<Value> {
+    serde_json::from_str(&manifest.raw).map_err(|e| Failure::new(format!("{}: {e}", manifest.ref_)))
+}
+
+fn full(manifest: &RegistryManifest) -> Result<Value> {
+    let kind = if manifest.descriptor.media_type.contains("docker") { "SchemaV2Manifest" } else { "OCIManifest" };
+    Ok(json!({ "Ref": manifest.ref_, "Descriptor": manifest.descriptor, kind: text(manifest)? }))
+}
