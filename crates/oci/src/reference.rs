@@ -122,6 +122,8 @@ impl Reference {
             return self.name();
         }
         match self.path.strip_prefix(OFFICIAL_PREFIX) {
+            // What would be read as a registry keeps Docker's in front of it.
+            _ if split_domain(&self.path).0 != DEFAULT_DOMAIN => self.name(),
             Some(rest) if !rest.contains('/') && split_domain(rest).0 == DEFAULT_DOMAIN => rest.to_owned(),
             _ => self.path.clone(),
         }

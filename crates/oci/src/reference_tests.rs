@@ -93,6 +93,15 @@ fn refuses_with_dockers_words() {
 }
 
 #[test]
+fn the_short_form_is_never_another_name() {
+    for name in ["docker.io/libr.0ary/a_b:v1.0", "docker.io/localhost/x:v1"] {
+        let reference = Reference::parse(name).unwrap();
+        assert_eq!(reference.familiar(), name);
+        assert_eq!(Reference::parse(&reference.familiar()).unwrap(), reference);
+    }
+}
+
+#[test]
 fn tag_and_digest_replace_each_other() {
     let reference = Reference::parse("h.io/a:1").unwrap();
     assert_eq!(reference.with_tag("2").unwrap().canonical(), "h.io/a:2");
