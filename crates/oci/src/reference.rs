@@ -121,12 +121,10 @@ impl Reference {
         if self.domain != DEFAULT_DOMAIN {
             return self.name();
         }
-        match self.path.strip_prefix(OFFICIAL_PREFIX) {
-            // What would be read as a registry keeps Docker's in front of it.
-            _ if split_domain(&self.path).0 != DEFAULT_DOMAIN => self.name(),
-            Some(rest) if !rest.contains('/') && split_domain(rest).0 == DEFAULT_DOMAIN => rest.to_owned(),
-            _ => self.path.clone(),
-        }
+        let official = self.path.strip_prefix(OFFICIAL_PREFIX).filter(|rest| !rest.contains('/'));
+        // One that would be read as another name is not short for this one.
+        let means_this = |short: &&str| split_domain(short) == (self.domain.clone(), self.path.clone());
+        official.into_iter().chain([self.path.as_str()]).find(means_this).map_or_else(|| self.name(), str::to_owned)
     }
 
     /// The short form with tag and digest: `alpine:latest`.

@@ -94,7 +94,7 @@ fn refuses_with_dockers_words() {
 
 #[test]
 fn the_short_form_is_never_another_name() {
-    for name in ["docker.io/libr.0ary/a_b:v1.0", "docker.io/localhost/x:v1"] {
+    for name in ["docker.io/libr.0ary/a_b:v1.0", "docker.io/localhost/x:v1", "docker.io/docker.io/x:v1"] {
         let reference = Reference::parse(name).unwrap();
         assert_eq!(reference.familiar(), name);
         assert_eq!(Reference::parse(&reference.familiar()).unwrap(), reference);

@@ -205,7 +205,9 @@ pub fn recipe(bytes: &[u8]) {
             continue;
         }
         let mut again = Vec::new();
-        let rebuilt = brig_deflate::rebuild(&text[..], &recipe[..], 1).take(ENOUGH).read_to_end(&mut again);
+        let rebuilt = brig_deflate::rebuild(&text[..], &recipe[..], 1).map_err(|error| error.to_string());
+        let rebuilt =
+            rebuilt.and_then(|made| made.take(ENOUGH).read_to_end(&mut again).map_err(|error| error.to_string()));
         assert!(rebuilt.is_ok() && again == stream, "{rebuilt:?}: {} of {} bytes", again.len(), stream.len());
     }
 }
@@ -215,7 +217,8 @@ pub fn rebuild(bytes: &[u8]) {
     let at = bytes.len() / 2;
     for head in [&[][..], b"brigdef1"] {
         let recipe = [head, &bytes[..at]].concat();
-        let mut made = brig_deflate::rebuild(Cursor::new(bytes[at..].to_vec()), Cursor::new(recipe), 1).take(ENOUGH);
-        std::io::copy(&mut made, &mut std::io::sink()).ok();
+        let made = brig_deflate::rebuild(Cursor::new(bytes[at..].to_vec()), Cursor::new(recipe), 1);
+        let Ok(made) = made else { continue };
+        std::io::copy(&mut made.take(ENOUGH), &mut std::io::sink()).ok();
     }
 }
