@@ -1,11 +1,12 @@
-//! Debian's `docker-registry` in a test host, and the pushing of images to it.
+//! Registries in a test host, Debian's `docker-registry` and brig's own, and the pushing of images to them.
 //! Owns the process and its folder; the files in there may be damaged on purpose by a test.
 
 use crate::command::Run;
-use crate::host::TestHost;
+use crate::host::{TestHost, binary};
 use crate::http;
 use crate::image::{Image, digest};
 use crate::wait::eventually;
+use std::io::{BufRead, BufReader};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
@@ -65,7 +66,49 @@ impl TestHost {
     }
 }
 
+impl TestHost {
+    /// Starts `brig registry serve` at an address of the host's, with further arguments. One that was there before is found
+    /// as it was left.
+    pub fn brig_registry(&self, address: &str, arguments: &[&str]) -> Registry {
+        let folder = self.root.join(format!("brig-registry-{}", address.replace(':', "-")));
+        std::fs::create_dir_all(&folder).expect("the registry's folder can be made");
+        let log = std::fs::File::options().create(true).append(true).open(folder.join("log"));
+        let log = log.expect("the registry's log can be made");
+        let root = folder.join("data").display().to_string();
+        let mut all = vec!["registry", "serve", "--addr", address, "--root", &root, "--ready-fd", "1"];
+        all.extend(arguments);
+        let run = Run::new(binary("brig"), &all).inside(&self.netns).with(|command| {
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        });
+        let mut child = run.spawn();
+        let mut told = String::new();
+        let stdout = child.stdout.take().expect("stdout is a pipe");
+        BufReader::new(stdout).read_line(&mut told).expect("the registry's output can be read");
+        let registry = Registry { address: address.to_owned(), netns: Arc::clone(&self.netns), folder, child };
+        assert_eq!(told, "\n", "the registry did not start:\n{}", registry.log());
+        registry
+    }
+}
+
 impl Registry {
+    /// What it wrote.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    /// One request.
+    pub fn ask(&self, method: &str, path: &str, body: &[u8]) -> http::Answer {
+        let kind = "application/octet-stream";
+        http::tcp(&self.netns, &self.address, method, path, kind, body).expect("the registry answers")
+    }
+
+    /// Ends it as a service manager would; the exit code.
+    pub fn stop(mut self) -> Option<i32> {
+        let pid = rustix::process::Pid::from_raw(self.child.id().cast_signed()).expect("a pid is not zero");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the registry can be signalled");
+        self.child.wait().expect("the registry can be waited for").code()
+    }
+
     /// `127.0.0.1:5000/name`
     pub fn name(&self, repository: &str) -> String {
         format!("{}/{repository}", self.address)
@@ -129,7 +172,7 @@ impl Registry {
         }
     }
 
-    /// The file in which the registry keeps a blob.
+    /// The file in which Debian's registry keeps a blob.
     pub fn blob_file(&self, digest: &str) -> PathBuf {
         let hex = digest.strip_prefix("sha256:").expect("a sha256 digest");
         self.folder.join("data/docker/registry/v2/blobs/sha256").join(&hex[..2]).join(hex).join("data")

@@ -10,6 +10,7 @@ mod access;
 mod body;
 mod handlers;
 mod link;
+mod proxy;
 mod query;
 mod range;
 mod refusal;
@@ -20,7 +21,9 @@ mod stall;
 mod upkeep;
 
 pub use access::{Access, Htpasswd, TokenAuth, TokenSettings};
+pub use brig_registry::Auth;
 pub use brig_store::Store;
+pub use proxy::Proxy;
 pub use registry::{Registry, Settings};
 pub use server::Acceptor;
 pub use upkeep::Upkeep;

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::access::Access;
+use crate::proxy::Proxy;
 use crate::refusal::Refusal;
 
 /// How long a request waits for another one to the same upload.
@@ -24,13 +25,21 @@ pub struct Settings {
     pub read_only: bool,
     /// Manifests, tags and blobs may be deleted.
     pub deletion: bool,
+    /// The registry that this one is a cache of; nothing is pushed then.
+    pub proxy: Option<Proxy>,
     /// How long a client may take for its next bytes, either way.
     pub patience: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { access: Access::Open, read_only: false, deletion: true, patience: Duration::from_secs(60) }
+        Settings {
+            access: Access::Open,
+            read_only: false,
+            deletion: true,
+            proxy: None,
+            patience: Duration::from_secs(60),
+        }
     }
 }
 

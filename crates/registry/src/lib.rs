@@ -21,6 +21,7 @@ mod lists;
 mod net;
 mod pull;
 mod push;
+mod relay;
 mod session;
 
 pub use client::Client;
@@ -32,3 +33,4 @@ pub use pull::Pulled;
 pub use pull::describe::Described;
 pub use pull::event::PullEvent;
 pub use push::{PushEvent, Pushed};
+pub use relay::fetch_blob;

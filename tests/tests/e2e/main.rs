@@ -14,6 +14,7 @@ mod network;
 mod other_engines;
 mod platforms;
 mod registries;
+mod registry_serve;
 mod resume;
 mod round_trip;
 mod scenario;

@@ -57,6 +57,7 @@ async fn serve(options: &Options) -> Result<(), String> {
         access: options.access()?,
         read_only: options.read_only,
         deletion: !options.no_delete,
+        proxy: options.upstream()?,
         ..Settings::default()
     };
     let store = Store::open(&options.root.join("v1"))

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use brig_registry_server::{Access, Htpasswd, TokenAuth, TokenSettings, Upkeep};
+use brig_registry_server::{Access, Auth, Htpasswd, Proxy, TokenAuth, TokenSettings, Upkeep};
 use clap::{Parser, Subcommand};
 
 /// `brig registry`.
@@ -58,6 +58,16 @@ pub struct Options {
     #[arg(long = "token-key", value_name = "FILE", requires = "token_realm")]
     pub token_keys: Vec<PathBuf>,
 
+    /// Be a cache of this registry (https://host[:port], or docker.io): what is not here is fetched there and kept
+    #[arg(long, value_name = "URL")]
+    pub proxy: Option<String>,
+    /// User at that registry
+    #[arg(long, value_name = "NAME", requires_all = ["proxy", "proxy_password_file"])]
+    pub proxy_user: Option<String>,
+    /// File with the user's password or token in it
+    #[arg(long, value_name = "FILE", requires = "proxy_user")]
+    pub proxy_password_file: Option<PathBuf>,
+
     /// Take nothing in and delete nothing
     #[arg(long)]
     pub read_only: bool,
@@ -106,6 +116,24 @@ impl Options {
             keys: self.token_keys.clone(),
         };
         TokenAuth::open(settings).map(Access::Token)
+    }
+
+    /// The registry to be a cache of, if any.
+    ///
+    /// # Errors
+    /// Names what is wrong with its address, or the file that cannot be read.
+    pub fn upstream(&self) -> Result<Option<Proxy>, String> {
+        let Some(address) = &self.proxy else { return Ok(None) };
+        let auth = match (&self.proxy_user, &self.proxy_password_file) {
+            (Some(user), Some(file)) => {
+                let password = std::fs::read_to_string(file)
+                    .map_err(|error| format!("reading the password in {}: {error}", file.display()))?;
+                let (username, password) = (user.clone(), password.trim_end_matches(['\r', '\n']).to_owned());
+                Some(Auth { username, password, ..Auth::default() })
+            }
+            _ => None,
+        };
+        Proxy::new(address, auth).map(Some)
     }
 
     /// What is cleaned up; nothing if that was switched off.
@@ -160,6 +188,10 @@ mod tests {
         assert!(parse(&["--gc-interval", "0"]).unwrap().upkeep().is_none());
         assert!(options.is_open() && options.tls().is_none() && matches!(options.access(), Ok(Access::Open)));
         assert!(!parse(&["--read-only"]).unwrap().is_open());
+        assert!(parse(&["--proxy", "https://r.example:5000/"]).unwrap().upstream().unwrap().is_some());
+        for bad in ["ftp://r.example", "https://r.example/path", "https://", "nohost"] {
+            assert!(parse(&["--proxy", bad]).unwrap().upstream().is_err(), "{bad}");
+        }
     }
 
     #[test]
@@ -183,6 +215,7 @@ mod tests {
             ],
             &["--gc-interval", "soon"],
             &["--gc-interval", "-1"],
+            &["--proxy-user", "u", "--proxy", "https://r.example"],
             &["extra"],
         ] {
             assert!(parse(bad).is_err(), "{bad:?}");

@@ -22,7 +22,18 @@ const FOR_EVER: &str = "max-age=31536000";
 pub(super) async fn get(ask: Ask, name: String, digest: String) -> Result<Answer, Refusal> {
     let digest = route::digest(&digest)?;
     let (wanted, is_head) = (digest.clone(), ask.is_head());
-    let (file, size) = ask.registry.blocking(move |inner| find(inner, &name, &wanted, is_head)).await?;
+    let repository = name.clone();
+    let found = ask.registry.blocking(move |inner| find(inner, &repository, &wanted, is_head)).await;
+    let (file, size) = match (found, &ask.registry.inner.settings.proxy) {
+        (Err(refusal), Some(proxy)) if refusal.status == StatusCode::NOT_FOUND => {
+            if !proxy.blob(&ask.registry, &name, &digest).await? {
+                return Err(proxy.away());
+            }
+            let wanted = digest.clone();
+            ask.registry.blocking(move |inner| find(inner, &name, &wanted, is_head)).await?
+        }
+        (found, _) => found?,
+    };
     give(&ask, &digest, file, size)
 }
 

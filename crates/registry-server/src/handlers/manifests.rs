@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::{Ask, CONTENT_DIGEST, done, set};
 use crate::body::{Answer, Body};
+use crate::proxy::Proxy;
 use crate::refusal::Refusal;
 use crate::registry::Inner;
 use crate::route::{self, is_tag};
@@ -50,8 +51,15 @@ pub(super) async fn get(ask: Ask, name: String, reference: String) -> Result<Ans
     let unknown = || Refusal::manifest_unknown(&reference);
     let wanted = Name::parse(&reference)?.ok_or_else(unknown)?;
     let is_head = ask.is_head();
+    let mut away = None;
+    if let Some(proxy) = &ask.registry.inner.settings.proxy
+        && !(matches!(wanted, Name::Digest(_)) && is_here(&ask, &name, &reference).await?)
+        && !proxy.manifest(&ask.registry, &name, &reference).await?
+    {
+        away = Some(proxy);
+    }
     let found = ask.registry.blocking(move |inner| read(inner, &name, &wanted, is_head)).await?;
-    let (info, bytes) = found.ok_or_else(unknown)?;
+    let (info, bytes) = found.ok_or_else(|| away.map_or_else(unknown, Proxy::away))?;
     let tag = format!("\"{}\"", info.digest);
     if ask.header(IF_NONE_MATCH)?.is_some_and(|text| text.split(',').any(|entry| entry.trim() == tag)) {
         return done(StatusCode::NOT_MODIFIED, &[(ETAG, &tag)]);
@@ -65,6 +73,41 @@ pub(super) async fn get(ask: Ask, name: String, reference: String) -> Result<Ans
     ];
     set(&mut answer, &headers)?;
     Ok(answer)
+}
+
+/// Whether a manifest with a digest is here, so that nobody else need be asked.
+async fn is_here(ask: &Ask, name: &str, digest: &str) -> Result<bool, Refusal> {
+    let (name, digest) = (name.to_owned(), route::digest(digest)?);
+    ask.registry
+        .blocking(move |inner| {
+            let known = inner.repositories.manifest(&name, &Referenced::Digest(&digest))?;
+            Ok(known.is_some() && inner.store.has_blob(&digest))
+        })
+        .await
+}
+
+/// Keeps a manifest that came from elsewhere; what it names comes when it is asked for.
+pub(crate) fn keep(
+    inner: &Inner,
+    repository: &str,
+    digest: &Digest,
+    bytes: &[u8],
+    tag: Option<String>,
+) -> Result<(), Refusal> {
+    let parsed = parse(bytes, None)?;
+    let tags: Vec<String> = tag.into_iter().collect();
+    let wanted = Referenced::Digest(digest);
+    // Asked about again and again, and the same for the most part.
+    if let Some(tag) = tags.first()
+        && inner.repositories.manifest(repository, &Referenced::Tag(tag))?.is_some_and(|known| known.digest == *digest)
+        && inner.store.has_blob(digest)
+    {
+        return Ok(());
+    }
+    if tags.is_empty() && inner.repositories.manifest(repository, &wanted)?.is_some() && inner.store.has_blob(digest) {
+        return Ok(());
+    }
+    store(inner, repository, digest, bytes, &parsed, &tags, false)
 }
 
 /// A manifest that the repository shows, with its bytes unless only its existence is asked for.
@@ -160,7 +203,7 @@ pub(super) async fn put(ask: Ask, name: String, reference: String) -> Result<Ans
                 Name::Tag(_) => digest::sha256_of(&bytes),
             };
             let parsed = parse(&bytes, declared.as_deref())?;
-            store(inner, &repository, &digest, &bytes, &parsed, &tags)?;
+            store(inner, &repository, &digest, &bytes, &parsed, &tags, true)?;
             Ok((digest, parsed.subject))
         })
         .await?;
@@ -182,8 +225,10 @@ fn store(
     bytes: &[u8],
     parsed: &Parsed,
     tags: &[String],
+    is_whole: bool,
 ) -> Result<(), Refusal> {
     let new = NewManifest {
+        is_whole,
         digest,
         bytes,
         media_type: &parsed.media_type,

@@ -7,6 +7,8 @@ mod manifests;
 mod receive;
 mod uploads;
 
+pub(crate) use manifests::keep as keep_manifest;
+
 use hyper::header::{ALLOW, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
@@ -50,11 +52,16 @@ impl Ask {
         if self.registry.inner.settings.read_only {
             return Err(Refusal::unsupported("the registry is read-only"));
         }
+        if self.registry.inner.settings.proxy.is_some() {
+            return Err(Refusal::unsupported("the registry is a cache of another one: push there"));
+        }
         Ok(())
     }
 
     fn must_delete(&self) -> Result<(), Refusal> {
-        self.must_be_writable()?;
+        if self.registry.inner.settings.read_only {
+            return Err(Refusal::unsupported("the registry is read-only"));
+        }
         if !self.registry.inner.settings.deletion {
             return Err(Refusal::unsupported("the registry deletes nothing"));
         }

@@ -8,6 +8,7 @@ mod access;
 mod collect;
 mod discovery;
 mod hostile;
+mod proxy;
 mod pull;
 mod push;
 mod rig;

@@ -12,6 +12,8 @@ use crate::lease::Lease;
 /// A manifest or index to be shown in a repository.
 #[derive(Debug, Clone)]
 pub struct NewManifest<'a> {
+    /// Whether everything that it needs must be shown already; else that may come later, and is held from then on.
+    pub is_whole: bool,
     /// Its digest.
     pub digest: &'a Digest,
     /// Its bytes, at most [`crate::MAX_BLOB_SIZE`].
@@ -78,7 +80,7 @@ impl Repositories {
         self.database().write(|db| {
             let id = find_or_make(db, repository)?;
             let missing = missing(db, id, new)?;
-            if !missing.is_empty() {
+            if new.is_whole && !missing.is_empty() {
                 return Ok(PutManifest::Missing(missing));
             }
             db.execute(
