@@ -80,6 +80,9 @@ pub struct Options {
     #[arg(long, value_name = "FILE", default_value = "/etc/brig/key.pem")]
     pub tlskey: PathBuf,
 
+    /// Address to serve the engine's images as a registry on (refused: not supported yet)
+    #[arg(long, value_name = "HOST:PORT")]
+    pub serve_registry: Option<String>,
     /// Mirror to ask before Docker Hub (may be repeated)
     #[arg(long = "registry-mirror", value_name = "URL")]
     pub registry_mirrors: Vec<String>,
@@ -211,6 +214,7 @@ impl Options {
             (self.selinux_enabled, "--selinux-enabled: SELinux labels are not supported yet".into()),
             (self.ipv6, "--ipv6: IPv6 on the default bridge is not supported yet".into()),
             (!matches!(self.log_driver.as_str(), "json-file" | "none"), format!("--log-driver {}: choose json-file or none", self.log_driver)),
+            (self.serve_registry.is_some(), "--serve-registry: the daemon cannot serve its own images yet; `brig registry serve` serves a root of its own, and `brig push` fills it".into()),
             (self.max_concurrent_downloads == 0, "--max-concurrent-downloads 0: at least 1 is needed".into()),
         ];
         if let Some((_, text)) = refusals.into_iter().find(|(refused, _)| *refused) {
@@ -360,6 +364,7 @@ mod tests {
             (["--default-shm-size", "many"], "--default-shm-size many"),
             (["--log-opt", "max-size"], "--log-opt"),
             (["--host", "npipe://x"], "npipe://x"),
+            (["--serve-registry", "127.0.0.1:5000"], "brig registry serve"),
             (["--log-level", "loud"], "loud"),
         ] {
             let error = parse(&args).check().unwrap_err();

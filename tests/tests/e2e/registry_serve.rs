@@ -81,7 +81,7 @@ fn a_killed_registry_goes_on_where_it_was() {
     let status = registry.ask("GET", &path, &[]);
     assert_eq!(status.status, 204, "{}", status.text());
     let from = arrived(&status);
-    assert!(from >= 2 << 20 && from <= 4 << 20, "{from}");
+    assert!((2 << 20..=4 << 20).contains(&from), "{from}");
     let done = registry.ask("PUT", &format!("{path}?digest={}", digest(&blob)), &blob[from..]);
     assert_eq!(done.status, 201, "{}", done.text());
     assert!(registry.ask("GET", &format!("/v2/team/app/blobs/{}", digest(&blob)), &[]).body == blob);
@@ -102,6 +102,6 @@ fn one_root_has_one_registry_and_bad_settings_are_named() {
     assert!(refused.contains(OWN), "{refused}");
     let refused = host.brig(&["registry", "serve", "--htpasswd", "/nonexistent", "--root", &elsewhere]).fails(1);
     assert!(refused.contains("/nonexistent"), "{refused}");
-    let refused = host.brig(&["daemon", "--registry", OWN]).fails(1);
+    let refused = host.brig(&["daemon", "--serve-registry", OWN]).fails(1);
     assert!(refused.contains("brig registry serve"), "{refused}");
 }
