@@ -74,6 +74,7 @@ const KEYS: &[(&str, &str, &str, Shape)] = &[
     ("selinux-enabled", "selinux-enabled", "selinux_enabled", Shape::Flag),
     ("shim", "shim", "shim", Shape::Text),
     ("shutdown-timeout", "shutdown-timeout", "shutdown_timeout", Shape::Number),
+    ("storage-gc", "storage-gc", "storage_gc", Shape::Pairs),
     ("storage-driver", "storage-driver", "storage_driver", Shape::Text),
     ("tls", "tls", "tls", Shape::Flag),
     ("tlscacert", "tlscacert", "tlscacert", Shape::Text),

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use brig_engine::Config;
+use brig_engine::{Config, StorageGc};
 use clap::{ArgAction, Parser};
 
 use crate::listen::{DEFAULT_HOST, Host};
@@ -154,6 +155,10 @@ pub struct Options {
     /// Containers may not gain privileges unless they say otherwise
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set)]
     pub no_new_privileges: bool,
+    /// When to make room by itself, as high=95%: high, low (percent of the disk), keep, every (durations), budget (images a
+    /// round), tagged (true: images with names may go, too) (may be repeated)
+    #[arg(long = "storage-gc", value_name = "KEY=VALUE")]
+    pub storage_gc: Vec<String>,
     /// Label of this daemon, as key=value (may be repeated)
     #[arg(long = "label", value_name = "KEY=VALUE")]
     pub labels: Vec<String>,
@@ -272,6 +277,7 @@ impl Options {
             default_shm_size: size("--default-shm-size", &self.default_shm_size)?,
             cgroup_parent: self.cgroup_parent.clone().filter(|parent| !parent.is_empty()),
             no_new_privileges: self.no_new_privileges,
+            storage_gc: storage_gc(&self.storage_gc)?,
             labels: self.labels.clone(),
             debug: self.debug,
         })
@@ -281,6 +287,37 @@ impl Options {
 fn pair(flag: &str, text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or_else(|| format!("{flag} {text}: must be KEY=VALUE"))?;
     Ok((key.to_owned(), value.to_owned()))
+}
+
+/// The marks and bounds of making room.
+fn storage_gc(given: &[String]) -> Result<StorageGc, String> {
+    let mut gc = StorageGc::default();
+    for text in given {
+        let (key, value) = pair("--storage-gc", text)?;
+        let wrong = |what: &str| format!("--storage-gc {text}: must be {what}");
+        let percent = || {
+            let number = value.trim_end_matches('%').parse::<u8>().ok().filter(|number| *number <= 100);
+            number.ok_or_else(|| wrong("a percentage, such as 85%"))
+        };
+        let duration = || {
+            let nanoseconds = brig_engine::go_duration(&value).and_then(|n| u64::try_from(n).ok());
+            nanoseconds.map(Duration::from_nanos).ok_or_else(|| wrong("a duration, such as 24h"))
+        };
+        match key.as_str() {
+            "high" if value == "off" => gc.high = u8::MAX,
+            "high" => gc.high = percent()?,
+            "low" => gc.low = percent()?,
+            "keep" => gc.keep = duration()?,
+            "every" => gc.every = duration()?.max(Duration::from_secs(1)),
+            "budget" => gc.budget = value.parse().map_err(|_| wrong("a number of images"))?,
+            "tagged" => gc.tagged = value.parse().map_err(|_| wrong("true or false"))?,
+            _ => return Err(format!("--storage-gc {text}: known are high, low, keep, every, budget and tagged")),
+        }
+    }
+    if gc.low > gc.high {
+        return Err(format!("--storage-gc: low ({}%) must not be above high ({}%)", gc.low, gc.high));
+    }
+    Ok(gc)
 }
 
 fn ulimit(text: &str) -> Result<(String, i64, i64), String> {
@@ -363,6 +400,8 @@ mod tests {
             (["--default-ulimit", "nofile=3:2"], "nofile=3:2"),
             (["--default-shm-size", "many"], "--default-shm-size many"),
             (["--log-opt", "max-size"], "--log-opt"),
+            (["--storage-gc", "high=120%"], "high=120%"),
+            (["--storage-gc", "high=50%"], "low (90%) must not be above high (50%)"),
             (["--host", "npipe://x"], "npipe://x"),
             (["--serve-registry", "127.0.0.1:5000"], "brig registry serve"),
             (["--log-level", "loud"], "loud"),

@@ -58,6 +58,8 @@ pub struct Config {
     pub cgroup_parent: Option<String>,
     /// Whether containers may not gain privileges unless they say otherwise (`--no-new-privileges`).
     pub no_new_privileges: bool,
+    /// When to make room on the disk by itself (`--storage-gc`).
+    pub storage_gc: crate::StorageGc,
     /// Labels of this daemon (`--label`).
     pub labels: Vec<String>,
     /// Whether debugging output is on (`--debug`); shown by `info`.
@@ -92,6 +94,7 @@ impl Default for Config {
             default_shm_size: 64 << 20,
             cgroup_parent: None,
             no_new_privileges: false,
+            storage_gc: crate::StorageGc::default(),
             labels: Vec::new(),
             debug: false,
         }

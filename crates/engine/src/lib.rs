@@ -36,7 +36,7 @@ pub use container::{
 };
 pub use error::{Error, ErrorKind, Result};
 pub use events::Events;
-pub use images::{Commit, Images, Import, ListOptions as ImageListOptions, Progress, Save};
+pub use images::{Commit, Images, Import, ListOptions as ImageListOptions, Progress, Save, StorageGc};
 pub use logs::{LogOptions, LogStream};
 pub use network::Networks;
 pub use system::{System, VERSION};
@@ -79,6 +79,7 @@ impl Engine {
                 tracing::warn!("the copy of the database: {e}");
             }
         }));
+        drop(tokio::spawn(images::keep_room(engine.images.clone(), engine.config.storage_gc.clone())));
         Ok(engine)
     }
 
@@ -277,7 +278,7 @@ pub(crate) fn until_limit(filters: &Filters) -> Result<Option<Timestamp>> {
 }
 
 /// A duration as Go writes it (`1h30m`, `-1.5s`, `100ms`) in nanoseconds; `None` if it is none.
-pub(crate) fn go_duration(text: &str) -> Option<i64> {
+pub fn go_duration(text: &str) -> Option<i64> {
     let (sign, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (-1.0, rest),
         None => (1.0, text.strip_prefix('+').unwrap_or(text)),

@@ -196,25 +196,35 @@ impl System<'_> {
         RegistryConfig { insecure_registry_cidrs: cidrs, index_configs, mirrors: config.registry_mirrors.clone() }
     }
 
-    /// `system df`. Blocking: it looks at every file of every volume and writable layer.
-    pub fn disk_usage(&self) -> Result<DiskUsage> {
+    /// `system df`: what `wanted` tells of kinds (`container`, `image`, `volume`, `build-cache`). Sizes are what `du` counts:
+    /// a container's with its log, all images' with whatever is kept for them. Blocking: it looks at every file of every
+    /// volume and container, and once at those of every layer.
+    pub fn disk_usage(&self, wanted: &dyn Fn(&str) -> bool) -> Result<DiskUsage> {
         let engine = self.engine;
-        let all = ListOptions { all: true, size: true, ..ListOptions::default() };
-        let containers = engine.containers.list(&all)?;
-        let mut images = engine
-            .images
-            .list(ImageListOptions { all: true, ..ImageListOptions::default() }, &brig_api::filters::Filters::new())?;
-        for image in &mut images {
-            let users = containers.iter().filter(|container| container.image_id == image.id).count();
-            image.containers = i64::try_from(users).unwrap_or(0);
-            image.shared_size = 0;
+        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let mut usage = DiskUsage { build_cache: wanted("build-cache").then(Vec::new), ..DiskUsage::default() };
+        if wanted("image") {
+            let listed = ImageListOptions { all: true, shared_size: true, ..ImageListOptions::default() };
+            let mut images = engine.images.list(listed, &brig_api::filters::Filters::new())?;
+            let views = engine.index.views();
+            for image in &mut images {
+                let users = views.iter().filter(|view| view.record.image_id == image.id).count();
+                image.containers = i64::try_from(users).unwrap_or(0);
+            }
+            usage.images = Some(images);
+            usage.layers_size = number(engine.store.upkeep().usage().images);
         }
-        Ok(DiskUsage {
-            layers_size: i64::try_from(engine.images.layers_size()).unwrap_or(i64::MAX),
-            images: Some(images),
-            containers: Some(containers),
-            volumes: Some(engine.volumes.usage()),
-            build_cache: Some(Vec::new()),
-        })
+        if wanted("container") {
+            let all = ListOptions { all: true, size: true, ..ListOptions::default() };
+            let mut containers = engine.containers.list(&all)?;
+            for container in &mut containers {
+                container.size_rw = number(engine.store.upkeep().container_usage(&container.id));
+            }
+            usage.containers = Some(containers);
+        }
+        if wanted("volume") {
+            usage.volumes = Some(engine.volumes.usage());
+        }
+        Ok(usage)
     }
 }

@@ -280,7 +280,7 @@ impl Volumes {
             self.known.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         let usage = |record: &Record| UsageData {
             ref_count: i64::try_from(self.users(&record.name).len()).unwrap_or(i64::MAX),
-            size: i64::try_from(disk_usage(&self.data(&record.name))).unwrap_or(i64::MAX),
+            size: i64::try_from(brig_store::disk_usage(&self.directory.join(&record.name))).unwrap_or(i64::MAX),
         };
         records.iter().map(|record| Volume { usage_data: Some(usage(record)), ..self.show(record) }).collect()
     }
@@ -304,21 +304,4 @@ pub fn make_directory(path: &Path, mode: u32) -> Result<()> {
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         Err(e) => Err(failed(e)),
     }
-}
-
-/// Bytes allocated to the files below a directory; what cannot be read counts nothing.
-pub fn disk_usage(path: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let mut total = 0;
-    let mut pending = vec![path.to_owned()];
-    while let Some(directory) = pending.pop() {
-        for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
-            let Ok(metadata) = entry.metadata() else { continue };
-            total += metadata.blocks() * 512;
-            if metadata.is_dir() {
-                pending.push(entry.path());
-            }
-        }
-    }
-    total
 }

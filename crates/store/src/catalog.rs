@@ -27,6 +27,7 @@ pub(crate) const SCHEMA: &[&str] = &[
     CREATE TABLE store_active (key TEXT PRIMARY KEY, chain_id TEXT) WITHOUT ROWID;
 ",
     marks::SCHEMA,
+    "CREATE TABLE store_uses (image TEXT PRIMARY KEY, used_at INTEGER NOT NULL) WITHOUT ROWID;",
 ];
 
 /// One unpacked layer.
@@ -95,6 +96,8 @@ pub(crate) struct Catalog {
     pub(crate) leases: HashMap<u64, HashSet<Digest>>,
     /// The number of the last lease.
     pub(crate) last_lease: u64,
+    /// When images were last used, seconds since 1970.
+    pub(crate) uses: HashMap<Digest, i64>,
     /// Layers that a check found not to be what they were.
     pub(crate) damaged: HashMap<Digest, Damage>,
     /// What a crash cut off.
@@ -119,6 +122,8 @@ impl Catalog {
             }
             let active = |row: &Row<'_>| Ok((row.get(0)?, optional_digest(row, 1)?));
             catalog.active.extend(rows(db, "SELECT key, chain_id FROM store_active", active)?);
+            let used = |row: &Row<'_>| Ok((digest(row, 0)?, row.get(1)?));
+            catalog.uses.extend(rows(db, "SELECT image, used_at FROM store_uses", used)?);
             let damage = |row: &Row<'_>| Ok((digest(row, 0)?, Damage { why: row.get(1)?, usable: row.get(2)? }));
             catalog.damaged.extend(rows(db, "SELECT chain_id, why, usable FROM store_damaged", damage)?);
             Ok(catalog)

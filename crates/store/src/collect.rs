@@ -28,6 +28,9 @@ use crate::upkeep::Upkeep;
 /// For how long what a crash has cut off is kept, before and after the store is opened again.
 const CUT_OFF: Duration = Duration::from_secs(3600);
 
+/// A download that nobody has gone on with for this long goes with an explicit prune.
+const IDLE: Duration = Duration::from_secs(3600);
+
 /// What a collection removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reclaimed {
@@ -65,6 +68,7 @@ impl Upkeep<'_> {
     /// As [`Store::gc`]; also takes what a crash had cut off from its image.
     pub fn prune(&self) -> Result<Reclaimed> {
         self.store.catalog_mut().cut_off = CutOff::default();
+        self.store.partials().expire(IDLE)?;
         self.collect(&[])
     }
 

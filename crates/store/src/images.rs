@@ -76,11 +76,13 @@ impl Store {
         let _gate = self.gate();
         self.inner.database.write(|db| {
             db.execute("DELETE FROM store_tags WHERE image = ?1", [id.as_str()])?;
+            db.execute("DELETE FROM store_uses WHERE image = ?1", [id.as_str()])?;
             db.execute("DELETE FROM store_images WHERE id = ?1", [id.as_str()]).map(drop)
         })?;
         let mut catalog = self.catalog_mut();
         catalog.tags.retain(|_, tag| tag.image != *id);
         catalog.images.remove(id);
+        catalog.uses.remove(id);
         Ok(())
     }
 
@@ -129,7 +131,7 @@ impl Store {
     }
 }
 
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
 }

@@ -31,6 +31,7 @@ pub mod tar;
 mod trash;
 pub mod unpacker;
 mod upkeep;
+mod usage;
 mod view;
 mod write;
 
@@ -52,5 +53,6 @@ pub use repositories::{
 };
 pub use store::{MAX_BLOB_SIZE, Options, Store};
 pub use upkeep::Upkeep;
+pub use usage::{Usage, disk_usage};
 pub use view::View;
 pub use write::{Change, ChangeKind, active_changes, commit_active, empty_layer};

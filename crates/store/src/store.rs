@@ -25,6 +25,7 @@ use crate::reserve::{RESERVE_SIZE, Reserve};
 use crate::trash::Trash;
 use crate::unpacker::Unpacker;
 use crate::upkeep::Upkeep;
+use crate::usage::Measured;
 use crate::{lease, lock, rescue, sweep};
 
 /// The largest blob that is kept whole, in bytes: configurations, manifests and indexes, never layers.
@@ -57,6 +58,8 @@ pub(crate) struct Inner {
     gate: Mutex<()>,
     /// Held while freed space is measured.
     pub(crate) freeing: Mutex<()>,
+    /// What layers take of the disk, as far as it was measured.
+    pub(crate) measured: Mutex<Measured>,
     /// Where layers are unpacked, if not here.
     pub(crate) unpacker: Option<Unpacker>,
     /// Locked for as long as the store is open.
@@ -107,7 +110,7 @@ impl Store {
         let packer = Packer::open(root, &database)?;
         let catalog = RwLock::new(Catalog::load(&database)?);
         let root = root.to_owned();
-        let (gate, freeing) = (Mutex::default(), Mutex::default());
+        let (gate, freeing, measured) = (Mutex::default(), Mutex::default(), Mutex::default());
         let unpacker = options.unpacker;
         let inner = Inner {
             root,
@@ -122,6 +125,7 @@ impl Store {
             gate,
             freeing,
             unpacker,
+            measured,
             _lock: lock,
         };
         let store = Store { inner: Arc::new(inner) };

@@ -3,9 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
+use brig_oci::Digest;
+
 use crate::error::Result;
+use crate::images::now;
 use crate::rescue;
 use crate::store::Store;
+use crate::usage::{self, Usage};
 
 /// What keeps the store in order.
 #[derive(Clone, Copy)]
@@ -18,6 +22,46 @@ impl Upkeep<'_> {
     /// makes the copy that the next rescue would start from.
     pub fn settle(&self) -> Result<()> {
         rescue::settle(&self.store.inner.root, &self.store.inner.database)
+    }
+
+    /// Measures the whole store. Layers never change, so each is looked at once in the life of a process.
+    pub fn usage(&self) -> Usage {
+        usage::measure(self.store)
+    }
+
+    /// What one container takes: its writable layer, its log and its other state, in bytes.
+    pub fn container_usage(&self, id: &str) -> u64 {
+        usage::container(self.store, id)
+    }
+
+    /// Notes that an image is used now. Cheap: written down at most once a minute for each.
+    pub fn note_use(&self, image: &Digest) -> Result<()> {
+        let now = now();
+        let last = self.last_use(image);
+        if last.is_some_and(|last| now.abs_diff(last) < 60) || self.store.image(image).is_none() {
+            return Ok(());
+        }
+        self.store.inner.database.write_relaxed(|db| {
+            let sql = "INSERT OR REPLACE INTO store_uses (image, used_at) VALUES (?1, ?2)";
+            db.execute(sql, (image.as_str(), now)).map(drop)
+        })?;
+        self.store.catalog_mut().uses.insert(image.clone(), now);
+        Ok(())
+    }
+
+    /// When an image was last used, in seconds since 1970; `None` if never since it is here.
+    pub fn last_use(&self, image: &Digest) -> Option<i64> {
+        self.store.catalog().uses.get(image).copied()
+    }
+
+    /// How much of the disk that the store is on is in use, in percent of what is not kept for root.
+    pub fn disk_in_use(&self) -> Result<u8> {
+        let path = &self.store.inner.root;
+        let stat = rustix::fs::statvfs(path)
+            .map_err(|errno| crate::Error::io(format!("statvfs {}", path.display()), errno))?;
+        let used = stat.f_blocks.saturating_sub(stat.f_bfree);
+        let all = used.saturating_add(stat.f_bavail).max(1);
+        Ok(u8::try_from(used.saturating_mul(100).div_ceil(all)).unwrap_or(100))
     }
 
     /// Moves something of the caller's own, on the store's file system, to the quarantine; tells where it is now, or `None`

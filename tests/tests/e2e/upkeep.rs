@@ -198,3 +198,83 @@ fn a_prune_gives_back_what_it_says() {
     assert!(difference > 6 << 20, "{difference}");
     assert!(report.abs_diff(difference) * 100 <= difference, "{report} reported, {difference} by du");
 }
+
+/// What `du` says about everything below some of the data root's directories.
+fn du_of(host: &TestHost, names: &[&str]) -> u64 {
+    let paths = names.iter().map(|name| host.data_root.join("v1").join(name)).filter(|path| path.exists());
+    paths.map(|path| du(&path)).sum()
+}
+
+#[test]
+fn df_is_what_du_says() {
+    let host = TestHost::new();
+    host.load_busybox();
+    let registry = host.registry();
+    let image = Image::busybox().with(Layer::new().file("big", 0o644, brig_tests::image::noise(6 << 20)), &[]);
+    registry.push(&image, "big", "v1");
+    let name = registry.name("big:v1");
+    host.brig(&["pull", &name]).ok();
+    let write =
+        "head -c 3000000 /dev/urandom > /file; head -c 2000000 /dev/urandom > /data/file; ln /data/file /data/again";
+    host.brig(&["run", "--name", "writes", "-v", "data:/data", &name, "sh", "-c", write]).ok();
+    let answer = |query: &str| {
+        rustix::fs::sync();
+        brig_tests::http::unix(&host.socket(), "GET", &format!("/v1.43/system/df{query}"), &[]).unwrap().json()
+    };
+    let usage = answer("");
+    let sum = |list: &str, size: &dyn Fn(&serde_json::Value) -> Option<u64>| -> u64 {
+        usage[list].as_array().unwrap().iter().map(|one| size(one).unwrap()).sum()
+    };
+    let images = usage["LayersSize"].as_u64().unwrap();
+    let containers = sum("Containers", &|one| one["SizeRw"].as_u64());
+    let volumes = sum("Volumes", &|one| one["UsageData"]["Size"].as_u64());
+    let close = |what: &str, said: u64, names: &[&str]| {
+        let is = du_of(&host, names);
+        assert!(is > 1_000_000 && said.abs_diff(is) * 100 <= is, "{what}: {said} said, {is} by du");
+    };
+    close("images", images, &["layers", "blobs", "packed", "partial", "ingest", "repositories"]);
+    close("containers", containers, &["active", "containers"]);
+    close("volumes", volumes, &["volumes"]);
+    // Measured once, the layers are not looked at again; what was added since is.
+    host.brig(&["tag", &name, "second"]).ok();
+    assert!(answer("")["LayersSize"].as_u64().unwrap().abs_diff(images) * 100 < images);
+    let big = |value: &serde_json::Value| value["RepoTags"].as_array().unwrap().iter().any(|tag| *tag == name.as_str());
+    let shown = usage["Images"].as_array().unwrap().iter().find(|image| big(image)).unwrap();
+    let (size, shared) = (shown["Size"].as_u64().unwrap(), shown["SharedSize"].as_u64().unwrap());
+    assert!(shared > 100_000 && size - shared == 6 << 20, "{size} of which {shared} shared");
+    let only = answer("?type=volume");
+    assert!(only["Images"].is_null() && only["Containers"].is_null() && only["Volumes"].is_array(), "{only}");
+    host.brig(&["rm", "writes"]).ok();
+    host.brig(&["volume", "rm", "data"]).ok();
+}
+
+#[test]
+fn unused_images_without_a_name_go_when_the_disk_is_full() {
+    // Always too full, and nothing is too young.
+    let gc = ["high=0%", "low=0%", "keep=0s", "every=1s"];
+    let flags: Vec<&str> = gc.iter().flat_map(|option| ["--storage-gc", option]).collect();
+    let host = TestHost::with(&flags);
+    let registry = host.registry();
+    for version in ["first", "second", "third"] {
+        let image = Image::busybox().with(Layer::new().file("file", 0o644, version), &[]);
+        registry.push(&image, "it", version);
+        let name = registry.name(&format!("it:{version}"));
+        if version == "third" {
+            host.brig(&["pull", &name]).ok();
+        } else {
+            host.brig(&["run", "-d", "--name", version, &name, "sleep", "1000"]).ok();
+            host.brig(&["rmi", "-f", &name]).ok();
+        }
+    }
+    assert_eq!(host.brig(&["ps", "-q"]).ok().lines().count(), 2);
+    host.brig(&["rm", "-f", "first"]).ok();
+    // What the container stood on had lost its name, and now its user.
+    let event = brig_tests::eventually("room is made", || {
+        let events = host.brig(&["events", "--since", "5m", "--until", "0s", "--filter", "event=gc"]).ok();
+        events.lines().next().map(str::to_owned)
+    });
+    assert!(event.contains("reclaimed="), "{event}");
+    assert_eq!(host.brig(&["exec", "second", "cat", "/file"]).ok(), "second");
+    assert_eq!(host.brig(&["images", "--format", "{{.Tag}}"]).ok().lines().filter(|tag| *tag == "third").count(), 1);
+    host.brig(&["rm", "-f", "second"]).ok();
+}

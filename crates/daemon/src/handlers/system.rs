@@ -46,22 +46,8 @@ pub async fn disk_usage(call: Call) -> Outcome {
         return Err(Fault::bad_request(format!("unknown object type: {other}")));
     }
     let engine = call.engine.clone();
-    let mut usage = blocking(move || engine.system().disk_usage()).await?;
-    let has = |kind: &str| wanted.is_empty() || wanted.iter().any(|w| w == kind);
-    if !has("container") {
-        usage.containers = None;
-    }
-    if !has("image") {
-        usage.images = None;
-        usage.layers_size = 0;
-    }
-    if !has("volume") {
-        usage.volumes = None;
-    }
-    if !has("build-cache") {
-        usage.build_cache = None;
-    }
-    ok(&usage)
+    let has = move |kind: &str| wanted.is_empty() || wanted.iter().any(|w| w == kind);
+    ok(&blocking(move || engine.system().disk_usage(&has)).await?)
 }
 
 /// `GET /plugins`: there are none.

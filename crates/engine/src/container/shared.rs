@@ -320,6 +320,10 @@ impl Shared {
     pub fn erase(&self, record: &Record, paths: &Paths, volumes: bool) -> Result<()> {
         self.erase_files(record, paths)?;
         self.records.remove(record)?;
+        // Until now it was in use.
+        if let Ok(image) = brig_oci::Digest::parse(&record.image_id) {
+            self.images.note_use(&image);
+        }
         let freed = self.volumes.release(&record.id);
         if volumes {
             for name in freed {

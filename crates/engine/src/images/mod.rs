@@ -10,6 +10,7 @@ mod lists;
 mod manifests;
 mod platforms;
 mod push;
+mod reclaim;
 mod remove;
 mod show;
 mod transfer;
@@ -29,6 +30,8 @@ use crate::error::{Error, Result, from_store};
 use crate::events::Events;
 pub use archive::{Import, Save};
 pub use commit::{Commit, commit, plan_commit};
+pub use reclaim::StorageGc;
+pub(crate) use reclaim::keep_room;
 pub use transfer::Progress;
 
 /// The images of this host.
@@ -197,6 +200,7 @@ impl Images {
             platform.map(|text| Platform::parse(text).map_err(|e| Error::invalid(e.to_string()))).transpose()?;
         let record = self.find_for(wanted, platform.as_ref())?;
         let config = self.store.image_config(&record.id).map_err(from_store)?;
+        self.note_use(&record.id);
         Ok(Resolved { chain: record.chain_id.clone(), id: record.id, config })
     }
 
@@ -214,6 +218,13 @@ impl Images {
             chain = self.store.layer(&current).and_then(|layer| layer.parent);
         }
         false
+    }
+
+    /// Notes when an image was used, for what goes first when room is needed.
+    pub(crate) fn note_use(&self, id: &Digest) {
+        if let Err(e) = self.store.upkeep().note_use(id) {
+            tracing::debug!("the last use of {id} could not be noted: {e}");
+        }
     }
 
     fn tags_of(&self, id: &Digest) -> Vec<TagRecord> {
@@ -282,23 +293,6 @@ impl Images {
     /// How many there are.
     pub fn count(&self) -> usize {
         self.store.images().len()
-    }
-
-    /// Bytes of all layers that images use, each counted once.
-    pub fn layers_size(&self) -> u64 {
-        let mut seen = std::collections::BTreeSet::new();
-        let mut total = 0;
-        for image in self.store.images() {
-            let mut chain = image.chain_id;
-            while let Some(layer) = chain.as_ref().and_then(|chain| self.store.layer(chain)) {
-                if !seen.insert(layer.chain_id) {
-                    break;
-                }
-                total += layer.size_bytes;
-                chain = layer.parent;
-            }
-        }
-        total
     }
 }
 

@@ -161,7 +161,7 @@ fn refuse_used(images: &Images, id: &Digest, name: &str) -> Result<()> {
     }
 }
 
-fn untag(images: &Images, name: &str, deleted: &mut Vec<DeleteItem>) -> Result<()> {
+pub(super) fn untag(images: &Images, name: &str, deleted: &mut Vec<DeleteItem>) -> Result<()> {
     let Some(tag) = images.store.untag(name).map_err(from_store)? else { return Ok(()) };
     let (repo_tags, repo_digests) = super::show::names(std::slice::from_ref(&tag));
     let shown = repo_tags.iter().chain(&repo_digests);
@@ -178,7 +178,7 @@ fn delete(images: &Images, id: &Digest, deleted: &mut Vec<DeleteItem>) -> Result
 }
 
 /// Takes an image out of the records; its files go with the next collection.
-fn forget(images: &Images, id: &Digest, deleted: &mut Vec<DeleteItem>) -> Result<()> {
+pub(super) fn forget(images: &Images, id: &Digest, deleted: &mut Vec<DeleteItem>) -> Result<()> {
     images.store.remove_image(id).map_err(from_store)?;
     deleted.push(DeleteItem { deleted: id.to_string(), untagged: String::new() });
     images.emit("delete", id.as_str(), id.as_str());
