@@ -223,15 +223,18 @@ fn canonical(terminal: &std::fs::File) -> bool {
 
 #[test]
 fn a_terminal_is_raw_sized_detached_from_and_given_back() {
-    let (started, first, sized) = (Flag::default(), Flag::default(), Flag::default());
+    let (started, first, sized, ended) = (Flag::default(), Flag::default(), Flag::default(), Flag::default());
     let typed = Arc::new(Mutex::new(String::new()));
     let (heard, begun, told, resized) = (Arc::clone(&typed), started.clone(), first.clone(), sized.clone());
+    let left = ended.clone();
     let daemon = Daemon::new(move |asked| {
         if asked.is("/attach") {
             asked.upgrade();
             begun.wait();
             asked.stream.write_all(b"prompt> ").unwrap();
-            *heard.lock().unwrap() = asked.rest();
+            let rest = asked.rest();
+            *heard.lock().unwrap() = rest;
+            left.raise();
         } else if asked.is("/resize") {
             asked.empty(200);
             if asked.is("h=40&w=100") {
@@ -264,10 +267,10 @@ fn a_terminal_is_raw_sized_detached_from_and_given_back() {
     }
     sized.wait();
     ours.write_all(b"ls\x03\r").unwrap();
-    std::thread::sleep(Duration::from_millis(50));
     ours.write_all(b"\x10\x11").unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0), "detached");
     assert!(canonical(&theirs), "given back");
+    ended.wait();
     assert_eq!(*typed.lock().unwrap(), "ls\x03\r", "an interrupt is a key for the container, the detach keys are not");
 }
 

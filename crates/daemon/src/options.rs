@@ -360,7 +360,9 @@ mod tests {
         let options = parse(&[]);
         options.check().unwrap();
         assert_eq!(options.addresses().unwrap(), [Host::Unix("/run/brig.sock".into())]);
-        assert_eq!(format!("{:?}", options.engine_config().unwrap()), format!("{:?}", Config::default()));
+        // Only this program can start itself as the process that unpacks.
+        let expected = Config { confined_unpacking: true, ..Config::default() };
+        assert_eq!(format!("{:?}", options.engine_config().unwrap()), format!("{expected:?}"));
     }
 
     #[test]

@@ -97,7 +97,7 @@ async fn versions_and_routes_are_refused_in_dockers_words() {
         ),
         ("GET", "/v1.51/nope", refused(404, "page not found")),
         ("PATCH", "/containers/json", refused(404, "page not found")),
-        ("POST", "/commit", refused(501, "making an image of a container (commit) is not supported yet")),
+        ("POST", "/build", refused(501, "building images is not supported yet")),
         ("GET", "/containers/nope/json", refused(404, "No such container: nope")),
     ] {
         let (status, _, body) = fixture.ask(method, target, "").await;

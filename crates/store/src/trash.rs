@@ -7,18 +7,20 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 
 use brig_sys::beneath::Root;
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
+use rustix::process::Pid;
 
 use crate::durable;
 use crate::error::{Error, Result};
 use crate::reserve::Reserve;
 
-/// The nice value of the thread that removes.
+/// The nice value of the thread that removes while nobody waits for it, and while somebody does.
 const LOWEST: i32 = 19;
+const ORDINARY: i32 = 0;
 
 /// The trash directory and the thread that empties it.
 pub(crate) struct Trash {
@@ -27,6 +29,8 @@ pub(crate) struct Trash {
     pending: Arc<(Mutex<usize>, Condvar)>,
     /// Bytes of the disk that removals gave back since the store was opened.
     freed: Arc<AtomicU64>,
+    /// The thread that removes, once it runs.
+    thread: Arc<OnceLock<Pid>>,
 }
 
 impl Trash {
@@ -36,13 +40,19 @@ impl Trash {
         let (todo, queue) = channel();
         let pending = Arc::new((Mutex::new(0), Condvar::new()));
         let freed = Arc::new(AtomicU64::new(0));
-        let trash = Trash { dir: dir.clone(), todo, pending: pending.clone(), freed: freed.clone() };
+        let thread = Arc::new(OnceLock::new());
+        let trash =
+            Trash { dir: dir.clone(), todo, pending: pending.clone(), freed: freed.clone(), thread: thread.clone() };
         for name in names(dir.as_fd(), path)? {
             trash.queue(name);
         }
         std::thread::Builder::new()
             .name("store-trash".into())
-            .spawn(move || empty(&dir, &queue, &pending, &freed, &reserve))
+            .spawn(move || {
+                let this = *thread.get_or_init(rustix::thread::gettid);
+                set_nice(this, LOWEST);
+                empty(&dir, &queue, &pending, &freed, &reserve);
+            })
             .map_err(|error| Error::io("start the thread that empties the trash", error))?;
         Ok(trash)
     }
@@ -80,8 +90,12 @@ impl Trash {
     /// Waits until all that was queued has been removed, or has failed to be.
     pub(crate) fn wait_empty(&self) {
         let (count, changed) = &*self.pending;
+        let nice = |value| self.thread.get().iter().for_each(|thread| set_nice(**thread, value));
+        // On a busy machine the lowest priority may mean never.
+        nice(ORDINARY);
         let guard = count.lock().unwrap_or_else(PoisonError::into_inner);
         drop(changed.wait_while(guard, |count| *count > 0).unwrap_or_else(PoisonError::into_inner));
+        nice(LOWEST);
     }
 
     fn queue(&self, name: OsString) {
@@ -94,6 +108,13 @@ impl Trash {
     }
 }
 
+/// Whoever reads and writes meanwhile goes first.
+fn set_nice(thread: Pid, value: i32) {
+    if let Err(errno) = rustix::process::setpriority_process(Some(thread), value) {
+        tracing::debug!("the thread that empties the trash keeps its priority: {errno}");
+    }
+}
+
 fn empty(
     dir: &OwnedFd,
     queue: &Receiver<OsString>,
@@ -101,10 +122,6 @@ fn empty(
     freed: &AtomicU64,
     reserve: &Reserve,
 ) {
-    // Nobody waits for it but `prune`; whoever reads and writes meanwhile goes first.
-    if let Err(errno) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), LOWEST) {
-        tracing::debug!("the thread that empties the trash keeps its priority: {errno}");
-    }
     while let Ok(name) = queue.recv() {
         match Root::remove_tree(dir.as_fd(), &name) {
             Ok(bytes) => drop(freed.fetch_add(bytes, Ordering::Relaxed)),
