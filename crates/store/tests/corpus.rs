@@ -100,7 +100,7 @@ fn others_make_the_same_of_the_harmless_ones() {
     assert!(compared > 40, "{compared}");
 }
 
-/// What GNU tar makes of an archive, whose only other contents are read-only.
+/// What GNU tar makes of a harmless archive, listed.
 fn gnu_tar(dir: &Path, tar: &[u8]) -> std::collections::BTreeMap<String, String> {
     let root = fresh(dir, "tar");
     std::fs::write(dir.join("case.tar"), tar).unwrap();
