@@ -63,9 +63,8 @@ impl Client {
     pub async fn check_auth(&self, host: &str, auth: &Auth) -> Result<Option<String>> {
         let domain = host.trim_end_matches('/');
         let domain = if is_hub(host) || is_hub(domain) { "docker.io" } else { strip_scheme(domain) };
-        let endpoints = self.inner.config.endpoints(domain).map_err(Error::invalid)?;
-        let endpoint = endpoints.last().expect("the registry itself is always the last endpoint");
-        let origin = self.inner.choose_origin(endpoint).await?;
+        let endpoint = self.inner.config.registry(domain).map_err(Error::invalid)?;
+        let origin = self.inner.choose_origin(&endpoint).await?;
         let request = Outgoing::new(Method::GET, Url::new(&origin, "/v2/"));
         let grant = Grant { origin, auth: Some(auth.clone()), scope: String::new() };
         // A login is a question, not a use: what an earlier one was told must not answer it.

@@ -173,7 +173,8 @@ impl Config {
         Ok(Endpoint { origins: vec![origin], ..registry })
     }
 
-    fn registry(&self, domain: &str) -> Result<Endpoint, String> {
+    /// The registry itself, without what stands in for it: where images of `domain` are pushed.
+    pub(crate) fn registry(&self, domain: &str) -> Result<Endpoint, String> {
         let host = if is_hub(domain) { HUB_HOST } else { domain };
         let trust = self.trust(host);
         let schemes: &[Scheme] = match trust {

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::pull::resolve::{self, Around};
 use crate::pull::{blocking, raw_blob};
 use crate::push::{is_foreign, send};
-use crate::session::Session;
+use crate::session::{Session, sessions};
 
 /// What a name points to in a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,8 +60,7 @@ pub async fn push_raw(
     parts: &[Descriptor],
     auth: Option<&Auth>,
 ) -> Result<()> {
-    let endpoints = client.inner.config.endpoints(reference.domain()).map_err(Error::invalid)?;
-    let endpoint = endpoints.into_iter().last().expect("the registry itself is always the last endpoint");
+    let endpoint = client.inner.config.registry(reference.domain()).map_err(Error::invalid)?;
     let session = Session::for_push(client.inner.clone(), endpoint, reference.clone(), auth, &Default::default());
     for part in parts {
         if is_foreign(part) {
@@ -88,8 +87,7 @@ pub async fn copy(
     if source.path() == target.path() {
         return Ok(named);
     }
-    let endpoints = client.inner.config.endpoints(target.domain()).map_err(Error::invalid)?;
-    let endpoint = endpoints.into_iter().last().expect("the registry itself is always the last endpoint");
+    let endpoint = client.inner.config.registry(target.domain()).map_err(Error::invalid)?;
     let sources = std::collections::BTreeSet::from([source.path()]);
     let session = Session::for_push(client.inner.clone(), endpoint, target.clone(), auth, &sources);
     for part in std::iter::once(&manifest.config).chain(&manifest.layers) {
@@ -107,10 +105,9 @@ pub async fn fetch_config(
     manifest: &Manifest,
     auth: Option<&Auth>,
 ) -> Result<Vec<u8>> {
+    let config = &manifest.config;
     let mut failed = None;
-    for endpoint in client.inner.config.endpoints(reference.domain()).map_err(Error::invalid)? {
-        let session = Session::new(client.inner.clone(), endpoint, reference.clone(), auth);
-        let config = &manifest.config;
+    for session in sessions(&client.inner, reference, auth)? {
         match session.small_blob(&config.digest, config.size, MAX_CONFIG_SIZE, "image config").await {
             Ok(bytes) => return Ok(bytes),
             Err(failure) => failed = Some(failure.error),
@@ -124,8 +121,7 @@ async fn first(client: &Client, store: &Store, reference: &Reference, auth: Opti
     let waiting = |_: Duration| {};
     let around = Around { local: &local, waiting: &waiting };
     let mut failed = None;
-    for endpoint in client.inner.config.endpoints(reference.domain()).map_err(Error::invalid)? {
-        let session = Session::new(client.inner.clone(), endpoint, reference.clone(), auth);
+    for session in sessions(&client.inner, reference, auth)? {
         match resolve::named(&session, around).await {
             Ok(found) => {
                 let named = Named { digest: found.digest, bytes: found.bytes, document: found.document };

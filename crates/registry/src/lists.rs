@@ -18,7 +18,7 @@ use crate::config::{Auth, Endpoint};
 use crate::error::{Error, ErrorKind, Failure, Result, printable};
 use crate::net::transport::{Outgoing, Response};
 use crate::net::url::Url;
-use crate::session::{Session, unless_unreachable};
+use crate::session::{Session, sessions, unless_unreachable};
 
 /// Longest page of a list.
 const LARGEST_PAGE: usize = 4 << 20;
@@ -69,10 +69,8 @@ fn null<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Resul
 
 /// See [`crate::Client::tags`].
 pub(crate) async fn tags(inner: &Arc<Inner>, reference: &Reference, auth: Option<&Auth>) -> Result<Vec<String>> {
-    let endpoints = inner.config.endpoints(reference.domain()).map_err(Error::invalid)?;
     let mut first = None;
-    for endpoint in endpoints.into_iter().rev() {
-        let session = Session::new(inner.clone(), endpoint, reference.clone(), auth);
+    for session in sessions(inner, reference, auth)?.into_iter().rev() {
         match tags_of(&session).await {
             Ok(tags) => return Ok(tags),
             Err(failure) if matches!(failure.error.kind, ErrorKind::Network | ErrorKind::Timeout) => {

@@ -10,10 +10,10 @@ use hyper::{Method, StatusCode};
 use crate::answer::{Asked, refusal};
 use crate::client::Client;
 use crate::config::Auth;
-use crate::error::{Error, Failure, Result};
+use crate::error::{Failure, Result};
 use crate::net::transport::Outgoing;
 use crate::pull::blocking;
-use crate::session::{Session, check_encoding};
+use crate::session::{Session, check_encoding, sessions};
 
 /// Fetches a blob of any size from the first endpoint that has it, to the end of `partial`, which is emptied first. Its digest
 /// is verified by whoever publishes it.
@@ -25,8 +25,7 @@ pub async fn fetch_blob(
     auth: Option<&Auth>,
 ) -> Result<()> {
     let mut failed = None;
-    for endpoint in client.inner.config.endpoints(reference.domain()).map_err(Error::invalid)? {
-        let session = Session::new(client.inner.clone(), endpoint, reference.clone(), auth);
+    for session in sessions(&client.inner, reference, auth)? {
         match blob_from(&session, digest, partial).await {
             Ok(()) => return Ok(()),
             Err(failure) => failed = Some(failure.error),

@@ -14,7 +14,7 @@ use crate::auth::{Fresh, Grant};
 use crate::backoff::Backoff;
 use crate::client::Inner;
 use crate::config::{Auth, Endpoint};
-use crate::error::{ErrorKind, Failure, Retry};
+use crate::error::{Error, ErrorKind, Failure, Retry};
 use crate::hash::digest_of;
 use crate::net::transport::{Outgoing, Response};
 use crate::net::url::{Origin, Url};
@@ -29,6 +29,13 @@ pub(crate) struct Session {
     scope: String,
     /// Chosen at the first request.
     origin: OnceCell<Origin>,
+}
+
+/// The places that may have what `reference` names, in the order to be asked: mirrors first, the registry itself last.
+pub(crate) fn sessions(inner: &Arc<Inner>, reference: &Reference, auth: Option<&Auth>) -> Result<Vec<Session>, Error> {
+    let endpoints = inner.config.endpoints(reference.domain()).map_err(Error::invalid)?;
+    let session = |endpoint| Session::new(inner.clone(), endpoint, reference.clone(), auth);
+    Ok(endpoints.into_iter().map(session).collect())
 }
 
 impl Session {

@@ -21,20 +21,11 @@ const fn effort(good: usize, lazy: usize, nice: usize, chain: u32) -> Effort {
     Effort { good, lazy, nice, chain }
 }
 
-/// zlib's `configuration_table`, from level 1 on.
-const ZLIB: [Effort; 9] = [
+/// zlib's `configuration_table`, from level 1 on; from level 4 on also Go's up to version 1.26.
+const EFFORTS: [Effort; 9] = [
     effort(4, 4, 8, 4),
     effort(4, 5, 16, 8),
     effort(4, 6, 32, 32),
-    effort(4, 4, 16, 16),
-    effort(8, 16, 32, 32),
-    effort(8, 16, 128, 128),
-    effort(8, 32, 128, 256),
-    effort(32, 128, 258, 1024),
-    effort(32, 258, 258, 4096),
-];
-/// Go's levels up to version 1.26, from level 4 on.
-const GO: [Effort; 6] = [
     effort(4, 4, 16, 16),
     effort(8, 16, 32, 32),
     effort(8, 16, 128, 128),
@@ -70,7 +61,7 @@ impl<const IS_GO: bool> Chain<IS_GO> {
     /// Of a level that the flavours name.
     pub(crate) fn new(level: u8) -> Chain<IS_GO> {
         let level = usize::from(level);
-        let effort = if IS_GO { GO[level.clamp(4, 9) - 4] } else { ZLIB[level.clamp(1, 9) - 1] };
+        let effort = EFFORTS[level.clamp(if IS_GO { 4 } else { 1 }, 9) - 1];
         Chain {
             effort,
             is_lazy: IS_GO || level >= 4,

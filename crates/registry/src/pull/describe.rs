@@ -8,7 +8,7 @@ use super::resolve::{self, Around};
 use crate::client::Inner;
 use crate::config::Auth;
 use crate::error::{Error, Result};
-use crate::session::Session;
+use crate::session::{Session, sessions};
 
 /// What a name means at its registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,16 +21,14 @@ pub struct Described {
 
 /// See [`crate::Client::describe`].
 pub(crate) async fn describe(inner: &Arc<Inner>, reference: &Reference, auth: Option<&Auth>) -> Result<Described> {
-    let endpoints = inner.config.endpoints(reference.domain()).map_err(Error::invalid)?;
-    let mut last = None;
-    for endpoint in endpoints {
-        let session = Session::new(inner.clone(), endpoint, reference.clone(), auth);
+    let mut failed = None;
+    for session in sessions(inner, reference, auth)? {
         match at(&session).await {
             Ok(described) => return Ok(described),
-            Err(error) => last = Some(error),
+            Err(error) => failed = Some(error),
         }
     }
-    Err(last.expect("the registry itself is always among the endpoints"))
+    Err(failed.expect("the registry itself is always among the endpoints"))
 }
 
 async fn at(session: &Session) -> Result<Described> {

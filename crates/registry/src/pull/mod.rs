@@ -24,7 +24,7 @@ use crate::client::{Client, Inner};
 use crate::config::Auth;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hash::chain_ids;
-use crate::session::Session;
+use crate::session::{Session, sessions};
 
 /// Where progress goes.
 type Progress<'a> = &'a (dyn Fn(PullEvent) + Send + Sync);
@@ -92,9 +92,8 @@ impl Client {
         platform: Option<&Platform>,
         around: Around<'_>,
     ) -> Result<(Vec<Arc<Session>>, Image)> {
-        let endpoints = self.inner.config.endpoints(reference.domain()).map_err(Error::invalid)?;
-        let session = |endpoint| Arc::new(Session::new(self.inner.clone(), endpoint, reference.clone(), auth));
-        let mut sessions: Vec<Arc<Session>> = endpoints.into_iter().map(session).collect();
+        let mut sessions: Vec<Arc<Session>> =
+            sessions(&self.inner, reference, auth)?.into_iter().map(Arc::new).collect();
         loop {
             let session = sessions.first().expect("the registry itself is always among the endpoints");
             match resolve::image(session, platform, around).await {

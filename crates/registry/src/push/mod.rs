@@ -53,8 +53,7 @@ impl Client {
     ) -> Result<Pushed> {
         let image = read(store, id, reference).await?;
         let _pin = store.pin(&image.chains);
-        let endpoints = self.inner.config.endpoints(reference.domain()).map_err(Error::invalid)?;
-        let endpoint = endpoints.into_iter().last().expect("the registry itself is always the last endpoint");
+        let endpoint = self.inner.config.registry(reference.domain()).map_err(Error::invalid)?;
         let sources: BTreeSet<&str> = image.elsewhere.values().map(String::as_str).take(MOST_SOURCES).collect();
         let session = Session::for_push(self.inner.clone(), endpoint, reference.clone(), auth, &sources);
         let push = Push { store, session: &session, image: &image, progress };

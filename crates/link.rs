@@ -1,9 +1,9 @@
-//! How `brig-rt` is linked. Must not: generate code.
+//! How the programs are linked: the build script of each. Must not: generate code.
 
 use std::process::Command;
 
 fn main() {
-    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=../link.rs");
     // A position-independent program relocates itself at each start, reading the whole table: as RELR that is a hundredth.
     if libc_knows_relr() {
         println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
