@@ -10,10 +10,14 @@ const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 const XZ_MAGIC: [u8; 6] = [0xfd, b'7', b'z', b'X', b'Z', 0];
 const BZIP2_MAGIC: [u8; 3] = *b"BZh";
+/// What follows the magic and the level: the start of a block, or of the end where there is no block.
+const BZIP2_NEXT: [[u8; 4]; 2] = [[0x31, 0x41, 0x59, 0x26], [0x17, 0x72, 0x45, 0x38]];
 /// zstd frames that need a larger window than 2^27 = 128 MiB are refused.
 pub(crate) const ZSTD_WINDOW_LOG: u32 = 27;
 /// The window that all but the highest levels make do with: 2^23 = 8 MiB.
 pub(crate) const ZSTD_USUAL_LOG: u32 = 23;
+/// What unpacking xz may take, in KiB: the dictionary of its highest level, 64 MiB, and little beside it.
+const XZ_MEMORY_KIB: u32 = 65 * 1024;
 const BUFFER: usize = 128 * 1024;
 
 /// How a stream is packed.
@@ -25,6 +29,10 @@ pub enum Packing {
     Gzip,
     /// Zstandard, possibly several frames in a row.
     Zstd,
+    /// xz, possibly several streams in a row; never said by an image's media type.
+    Xz,
+    /// bzip2, possibly several streams in a row; never said by an image's media type.
+    Bzip2,
 }
 
 impl fmt::Display for Packing {
@@ -33,11 +41,13 @@ impl fmt::Display for Packing {
             Packing::Plain => "not packed",
             Packing::Gzip => "gzip",
             Packing::Zstd => "zstd",
+            Packing::Xz => "xz",
+            Packing::Bzip2 => "bzip2",
         })
     }
 }
 
-/// Unpacks gzip and zstd, and passes anything else through. xz and bzip2 are refused by name.
+/// Unpacks gzip, zstd, xz and bzip2, and passes anything else through.
 /// Errors while reading name what is wrong with the stream.
 pub fn decompress<'a, R: Read + 'a>(reader: R) -> Result<Box<dyn Read + 'a>> {
     decompress_sniffed(reader).map(|(_, reader)| reader)
@@ -71,15 +81,7 @@ pub fn decompress_sniffed<'a, R: Read + 'a>(reader: R) -> Result<(Packing, Box<d
 
 fn sniff<'a, R: Read + 'a>(reader: R, window_log: u32) -> Result<(Packing, Box<dyn Read + 'a>)> {
     let (head, reader) = peek(reader)?;
-    let packing = if head.starts_with(&GZIP_MAGIC) {
-        Packing::Gzip
-    } else if is_zstd(&head) {
-        Packing::Zstd
-    } else if head.starts_with(&XZ_MAGIC) || head.starts_with(&BZIP2_MAGIC) {
-        return Err(Error::invalid("packed with xz or bzip2: only plain, gzip and zstd archives are supported"));
-    } else {
-        Packing::Plain
-    };
+    let packing = packing_of(&head);
     let reader: Box<dyn Read + 'a> = match packing {
         Packing::Plain => Box::new(reader),
         Packing::Gzip => Box::new(Gzip::new(BufReader::with_capacity(BUFFER, reader))),
@@ -88,7 +90,15 @@ fn sniff<'a, R: Read + 'a>(reader: R, window_log: u32) -> Result<(Packing, Box<d
             let input = BufReader::with_capacity(BUFFER, reader);
             let mut decoder = zstd::stream::read::Decoder::with_buffer(input).map_err(failed)?;
             decoder.window_log_max(window_log).map_err(failed)?;
-            Box::new(Zstd(decoder))
+            Box::new(Zstd { decoder, window_log })
+        }
+        Packing::Xz => {
+            let input = BufReader::with_capacity(BUFFER, reader);
+            Box::new(Xz(lzma_rust2::XzReader::new_mem_limit(input, true, XZ_MEMORY_KIB)))
+        }
+        Packing::Bzip2 => {
+            let input = BufReader::with_capacity(BUFFER, reader);
+            Box::new(Bzip2(bzip2::bufread::MultiBzDecoder::new(input)))
         }
     };
     Ok((packing, reader))
@@ -122,6 +132,26 @@ pub(crate) fn needs_large_window(head: &[u8]) -> bool {
     window.is_none_or(|window| window > 1 << ZSTD_USUAL_LOG)
 }
 
+/// How many bytes of a stream's start tell how it is packed.
+pub(crate) const PACKING_HEAD: usize = 8;
+
+/// How a stream that starts like this is packed.
+pub(crate) fn packing_of(head: &[u8]) -> Packing {
+    let is_bzip2 =
+        |rest: &[u8]| matches!(rest, [b'1'..=b'9', ..]) && BZIP2_NEXT.iter().any(|next| rest[1..].starts_with(next));
+    if head.starts_with(&GZIP_MAGIC) {
+        Packing::Gzip
+    } else if is_zstd(head) {
+        Packing::Zstd
+    } else if head.starts_with(&XZ_MAGIC) {
+        Packing::Xz
+    } else if head.strip_prefix(&BZIP2_MAGIC).is_some_and(is_bzip2) {
+        Packing::Bzip2
+    } else {
+        Packing::Plain
+    }
+}
+
 /// A zstd frame, or one of the skippable frames that may come first.
 fn is_zstd(head: &[u8]) -> bool {
     let skippable = matches!(head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]);
@@ -129,13 +159,13 @@ fn is_zstd(head: &[u8]) -> bool {
 }
 
 /// A stream whose first bytes were put back.
-type Rewound<R> = Chain<Cursor<Vec<u8>>, R>;
+pub(crate) type Rewound<R> = Chain<Cursor<Vec<u8>>, R>;
 
 /// Reads the first bytes and puts them back in front.
-fn peek<R: Read>(mut reader: R) -> Result<(Vec<u8>, Rewound<R>)> {
-    let mut head = Vec::with_capacity(8);
+pub(crate) fn peek<R: Read>(mut reader: R) -> Result<(Vec<u8>, Rewound<R>)> {
+    let mut head = Vec::with_capacity(PACKING_HEAD);
     (&mut reader)
-        .take(8)
+        .take(PACKING_HEAD as u64)
         .read_to_end(&mut head)
         .map_err(|error| Error::input("read the start of the archive", &error))?;
     Ok((head.clone(), Cursor::new(head).chain(reader)))
@@ -194,15 +224,48 @@ impl<R: BufRead> Read for Gzip<R> {
     }
 }
 
-struct Zstd<'a, R: BufRead>(zstd::stream::read::Decoder<'a, R>);
+struct Zstd<'a, R: BufRead> {
+    decoder: zstd::stream::read::Decoder<'a, R>,
+    window_log: u32,
+}
 
 impl<R: BufRead> Read for Zstd<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer).map_err(|error| match error.kind() {
+        self.decoder.read(buffer).map_err(|error| match error.kind() {
             // The decoder reports what libzstd says as "other".
+            io::ErrorKind::Other if error.to_string().contains("too much memory") => {
+                let most = (1u64 << self.window_log) >> 20;
+                let text =
+                    format!("zstd: {error}: it has a window of more than {most} MiB, pack it again with a smaller one");
+                io::Error::new(io::ErrorKind::InvalidData, text)
+            }
             io::ErrorKind::Other => io::Error::new(io::ErrorKind::InvalidData, format!("zstd: {error}")),
             _ => named("zstd", error),
         })
+    }
+}
+
+struct Xz<R: Read>(lzma_rust2::XzReader<R>);
+
+impl<R: Read> Read for Xz<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).map_err(|error| match error.kind() {
+            io::ErrorKind::OutOfMemory => {
+                let text = "xz: it has a dictionary of more than 64 MiB, pack it again with a smaller one";
+                io::Error::new(io::ErrorKind::InvalidData, text)
+            }
+            // Filters that it does not have.
+            io::ErrorKind::Unsupported => io::Error::new(io::ErrorKind::InvalidData, format!("xz: {error}")),
+            _ => named("xz", error),
+        })
+    }
+}
+
+struct Bzip2<R: BufRead>(bzip2::bufread::MultiBzDecoder<R>);
+
+impl<R: BufRead> Read for Bzip2<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).map_err(|error| named("bzip2", error))
     }
 }
 
@@ -245,6 +308,7 @@ mod tests {
         assert_eq!(unpack(b"").unwrap(), b"");
         assert_eq!(unpack(b"x").unwrap(), b"x");
         assert!(unpack(b"\xfd7zXZ\0...").is_err());
+        assert_eq!(unpack(b"BZh9 is the name of a file").unwrap(), b"BZh9 is the name of a file");
     }
 
     #[test]
@@ -300,5 +364,65 @@ mod tests {
         for cut in 5..whole.len() {
             assert_eq!(unpack(&whole[..cut]).unwrap_err().kind, crate::ErrorKind::Invalid, "cut at {cut}");
         }
+        for whole in [piped("xz", &["-c"], &vec![7; 100_000]), bzip2(&vec![7; 100_000])] {
+            for cut in PACKING_HEAD..whole.len() {
+                assert_eq!(unpack(&whole[..cut]).unwrap_err().kind, crate::ErrorKind::Invalid, "cut at {cut}");
+            }
+            let garbage = [&whole[..], b"garbage"].concat();
+            assert_eq!(unpack(&garbage).unwrap_err().kind, crate::ErrorKind::Invalid);
+        }
+    }
+
+    fn piped(program: &str, arguments: &[&str], data: &[u8]) -> Vec<u8> {
+        use std::process::{Command, Stdio};
+        let mut command = Command::new(program);
+        let mut child = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(move || input.write_all(data).unwrap());
+            child.wait_with_output().unwrap().stdout
+        })
+    }
+
+    fn bzip2(data: &[u8]) -> Vec<u8> {
+        let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::best());
+        encoder.write_all(data).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn xz_and_bzip2_as_their_own_programs_write_them() {
+        // What a fresh start of a sequence is to a decoder: neither all the same nor noise.
+        let data: Vec<u8> = (0..400_000u32).flat_map(|n| (n / 7).wrapping_mul(n).to_le_bytes()).collect();
+        let xz = |arguments: &[&str], data: &[u8]| piped("xz", &[&["-c", "-T1"], arguments].concat(), data);
+        for packed in [
+            xz(&["-1"], &data),
+            xz(&["-9e", "--check=sha256"], &data),
+            xz(&["-6", "--check=crc32", "--block-size=100000"], &data),
+            xz(&["--x86", "--lzma2=preset=1"], &data),
+            [xz(&[], &data[..1000]), vec![0; 8], xz(&[], &data[1000..])].concat(),
+            bzip2(&data),
+            [bzip2(&data[..1000]), bzip2(&data[1000..])].concat(),
+        ] {
+            assert!(unpack(&packed).unwrap() == data);
+        }
+        assert_eq!(unpack(&xz(&[], b"")).unwrap(), b"");
+        assert_eq!(unpack(&bzip2(b"")).unwrap(), b"");
+    }
+
+    #[test]
+    fn what_takes_too_much_memory_is_refused_with_advice() {
+        let xz = piped("xz", &["-c", "--lzma2=dict=128MiB"], b"small");
+        let error = unpack(&xz).unwrap_err();
+        assert_eq!(error.kind, crate::ErrorKind::Invalid);
+        assert!(error.message.contains("more than 64 MiB, pack it again"), "{error}");
+        assert_eq!(unpack(&piped("xz", &["-c", "--lzma2=dict=64MiB"], b"small")).unwrap(), b"small");
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(24).unwrap();
+        encoder.write_all(&vec![7; 1000]).unwrap();
+        let zstd = encoder.finish().unwrap();
+        let mut all = Vec::new();
+        let error = decompress_within(&zstd[..], None, 23).unwrap().read_to_end(&mut all).unwrap_err();
+        assert!(error.to_string().contains("more than 8 MiB, pack it again"), "{error}");
     }
 }

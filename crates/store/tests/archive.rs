@@ -4,6 +4,7 @@
 mod common;
 
 use std::io::Write;
+use std::process::{Command, Stdio};
 
 use brig_oci::{Digest, ImageConfig, Platform};
 use brig_store::archive::{LoadEvent, Loaded, import, load};
@@ -19,6 +20,21 @@ fn gzip(data: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(data).unwrap();
     encoder.finish().unwrap()
+}
+
+fn bzip2(data: &[u8]) -> Vec<u8> {
+    let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    encoder.write_all(data).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn xz(data: &[u8]) -> Vec<u8> {
+    let mut child = Command::new("xz").arg("-c1").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || input.write_all(data).unwrap());
+        child.wait_with_output().unwrap().stdout
+    })
 }
 
 fn layers() -> [Vec<u8>; 2] {
@@ -47,7 +63,7 @@ fn classic(tags: &str) -> Vec<u8> {
 
 #[test]
 fn docker_save_loads_packed_or_not() {
-    for pack in [|data: &[u8]| data.to_vec(), gzip, |data: &[u8]| zstd::encode_all(data, 1).unwrap()] {
+    for pack in [|data: &[u8]| data.to_vec(), gzip, bzip2, xz, |data: &[u8]| zstd::encode_all(data, 1).unwrap()] {
         let (_dir, store) = open();
         let mut events = Vec::new();
         let archive = pack(&classic(r#"["app:1","h.io/app:2"]"#));

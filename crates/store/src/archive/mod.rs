@@ -44,7 +44,7 @@ pub struct Loaded {
 }
 
 /// Loads and names all images of an archive in the format of `docker save` or of an OCI layout, plain or packed with
-/// gzip or zstd as a whole. Of images for several platforms all are loaded, or those for `platforms` if there are any; the
+/// gzip, zstd, xz or bzip2 as a whole. Of images for several platforms all are loaded, or those for `platforms` if there are any; the
 /// name means the one for this machine. Every digest is verified.
 /// Everything is checked before the first image is stored.
 pub fn load(
@@ -54,7 +54,11 @@ pub fn load(
     on_event: &mut dyn FnMut(LoadEvent),
 ) -> Result<Vec<Loaded>> {
     let lease = Lease::begin(store);
-    let mut parts = Parts::read(store, decompress(reader)?, on_event)?;
+    let plain = match &store.inner.unpacker {
+        Some(unpacker) => unpacker.decoded(reader)?,
+        None => decompress(reader)?,
+    };
+    let mut parts = Parts::read(store, plain, on_event)?;
     let images = if parts.has("manifest.json") && !layout::has_several_platforms(&parts) {
         docker::images(&parts, platforms)?
     } else if parts.has("index.json") {
@@ -78,7 +82,7 @@ pub fn load(
     Ok(loaded)
 }
 
-/// Makes an image of one layer from the tar of a root file system, plain or packed with gzip or zstd.
+/// Makes an image of one layer from the tar of a root file system, plain or packed with gzip, zstd, xz or bzip2.
 /// `config` describes it except for the layer; `name` is a canonical one.
 pub fn import(store: &Store, reader: impl Read, mut config: ImageConfig, name: Option<&str>) -> Result<Digest> {
     let _lease = Lease::begin(store);

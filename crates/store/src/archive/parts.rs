@@ -10,6 +10,7 @@ use brig_oci::Digest;
 
 use super::{ListedLayer, LoadEvent, mismatch};
 use crate::apply::clean;
+use crate::decompress::{Packing, packing_of};
 use crate::digest::{Hasher, HashingReader};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layer::LayerIngest;
@@ -88,6 +89,9 @@ impl Parts {
             }
             parts.insert(name, part);
         }
+        // A stream that is damaged after the archive's last member is damaged; its sender is heard out in any case.
+        let read = |error: std::io::Error| Error::input("read the archive", &error);
+        std::io::copy(&mut archive.into_inner(), &mut std::io::sink()).map_err(read)?;
         Ok(Parts { parts, planned: HashSet::new() })
     }
 
@@ -195,8 +199,8 @@ fn file(
 
 /// Whether this is the start of a tar, or of something packed.
 fn is_layer(head: &[u8]) -> bool {
-    let packed = head.starts_with(&[0x1f, 0x8b]) || head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
-    packed || head.try_into().is_ok_and(|block: [u8; tar::BLOCK]| tar::is_header(&block) || block == [0; tar::BLOCK])
+    packing_of(head) != Packing::Plain
+        || head.try_into().is_ok_and(|block: [u8; tar::BLOCK]| tar::is_header(&block) || block == [0; tar::BLOCK])
 }
 
 /// Unpacks a layer. What is wrong with it is kept for whoever lists it, what is wrong with this disk is not.

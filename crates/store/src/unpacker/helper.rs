@@ -2,7 +2,7 @@
 //! Must be the whole of its process: it gives up everything else for good.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::process::ExitCode;
 
 use brig_sys::beneath::Root;
@@ -11,14 +11,16 @@ use brig_sys::{inherited, process};
 use rustix::fs::Mode;
 
 use super::confine::{self, Missing, PIECES};
-use super::{DONE, END, FAILED, JOB, LISTS, LOCKED, PROGRESS, READY, files, notes};
+use super::{DONE, END, FAILED, JOB, LISTS, LOCKED, PIECE, PROGRESS, READY, files, notes};
 use crate::decompress::{self, Packing};
 use crate::error::{Error, Result};
 use crate::layer;
 
-/// The job has a message of three bytes, packing and window, and two descriptors.
+/// The job has a message of three bytes, packing and window, and two descriptors; a third is where to write what is decoded.
 const GZIP: u8 = b'g';
 const ZSTD: u8 = b'z';
+const XZ: u8 = b'x';
+const BZIP2: u8 = b'b';
 const PLAIN: u8 = b'p';
 const UNKNOWN: u8 = b'?';
 
@@ -26,6 +28,8 @@ pub(super) fn packing_code(packing: Option<Packing>) -> u8 {
     match packing {
         Some(Packing::Gzip) => GZIP,
         Some(Packing::Zstd) => ZSTD,
+        Some(Packing::Xz) => XZ,
+        Some(Packing::Bzip2) => BZIP2,
         Some(Packing::Plain) => PLAIN,
         None => UNKNOWN,
     }
@@ -35,12 +39,14 @@ fn packing(code: u8) -> Option<Packing> {
     match code {
         GZIP => Some(Packing::Gzip),
         ZSTD => Some(Packing::Zstd),
+        XZ => Some(Packing::Xz),
+        BZIP2 => Some(Packing::Bzip2),
         PLAIN => Some(Packing::Plain),
         _ => None,
     }
 }
 
-/// Unpacks one layer for the process at the other end of standard input, confined. For a process that does nothing else.
+/// Unpacks one layer, or only decodes a stream, for the process at the other end of standard input, confined. For a process that does nothing else.
 pub fn main() -> ExitCode {
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
@@ -57,18 +63,49 @@ fn serve() -> Result<()> {
     let (missing, user) = confine::isolate(PIECES);
     channel.send(&[&[READY, u8::from(user)], text(&missing).as_bytes()].concat(), &[])?;
     let job = channel.receive()?;
-    let (&[JOB, code, window_log], Ok([directory, input])) = (job.bytes.as_slice(), <[_; 2]>::try_from(job.fds)) else {
+    let mut fds = job.fds.into_iter();
+    let (&[JOB, code, window_log], Some(directory), Some(input)) = (job.bytes.as_slice(), fds.next(), fds.next())
+    else {
         return Err(Error::invalid("no job"));
     };
+    let output = fds.next();
     let directory = Root::from_fd(directory);
     let missing = confine::lock(directory.as_fd(), PIECES, &missing);
     channel.send(&[&[LOCKED], text(&missing).as_bytes()].concat(), &[])?;
     let decode = (packing(code), u32::from(window_log));
-    match work(&channel, &directory, File::from(input), decode) {
+    let worked = match output {
+        Some(output) => only_decode(&channel, File::from(input), File::from(output), decode),
+        None => work(&channel, &directory, File::from(input), decode),
+    };
+    match worked {
         Ok(summary) => channel.send(&[&[DONE], &summary[..]].concat(), &[])?,
         Err(error) => channel.send(&[&[FAILED], &notes::encode_error(&error)[..]].concat(), &[])?,
     }
     Ok(())
+}
+
+/// Decodes the input to its end. The output's end comes before the last word.
+fn only_decode(
+    channel: &Channel,
+    input: File,
+    mut output: File,
+    (packing, window_log): (Option<Packing>, u32),
+) -> Result<Vec<u8>> {
+    let mut input = Input { pipe: input, channel, ended: false };
+    let mut plain = decompress::decompress_within(&mut input, packing, window_log)?;
+    let mut piece = vec![0; PIECE];
+    loop {
+        let length = match plain.read(&mut piece) {
+            Ok(0) => break,
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Error::input("unpack the archive", &error)),
+        };
+        output.write_all(&piece[..length]).map_err(|error| Error::io("write what was unpacked", error))?;
+    }
+    drop(plain);
+    io::copy(&mut input, &mut io::sink()).map_err(|error| Error::input("read the archive", &error))?;
+    Ok(Vec::new())
 }
 
 fn work(

@@ -8,9 +8,11 @@
 //! The conversation, over a pair of sockets that keeps messages apart: the process says [`READY`], gets [`JOB`] with the
 //! layer's directory (a detached mount) and the input (a pipe), says [`LOCKED`] once it is confined; after the input's last
 //! byte it is told [`END`], so that an input that merely broke off is not taken for whole. It says [`PROGRESS`] now and
-//! then, and at last [`LISTS`] as often as need be and [`DONE`], or [`FAILED`].
+//! then, and at last [`LISTS`] as often as need be and [`DONE`], or [`FAILED`]. A process that is only to decode a stream gets
+//! an empty directory and a pipe for what comes out.
 
 mod confine;
+mod decode;
 mod filter;
 mod helper;
 mod notes;
@@ -127,6 +129,7 @@ fn only_this(directory: &Root) -> Result<OwnedFd> {
     Ok(tree)
 }
 
+/// A pipe to the process: its end, then ours, which never blocks.
 fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     let failed = |errno: Errno| Error::io("make a pipe", errno);
     let (read_end, write_end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
@@ -199,24 +202,24 @@ impl<'a> Process<'a> {
 
     /// Its next message while nothing else is to be done; an error if it has none for too long.
     fn next(&mut self) -> Result<Vec<u8>> {
-        self.wait(None)?;
+        self.wait(&[])?;
         self.alive = Instant::now();
         Ok(self.channel.receive()?.bytes)
     }
 
-    /// Waits until there is a message or, if asked for, room in the pipe; tells whether there is a message.
-    fn wait(&mut self, pipe: Option<&OwnedFd>) -> Result<bool> {
+    /// Waits until there is a message or, if asked for, one of the pipes is ready; tells whether there is a message.
+    fn wait(&mut self, pipes: &[(&OwnedFd, PollFlags)]) -> Result<bool> {
         loop {
             let left = self.unpacker.stalled.saturating_sub(self.alive.elapsed());
             if left.is_zero() {
                 return Err(self.stalled());
             }
             let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
-            let mut both = vec![PollFd::new(&self.channel, PollFlags::IN)];
-            both.extend(pipe.map(|pipe| PollFd::new(pipe, PollFlags::OUT)));
-            match poll(&mut both, Some(&timeout)) {
+            let mut all = vec![PollFd::new(&self.channel, PollFlags::IN)];
+            all.extend(pipes.iter().map(|(pipe, ready)| PollFd::new(*pipe, *ready)));
+            match poll(&mut all, Some(&timeout)) {
                 Ok(0) | Err(Errno::INTR) => {}
-                Ok(_) => return Ok(!both[0].revents().is_empty()),
+                Ok(_) => return Ok(!all[0].revents().is_empty()),
                 Err(errno) => return Err(Error::io("poll", errno)),
             }
         }
@@ -266,7 +269,7 @@ impl<'a> Process<'a> {
                     // It does not read any more, and has said why or will not say anything.
                     Err(Errno::PIPE) => return Ok(()),
                     Err(Errno::AGAIN) => {
-                        if self.wait(Some(&pipe))? && self.hear()? {
+                        if self.wait(&[(&pipe, PollFlags::OUT)])? && self.hear()? {
                             return Ok(());
                         }
                     }
@@ -274,6 +277,11 @@ impl<'a> Process<'a> {
                 }
             }
         }
+        self.ended()
+    }
+
+    /// Tells it that there is no more input.
+    fn ended(&mut self) -> Result<()> {
         self.alive = Instant::now();
         self.fed = true;
         match self.channel.send(&[END], &[]) {
@@ -285,13 +293,19 @@ impl<'a> Process<'a> {
 
     /// What came of it, once all input was given.
     fn outcome(&mut self) -> Result<Outcome> {
+        let summary = self.last_word()?;
+        notes::decode(&summary, &self.lists)
+    }
+
+    /// Waits for its last word, which is an error if it has failed.
+    fn last_word(&mut self) -> Result<Vec<u8>> {
         loop {
             match self.last_word.take() {
                 Some(Ok(_)) if !self.fed => return Err(notes::bad("a result before it had all input")),
-                Some(Ok(summary)) => return notes::decode(&summary, &self.lists),
+                Some(Ok(summary)) => return Ok(summary),
                 Some(Err(error)) => return Err(error),
                 None => {
-                    self.wait(None)?;
+                    self.wait(&[])?;
                     self.hear()?;
                 }
             }

@@ -18,6 +18,7 @@ const TESTS: &[Test] = &[
     ("all_walls_together", walls::all_walls_together),
     ("layers_are_the_same", same::layers_are_the_same),
     ("images_from_archives_too", same::images_from_archives_too),
+    ("an_archive_is_decoded_outside", same::an_archive_is_decoded_outside),
     ("packing_is_what_was_said", same::packing_is_what_was_said),
     ("a_killed_process_is_one_failed_layer", faults::a_killed_process_is_one_failed_layer),
     ("a_process_that_hangs_is_ended", faults::a_process_that_hangs_is_ended),

@@ -1,6 +1,7 @@
 //! A layer is the same whether it was unpacked in a process of its own or not.
 
 use std::io::{Read, Write};
+use std::process::{Command, Stdio};
 
 use brig_store::unpacker::Unpacker;
 use brig_store::{ErrorKind, LayerInfo, Options, Packing, Store};
@@ -134,6 +135,65 @@ pub fn images_from_archives_too() {
     assert_eq!(common::count(&there, "layers"), 3);
     let layer = there.layer(&brig_store::digest::sha256_of(&tar)).unwrap();
     assert_eq!(std::fs::read(common::diff(&there, &layer.chain_id).join("etc/x")).unwrap(), b"x");
+}
+
+/// What a program makes of its input.
+fn filtered(program: &str, arguments: &[&str], input: &[u8]) -> Vec<u8> {
+    let mut command = Command::new(program);
+    let mut child = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || pipe.write_all(input).unwrap());
+        child.wait_with_output().unwrap().stdout
+    })
+}
+
+/// An archive as `docker save` made it, of one layer with a megabyte of noise in it.
+fn archive() -> (Vec<u8>, Vec<u8>) {
+    let mut noise = vec![0; 1 << 20];
+    std::fs::File::open("/dev/urandom").unwrap().read_exact(&mut noise).unwrap();
+    let layer = Tar::new().file("noise", &noise).finish();
+    let manifest = br#"[{"Config":"c.json","RepoTags":["app:1"],"Layers":["l/layer.tar"]}]"#;
+    let config = common::config(&[&layer]);
+    let tar = Tar::new().file("l/layer.tar", &layer).file("c.json", &config).file("manifest.json", manifest).finish();
+    (tar, layer)
+}
+
+pub fn an_archive_is_decoded_outside() {
+    let (tar, layer) = archive();
+    let load = |store: &Store, archive: &[u8]| brig_store::archive::load(store, archive, &[], &mut |_| {});
+    let packings: [(&str, &[&str]); 4] = [
+        ("gzip", &["-c1"]),
+        ("xz", &["-c1"]),
+        ("bzip2", &["-c1"]),
+        ("xz", &["-c", "-T1", "--lzma2=preset=0,dict=64MiB"]),
+    ];
+    for (program, arguments) in packings {
+        let (_dir, store) = confined();
+        let packed = filtered(program, arguments, &tar);
+        let loaded = load(&store, &packed).unwrap();
+        assert_eq!(loaded[0].name.as_deref(), Some("docker.io/library/app:1"), "{program}");
+        assert!(store.layer(&brig_store::digest::sha256_of(&layer)).is_some());
+        // A decoder that fails, in the daemon or not, leaves nothing and says what is wrong.
+        let (_dir, store) = confined();
+        let error = load(&store, &packed[..packed.len() - 9]).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Invalid, "{program}: {error}");
+        assert!(error.message.contains(program), "{program}: {error}");
+        store.wait_for_removals();
+        assert_eq!((common::count(&store, "ingest"), common::count(&store, "layers")), (0, 0));
+    }
+    let (_dir, store) = confined();
+    let packed = filtered("xz", &["-c", "--lzma2=preset=0,dict=65MiB"], &tar);
+    let error = load(&store, &packed).unwrap_err();
+    assert!(error.message.contains("more than 64 MiB"), "{error}");
+    // A layer that is packed itself.
+    let config = brig_oci::ImageConfig::parse(&common::config(&[])).unwrap();
+    brig_store::archive::import(&store, &filtered("xz", &["-c"], &layer)[..], config, None).unwrap();
+    assert!(store.layer(&brig_store::digest::sha256_of(&layer)).is_some());
+    // Who cannot start the process decodes nothing.
+    let (_dir, store) = with(Unpacker::new("/bin/false", ["unpack"]));
+    let error = load(&store, &filtered("gzip", &["-c"], &tar)).unwrap_err();
+    assert!(error.message.contains("ended unexpectedly with code 1"), "{error}");
 }
 
 pub fn packing_is_what_was_said() {
