@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 
+use crate::copy::Writes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rescue::Rescued;
 use crate::reserve::Reserve;
@@ -22,6 +23,8 @@ pub struct Database {
     reserve: Arc<Reserve>,
     /// What was saved from a damaged one that this one takes the place of.
     rescued: Option<Rescued>,
+    /// What is committed durably.
+    writes: Arc<Writes>,
 }
 
 struct Writer {
@@ -39,7 +42,14 @@ impl Database {
             .execute_batch("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, version INTEGER NOT NULL)")
             .map_err(named)?;
         let writer = Mutex::new(Writer { connection, relaxed: false });
-        Ok(Database { path: path.to_owned(), writer, readers: Mutex::default(), reserve, rescued: None })
+        Ok(Database {
+            path: path.to_owned(),
+            writer,
+            readers: Mutex::default(),
+            reserve,
+            rescued: None,
+            writes: Arc::default(),
+        })
     }
 
     /// Gives it the rows of the one that it takes the place of; they go into each table when its owner makes it.
@@ -50,6 +60,11 @@ impl Database {
     /// What happened to the one before, if this one takes its place: rows may be old, and some may be missing.
     pub fn rescued(&self) -> Option<&str> {
         self.rescued.as_ref().map(|rescued| rescued.words.as_str())
+    }
+
+    /// What is written durably, counted.
+    pub(crate) fn writes(&self) -> &Arc<Writes> {
+        &self.writes
     }
 
     /// Writes a copy, compact and consistent, to a path where nothing is.
@@ -96,6 +111,9 @@ impl Database {
         let transaction = writer.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let value = work(&transaction)?;
         transaction.commit()?;
+        if !relaxed {
+            self.writes.note();
+        }
         Ok(value)
     }
 

@@ -9,6 +9,7 @@ pub mod archive;
 mod catalog;
 mod check;
 mod collect;
+mod copy;
 mod database;
 mod decompress;
 pub mod digest;

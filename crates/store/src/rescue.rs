@@ -1,8 +1,8 @@
 //! A damaged or lost database: the store opens all the same.
 //!
 //! Owns how that goes. The damaged file goes to the quarantine and is never written again. Into a new one come, table by
-//! table as their owners make them, the rows that can still be read, from both ends of each table; from the copy that was
-//! made when a daemon last came up, what could not. What is on the disk fills the rest in (`sweep`). Until the whole daemon is
+//! table as their owners make them, the rows that can still be read, from both ends of each table; from the copy that
+//! follows it (`copy`), what could not. What is on the disk fills the rest in (`sweep`). Until the whole daemon is
 //! up again a file `rescue` names the damaged one, so that a crash in between loses nothing.
 //! Must not bring back what is not there: rows of things whose files are gone are for their owners to leave out.
 
@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, Transaction};
 
+use crate::copy::{self, COPY};
 use crate::database::Database;
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
@@ -21,8 +22,6 @@ use crate::reserve::Reserve;
 
 /// The database's name in the store.
 pub(crate) const DATABASE: &str = "brig.db";
-/// The copy from when a daemon last came up.
-const COPY: &str = "brig.db.copy";
 /// Says that a rescue has not come to its end, and from which file.
 const PENDING: &str = "rescue";
 
@@ -75,24 +74,15 @@ pub(crate) fn open(root: &Path, quarantine: &Quarantine, reserve: &Arc<Reserve>)
     Ok(database)
 }
 
-/// Ends a rescue, if there was one, and makes the copy that the next one would start from.
+/// Makes the copy that the next rescue would start from, and ends this one, if there was one: everything is in the database.
 pub(crate) fn settle(root: &Path, database: &Database) -> Result<()> {
-    let (pending, copy) = (root.join(PENDING), root.join(COPY));
-    let temporary = root.join(format!("{COPY}.new"));
-    let remove = |path: &Path| match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io(format!("remove {}", path.display()), error))
-        }
-        Ok(()) | Err(_) => Ok(()),
-    };
-    remove(&temporary)?;
-    database.copy_to(&temporary)?;
-    let file = std::fs::File::open(&temporary).and_then(|file| file.sync_all());
-    file.and_then(|()| std::fs::rename(&temporary, &copy))
-        .map_err(|error| Error::io(format!("publish {}", copy.display()), error))?;
-    remove(&pending)?;
-    let dir = durable::open_directory(root)?;
-    durable::sync(std::os::fd::AsFd::as_fd(&dir), root)
+    let copied = copy::make(root, database);
+    if root.join(PENDING).exists() {
+        copy::remove(&root.join(PENDING))?;
+        let dir = durable::open_directory(root)?;
+        durable::sync(std::os::fd::AsFd::as_fd(&dir), root)?;
+    }
+    copied
 }
 
 /// The database, opened and looked through: `Corrupt` if it cannot be used.
@@ -112,7 +102,7 @@ fn sound(path: &Path, reserve: &Arc<Reserve>) -> Result<Option<Database>> {
 /// Whether there is anything that a database should know of.
 fn has_content(root: &Path) -> bool {
     let has = |name: &str| std::fs::read_dir(root.join(name)).is_ok_and(|mut entries| entries.next().is_some());
-    ["layers", "active", "containers", "volumes"].into_iter().any(has)
+    ["layers", "active", "containers", "volumes", "blobs/sha256", "blobs/sha512"].into_iter().any(has)
 }
 
 fn write_pending(root: &Path, old: &Path) -> Result<()> {
@@ -149,8 +139,7 @@ fn salvage(root: &Path, old: &Path, why: &str) -> Rescued {
     }
     let kept = if old.exists() { format!(" and is kept as {}", old.display()) } else { String::new() };
     let words = format!(
-        "{} could not be used ({why}){kept}. A new one was made from {saved} rows of it, {filled} of the copy from the last \
-         start, and what is on the disk. Run 'brig system check' to see what is missing",
+        "{} could not be used ({why}){kept}. A new one was made from {saved} rows of it, {filled} of its copy, and what is on the disk. Run 'brig system check' to see what is missing",
         root.join(DATABASE).display()
     );
     Rescued { tables, restored: Mutex::default(), words }

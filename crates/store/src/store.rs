@@ -4,13 +4,14 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use brig_oci::Digest;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::catalog::{Catalog, LayerInfo, SCHEMA};
+use crate::copy::Copier;
 use crate::database::Database;
 use crate::digest;
 use crate::durable;
@@ -52,6 +53,8 @@ pub(crate) struct Inner {
     pub(crate) trash: Trash,
     pub(crate) partials: PartialDir,
     pub(crate) packer: Packer,
+    /// Once everything that keeps its records in the database is up.
+    pub(crate) copier: OnceLock<Copier>,
     pub(crate) reserve: Arc<Reserve>,
     pub(crate) quarantine: Quarantine,
     /// Held while what is reachable is decided or added to, so that nothing in use is collected.
@@ -120,6 +123,7 @@ impl Store {
             trash,
             partials,
             packer,
+            copier: OnceLock::new(),
             reserve,
             quarantine,
             gate,

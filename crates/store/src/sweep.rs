@@ -1,6 +1,7 @@
 //! After opening: what an earlier process left half-made goes, what the database lost is taken up again from the disk.
 //! What holds data is never deleted here: it goes to the quarantine, or stays and is reported.
 
+use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -14,6 +15,7 @@ use crate::durable;
 use crate::error::{Error, Result};
 use crate::layer::info;
 use crate::lock;
+use crate::packed::{self, Form};
 use crate::quarantine::Quarantine;
 use crate::store::{Inner, Store};
 use crate::trash;
@@ -150,25 +152,34 @@ fn forget_what_is_gone(store: &Store) -> Result<()> {
     Ok(())
 }
 
-/// Every configuration whose layers are all here is an image again; what it was called only the database knew.
+/// Every configuration whose layers are all here is an image again; what it was called only the database knew. What its
+/// manifests call its layers says which compressed forms are theirs.
 fn images(store: &Store) -> Result<()> {
-    let (mut configs, mut manifests) = (Vec::new(), Vec::new());
+    let (mut configs, mut manifests) = (HashMap::new(), Vec::new());
     collect::each_blob(store, &mut |_, digest, _| {
         let Ok(bytes) = store.read_blob(&digest) else { return Ok(()) };
         if let Ok(Document::Manifest(manifest)) = Document::parse(&bytes, None) {
-            manifests.push((manifest.config.digest, digest));
-        } else if ImageConfig::parse(&bytes).is_ok_and(|config| {
-            digest::top_chain_id(&config.rootfs.diff_ids).is_some_and(|chain| store.is_whole(&chain))
-        }) {
-            configs.push(digest);
+            manifests.push((manifest, digest));
+        } else if let Ok(config) = ImageConfig::parse(&bytes)
+            && digest::top_chain_id(&config.rootfs.diff_ids).is_some_and(|chain| store.is_whole(&chain))
+        {
+            configs.insert(digest, config.rootfs.diff_ids);
         }
         Ok(())
     })?;
-    for id in configs.into_iter().filter(|id| store.image(id).is_none()) {
-        let manifest = manifests.iter().find(|(config, _)| *config == id).map(|(_, manifest)| manifest.clone());
-        match store.put_image(ImageRecord::new(id.clone(), manifest)) {
+    for id in configs.keys().filter(|id| store.image(id).is_none()) {
+        let manifest = manifests.iter().find(|(manifest, _)| manifest.config.digest == *id);
+        match store.put_image(ImageRecord::new(id.clone(), manifest.map(|(_, digest)| digest.clone()))) {
             Ok(_) => tracing::warn!("image {id} is on the disk and was taken up again, without its names"),
             Err(error) => tracing::warn!("image {id} could not be taken up again: {error}"),
+        }
+    }
+    for (manifest, _) in manifests {
+        let Some(diff_ids) = configs.get(&manifest.config.digest) else { continue };
+        for (layer, diff_id) in manifest.layers.into_iter().zip(diff_ids) {
+            let (media_type, size_bytes) = (layer.media_type, layer.size);
+            let (digest, diff_id) = (layer.digest, diff_id.clone());
+            packed::adopt(store, Form { digest, diff_id, media_type, size_bytes, has_recipe: false })?;
         }
     }
     Ok(())

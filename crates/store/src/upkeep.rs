@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use brig_oci::Digest;
 
+use crate::copy::Copier;
 use crate::error::Result;
 use crate::images::now;
 use crate::rescue;
@@ -19,9 +20,15 @@ pub struct Upkeep<'a> {
 
 impl Upkeep<'_> {
     /// To be called when everything that keeps its records in the database is up: ends the rescue of a damaged one, and
-    /// makes the copy that the next rescue would start from.
+    /// makes the copy that the next rescue would start from, which follows the database from then on.
     pub fn settle(&self) -> Result<()> {
-        rescue::settle(&self.store.inner.root, &self.store.inner.database)
+        let inner = &self.store.inner;
+        let settled = rescue::settle(&inner.root, &inner.database);
+        if inner.copier.get().is_none() {
+            // Had another thread just started one, this one ends.
+            drop(inner.copier.set(Copier::start(&inner.root, &inner.database)?));
+        }
+        settled
     }
 
     /// Measures the whole store. Layers never change, so each is looked at once in the life of a process.

@@ -101,6 +101,55 @@ fn the_copy_knows_what_the_damaged_one_does_not() {
     assert_eq!(things(&store), 300);
 }
 
+/// Whether the copy has this name.
+fn copied(root: &Path, name: &str) -> bool {
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let Ok(db) = rusqlite::Connection::open_with_flags(root.join("brig.db.copy"), flags) else { return false };
+    let count = db.query_row("SELECT count(*) FROM store_tags WHERE name = ?1", [name], |row| row.get::<_, i64>(0));
+    count.is_ok_and(|count| count > 0)
+}
+
+#[test]
+fn the_copy_follows_what_is_written() {
+    const LATER: &str = "docker.io/library/later:latest";
+    let example = example(false);
+    let (_dir, root) = copy(&example.root);
+    let store = Store::open(&root).unwrap();
+    store.tag("docker.io/library/before:latest", &example.image, None).unwrap();
+    store.upkeep().settle().unwrap();
+    assert!(copied(&root, "docker.io/library/before:latest"));
+    store.tag(LATER, &example.image, None).unwrap();
+    brig_tests::eventually("the copy has the name", || copied(&root, LATER).then_some(()));
+    // What is written last is in it when the store is closed.
+    store.tag("docker.io/library/last:latest", &example.image, None).unwrap();
+    drop(store);
+    for name in ["brig.db", "brig.db-wal", "brig.db-shm"] {
+        std::fs::remove_file(root.join(name)).ok();
+    }
+    let store = nothing_lost(&root, &example);
+    let names: Vec<String> = store.tags().into_iter().map(|tag| tag.name).collect();
+    assert_eq!(names.len(), 4, "{names:?}");
+    assert!(store.active("container").is_some());
+}
+
+#[test]
+fn a_registrys_blobs_are_not_taken_for_a_new_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("v1");
+    let store = Store::open(&root).unwrap();
+    let repositories = brig_store::Repositories::of(&store);
+    let blob = store.put_blob(b"content").unwrap();
+    repositories.link_blob("team/app", &blob, 7).unwrap();
+    store.upkeep().settle().unwrap();
+    drop((store, repositories));
+    std::fs::remove_file(root.join("brig.db")).unwrap();
+    let store = Store::open(&root).unwrap();
+    assert!(store.database().rescued().is_some());
+    assert_eq!(brig_store::Repositories::of(&store).blob_size("team/app", &blob).unwrap(), Some(7));
+    store.upkeep().prune().unwrap();
+    assert!(store.has_blob(&blob));
+}
+
 #[test]
 fn what_was_removed_since_the_copy_stays_away() {
     let example = example(true);

@@ -56,14 +56,14 @@ fn keep(store: &Store, tar: &[u8], blob: &[u8]) -> (Digest, Digest) {
 }
 
 /// An image over a layer, and a manifest that lists a blob for it.
-fn image(store: &Store, diff_id: &Digest, blob: &Digest) -> Digest {
+fn image(store: &Store, diff_id: &Digest, blob: &Digest, length: usize) -> Digest {
     let config =
         format!(r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#);
     let id = store.put_blob(config.as_bytes()).unwrap();
     let manifest = format!(
         r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",
         "config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{id}","size":{}}},
-        "layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"{blob}","size":1}}]}}"#,
+        "layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"{blob}","size":{length}}}]}}"#,
         config.len()
     );
     let manifest = store.put_blob(manifest.as_bytes()).unwrap();
@@ -117,6 +117,30 @@ fn a_known_encoders_blob_becomes_a_small_recipe() {
 }
 
 #[test]
+fn forms_survive_the_loss_of_the_database() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let lease = Lease::begin(&store);
+    let (known, unknown) = (tar(1), tar(2));
+    let blobs = [gzip_program(&known, 6), gzip_program(&unknown, 6)];
+    let (first, first_diff) = keep(&store, &known, &blobs[0]);
+    Packed::of(&store).wait();
+    let _pause = Packed::of(&store).pause();
+    let (second, second_diff) = keep(&store, &unknown, &blobs[1]);
+    image(&store, &first_diff, &first, blobs[0].len());
+    image(&store, &second_diff, &second, blobs[1].len());
+    drop((lease, _pause, store));
+    for name in ["brig.db", "brig.db-wal", "brig.db-shm", "brig.db.copy"] {
+        std::fs::remove_file(dir.path().join(name)).ok();
+    }
+    let store = Store::open(dir.path()).unwrap();
+    store.upkeep().prune().unwrap();
+    assert!(read(&store, &first) == blobs[0]);
+    assert!(read(&store, &second) == blobs[1]);
+    assert_eq!(Packed::of(&store).forms(&first_diff).unwrap()[0].size_bytes, blobs[0].len() as u64);
+}
+
+#[test]
 fn what_no_recipe_makes_stays_whole() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
@@ -142,11 +166,12 @@ fn work_goes_on_after_a_restart_and_half_made_things_go() {
     let lease = Lease::begin(&store);
     let pause = Packed::of(&store).pause();
     let (digest, diff_id) = keep(&store, &tar, &blob);
-    image(&store, &diff_id, &digest);
+    image(&store, &diff_id, &digest, blob.len());
     drop((pause, lease, store));
     let packed = dir.path().join("packed");
     // What a killed process may leave.
-    for name in [&format!("{}.new", digest.hex()), "0123456789abcdef.blob", digest.hex()] {
+    let other = format!("{}.blob", "0123456789abcdef".repeat(4));
+    for name in [&format!("{}.new", digest.hex()), &other, digest.hex()] {
         std::fs::write(packed.join(name), b"half").unwrap();
     }
     let store = Store::open(dir.path()).unwrap();
@@ -203,7 +228,7 @@ fn forms_go_with_their_layer() {
     let tar = tar(5);
     let blob = gzip_program(&tar, 6);
     let (digest, diff_id) = keep(&store, &tar, &blob);
-    let id = image(&store, &diff_id, &digest);
+    let id = image(&store, &diff_id, &digest, blob.len());
     let odd = [b"\x1f\x8b\x08\0\0\0\0\0\0\xff".to_vec(), vec![0xff; 100]].concat();
     let (other, _) = keep(&store, &tar, &odd);
     Packed::of(&store).wait();

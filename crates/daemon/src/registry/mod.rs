@@ -62,6 +62,7 @@ async fn serve(options: &Options) -> Result<(), String> {
     };
     let store = Store::open(&options.root.join("v1"))
         .map_err(|error| format!("{error}\nWhat a daemon has open only that daemon can serve"))?;
+    settle(&store);
     let registry = Registry::new(store, settings);
     let address = &options.addr;
     let listener = TcpListener::bind(address).await.map_err(|e| format!("listening on {address}: {e}"))?;
@@ -98,4 +99,15 @@ async fn serve(options: &Options) -> Result<(), String> {
         upkeep.abort();
     }
     Ok(())
+}
+
+/// All tables are there: the copy that a rescue would start from follows the database from now on.
+fn settle(store: &Store) {
+    let store = store.clone();
+    // Nobody waits for it; where it fails the copy is older.
+    drop(tokio::task::spawn_blocking(move || {
+        if let Err(error) = store.upkeep().settle() {
+            tracing::warn!("the copy of the database: {error}");
+        }
+    }));
 }

@@ -99,6 +99,13 @@ impl Files {
         }
     }
 
+    /// The length of a file in bytes, if there is one.
+    fn size(&self, name: &str) -> Option<u64> {
+        let stat = rustix::fs::statat(&self.dir, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        let is_file = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::RegularFile;
+        is_file.then(|| u64::try_from(stat.st_size).unwrap_or_default())
+    }
+
     /// The store opens whatever lies in here.
     fn try_remove(&self, name: &str) {
         if let Err(error) = self.remove(name) {
@@ -127,7 +134,10 @@ impl Files {
                 }
             }
         }
-        names.iter().for_each(|name| self.try_remove(name));
+        // Of a database that was lost the rows may be made again; see `adopt`.
+        if database.rescued().is_none() {
+            names.iter().filter(|name| is_form(name)).for_each(|name| self.try_remove(name));
+        }
         Ok(())
     }
 }
@@ -261,6 +271,30 @@ fn collect_from(
         }
     }
     Ok(())
+}
+
+/// Whether a file of this name is one that is made here; another one is for a check to find.
+pub(crate) fn is_form(name: &str) -> bool {
+    let hex = name.strip_suffix(BLOB).or_else(|| name.strip_suffix(NEW)).unwrap_or(name);
+    matches!(hex.len(), 64 | 128) && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Takes up again a form whose row was lost: a manifest says of which layer it is.
+pub(crate) fn adopt(store: &Store, form: Form) -> Result<bool> {
+    let (database, files) = (&store.inner.database, &store.inner.packer.files);
+    if form.digest == form.diff_id || tables::find(database, &form.digest)?.is_some() {
+        return Ok(false);
+    }
+    let has = |name: &str| files.size(name).is_some();
+    let hex = form.digest.hex();
+    let state = match (has(hex), files.size(&format!("{hex}{BLOB}"))) {
+        (true, _) => State::Recipe,
+        (false, Some(size)) if size == form.size_bytes => State::Waiting,
+        (false, _) => return Ok(false),
+    };
+    tables::insert(database, &Row { form, state })?;
+    store.inner.packer.worker.wake();
+    Ok(true)
 }
 
 /// The chain ids of the layers with this diff id.
