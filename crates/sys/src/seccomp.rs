@@ -22,6 +22,9 @@ pub struct Instruction {
     pub k: u32,
 }
 
+/// For all threads of the process: `SECCOMP_FILTER_FLAG_TSYNC`, with ESRCH if one cannot have it (`…_TSYNC_ESRCH`, Linux 5.7).
+pub const ALL_THREADS: u32 = 1 | 1 << 4;
+
 /// `SECCOMP_FILTER_FLAG_NEW_LISTENER`.
 const NEW_LISTENER: u32 = 1 << 3;
 

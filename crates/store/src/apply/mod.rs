@@ -27,6 +27,9 @@ pub(crate) use tree::{MAX_LEFT, OPAQUE, Tree, is_whiteout, same_directory};
 pub(crate) const MAX_ENTRIES: u64 = 2_000_000;
 /// The largest file, holes included, in bytes.
 const MAX_FILE: u64 = 1 << 40;
+/// What all files of a layer may say they have, holes included, in bytes: so far below 2^64 that no sum over an image's layers
+/// overflows.
+pub(crate) const MAX_CONTENT: u64 = 1 << 50;
 /// The longest path, in bytes: PATH_MAX without its NUL.
 const MAX_PATH: usize = 4095;
 /// How much of a file is written before its way to the disk begins, in bytes.
@@ -185,6 +188,9 @@ fn file<R: BufRead>(
         }
     }
     tree.applied.content_bytes += member.size;
+    if tree.applied.content_bytes > MAX_CONTENT {
+        return Err(Error::invalid(format!("a layer whose files have more than {MAX_CONTENT} bytes")));
+    }
     if member.size > 0 && member.mode & 0o6000 != 0 {
         rustix::fs::fchmod(&file, Mode::from_raw_mode(member.mode)).map_err(|errno| Error::io("fchmod", errno))?;
     }

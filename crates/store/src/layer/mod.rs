@@ -5,6 +5,7 @@
 pub(crate) mod below;
 mod duplicate;
 pub(crate) mod info;
+mod shape;
 mod stream;
 
 pub(crate) use duplicate::describe;
@@ -122,6 +123,7 @@ impl LayerIngest {
         if applied.size != size {
             return Err(Error::invalid(format!("{} of {size} bytes of a layer were unpacked", applied.size)));
         }
+        shape::check(&self.dir, &self.root)?;
         applied.ignored_xattrs += apply::settle(&self.dir, &self.root, &std::mem::take(&mut applied.later))?;
         let unpacked = Unpacked {
             diff_id,

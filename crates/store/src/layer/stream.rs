@@ -18,7 +18,8 @@ const PIECES: usize = 4;
 /// How many pieces pass between two signs of life.
 const BEAT: u64 = 32;
 
-/// Unpacks into the directory `root` of the ingest `directory`; calls `alive` every few megabytes. Tells the tar's digest, its
+/// Unpacks into the directory `root` of the ingest `directory`; calls `alive` before the first byte is read, when all threads
+/// have been started, and then every few megabytes. Tells the tar's digest, its
 /// length, and what came of it.
 pub(crate) fn unpack_stream(
     directory: &Root,
@@ -52,6 +53,7 @@ pub(crate) fn unpack_stream(
 /// Reads to the end and hands pieces to the other thread; ends early if that one has failed.
 fn feed(mut reader: impl Read, full: &SyncSender<Vec<u8>>, empty: &Receiver<Vec<u8>>, alive: &dyn Fn()) -> Result<u64> {
     let mut total = 0u64;
+    alive();
     for nth in 1.. {
         let mut piece = empty.try_recv().unwrap_or_else(|_| vec![0; PIECE]);
         piece.resize(PIECE, 0);

@@ -1,4 +1,4 @@
-//! The system calls that unpacking needs; every other one fails with EPERM. Owns the list and the program made of it.
+//! The system calls that unpacking needs; every other one fails with EPERM. Owns the list and the programs made of it.
 //! Must not grow by what could reach beyond the open descriptors: no sockets, other processes, mounts or programs.
 
 use brig_sys::Result;
@@ -63,7 +63,6 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_fchmodat,
     libc::SYS_utimensat,
     libc::SYS_fsetxattr,
-    libc::SYS_fcntl,
     libc::SYS_recvmsg,
     libc::SYS_sendmsg,
     libc::SYS_sendto,
@@ -99,14 +98,36 @@ const ALLOWED_HERE: &[libc::c_long] = &[libc::SYS_poll];
 #[cfg(not(target_arch = "x86_64"))]
 const ALLOWED_HERE: &[libc::c_long] = &[];
 
+/// Commands of fcntl: duplicates and flags. Not F_SETOWN, by which whoever is root, as this is to the kernel, has signals sent
+/// to any process.
+const FCNTL: &[libc::c_int] =
+    &[libc::F_DUPFD, libc::F_DUPFD_CLOEXEC, libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL];
+
 /// Loads the filter into this thread and what it starts from now on.
 pub(super) fn load() -> Result<()> {
     seccomp::load(&program(), 0).map(drop)
 }
 
-fn program() -> Vec<Instruction> {
-    let step = |code, k, jt, jf| Instruction { code, jt, jf, k };
-    let number = |call: libc::c_long| u32::try_from(call).unwrap_or(u32::MAX);
+/// From now on none of this process's threads starts another one, of which no limit would stop root from making as many as
+/// the host has numbers for.
+pub(super) fn no_more_threads() -> Result<()> {
+    seccomp::load(&without_threads(), seccomp::ALL_THREADS).map(drop)
+}
+
+const REFUSED: u32 = ERRNO | libc::EPERM as u32;
+/// The C library then uses clone, whose flags can be seen.
+const UNKNOWN: u32 = ERRNO | libc::ENOSYS as u32;
+
+const fn step(code: u16, k: u32, jt: u8, jf: u8) -> Instruction {
+    Instruction { code, jt, jf, k }
+}
+
+fn number(call: libc::c_long) -> u32 {
+    u32::try_from(call).unwrap_or(u32::MAX)
+}
+
+/// What all programs begin with; leaves the call's number to be looked at.
+fn begin() -> Vec<Instruction> {
     let mut program = vec![
         step(LOAD, ARCHITECTURE, 0, 0),
         step(EQUAL, ARCH, 1, 0),
@@ -115,33 +136,147 @@ fn program() -> Vec<Instruction> {
     ];
     #[cfg(target_arch = "x86_64")]
     program.extend([step(AT_LEAST, X32, 0, 1), step(RETURN, KILL, 0, 0)]);
+    program
+}
+
+/// Answers one call.
+fn answer(program: &mut Vec<Instruction>, call: libc::c_long, action: u32) {
+    program.extend([step(EQUAL, number(call), 0, 1), step(RETURN, action, 0, 0)]);
+}
+
+fn program() -> Vec<Instruction> {
+    let mut program = begin();
     for call in ALLOWED.iter().chain(ALLOWED_HERE) {
-        program.extend([step(EQUAL, number(*call), 0, 1), step(RETURN, ALLOW, 0, 0)]);
+        answer(&mut program, *call, ALLOW);
     }
-    // The C library then uses clone, whose flags can be seen.
-    let unknown = ERRNO | u32::from(libc::ENOSYS.unsigned_abs() as u16);
-    program.extend([step(EQUAL, number(libc::SYS_clone3), 0, 1), step(RETURN, unknown, 0, 0)]);
-    let refused = ERRNO | u32::from(libc::EPERM.unsigned_abs() as u16);
-    // A call that is allowed if an argument has none, or all, of these bits.
-    let mut masked = |call: libc::c_long, index: u32, mask: u32, wanted: u32| {
+    answer(&mut program, libc::SYS_clone3, UNKNOWN);
+    // A call that is allowed if an argument, under a mask, is one of a few values.
+    let mut only = |call: libc::c_long, index: u32, mask: u32, values: &[u32]| {
+        let skipped = u8::try_from(2 * values.len() + 3).unwrap_or(u8::MAX);
         program.extend([
-            step(EQUAL, number(call), 0, 5),
+            step(EQUAL, number(call), 0, skipped),
             step(LOAD, argument(index), 0, 0),
             step(AND, mask, 0, 0),
-            step(EQUAL, wanted, 0, 1),
-            step(RETURN, ALLOW, 0, 0),
-            step(RETURN, refused, 0, 0),
         ]);
+        for value in values {
+            program.extend([step(EQUAL, *value, 0, 1), step(RETURN, ALLOW, 0, 0)]);
+        }
+        program.push(step(RETURN, REFUSED, 0, 0));
     };
     let thread = (libc::CLONE_THREAD | libc::CLONE_VM) as u32;
     // All bits of new namespaces, so that a thread is all that can be started.
     let namespaces = 0x7e02_0080;
-    masked(libc::SYS_clone, 0, thread | namespaces, thread);
-    masked(libc::SYS_mmap, 2, libc::PROT_EXEC as u32, 0);
-    masked(libc::SYS_mprotect, 2, libc::PROT_EXEC as u32, 0);
-    masked(libc::SYS_prctl, 0, u32::MAX, libc::PR_SET_NAME as u32);
+    only(libc::SYS_clone, 0, thread | namespaces, &[thread]);
+    only(libc::SYS_mmap, 2, libc::PROT_EXEC as u32, &[0]);
+    only(libc::SYS_mprotect, 2, libc::PROT_EXEC as u32, &[0]);
+    only(libc::SYS_fcntl, 1, u32::MAX, &FCNTL.iter().map(|command| command.unsigned_abs()).collect::<Vec<_>>());
+    only(libc::SYS_prctl, 0, u32::MAX, &[libc::PR_SET_NAME as u32]);
     // How a process ends itself that has run out of memory.
-    masked(libc::SYS_tgkill, 0, u32::MAX, std::process::id());
-    program.push(step(RETURN, refused, 0, 0));
+    only(libc::SYS_tgkill, 0, u32::MAX, &[std::process::id()]);
+    // A further filter only ever takes away.
+    only(libc::SYS_seccomp, 1, u32::MAX, &[seccomp::ALL_THREADS]);
+    program.push(step(RETURN, REFUSED, 0, 0));
     program
+}
+
+fn without_threads() -> Vec<Instruction> {
+    let mut program = begin();
+    for call in [libc::SYS_clone, libc::SYS_clone3, libc::SYS_seccomp] {
+        answer(&mut program, call, REFUSED);
+    }
+    program.push(step(RETURN, ALLOW, 0, 0));
+    program
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel would do with a call.
+    fn judge(program: &[Instruction], call: libc::c_long, arguments: [u64; 6]) -> u32 {
+        let data = |at: u32| match at {
+            NUMBER => number(call),
+            ARCHITECTURE => ARCH,
+            at => arguments[(at as usize - 16) / 8] as u32,
+        };
+        let (mut at, mut value) = (0, 0);
+        loop {
+            let Instruction { code, jt, jf, k } = program[at];
+            let jump = |holds: bool| usize::from(if holds { jt } else { jf });
+            at += 1 + match code {
+                LOAD => {
+                    value = data(k);
+                    0
+                }
+                AND => {
+                    value &= k;
+                    0
+                }
+                EQUAL => jump(value == k),
+                RETURN => return k,
+                #[cfg(target_arch = "x86_64")]
+                AT_LEAST => jump(value >= k),
+                other => panic!("{other:#x}"),
+            };
+        }
+    }
+
+    #[test]
+    fn what_reaches_others_is_refused() {
+        let program = program();
+        let first = |call, arguments: &[u64]| {
+            let mut all = [0; 6];
+            all[..arguments.len()].copy_from_slice(arguments);
+            judge(&program, call, all)
+        };
+        for call in [
+            libc::SYS_execve,
+            libc::SYS_socket,
+            libc::SYS_connect,
+            libc::SYS_kill,
+            libc::SYS_tkill,
+            libc::SYS_rt_sigqueueinfo,
+            libc::SYS_pidfd_open,
+            libc::SYS_pidfd_send_signal,
+            libc::SYS_ptrace,
+            libc::SYS_process_vm_readv,
+            libc::SYS_process_vm_writev,
+            libc::SYS_prlimit64,
+            libc::SYS_setpriority,
+            libc::SYS_mount,
+            libc::SYS_open_tree,
+            libc::SYS_unshare,
+            libc::SYS_setns,
+            libc::SYS_ioctl,
+            libc::SYS_bpf,
+            libc::SYS_keyctl,
+            libc::SYS_io_uring_setup,
+            libc::SYS_userfaultfd,
+            libc::SYS_perf_event_open,
+            libc::SYS_open_by_handle_at,
+            libc::SYS_memfd_create,
+        ] {
+            assert_eq!(first(call, &[]), REFUSED, "{call}");
+        }
+        let signals = [libc::F_SETOWN, 10, 15, libc::F_SETLEASE, libc::F_NOTIFY, libc::F_SETPIPE_SZ, libc::F_ADD_SEALS];
+        for command in signals {
+            assert_eq!(first(libc::SYS_fcntl, &[3, u64::from(command.unsigned_abs())]), REFUSED, "fcntl {command}");
+        }
+        for command in FCNTL {
+            assert_eq!(first(libc::SYS_fcntl, &[3, u64::from(command.unsigned_abs())]), ALLOW, "fcntl {command}");
+        }
+        let thread = (libc::CLONE_THREAD | libc::CLONE_VM | libc::CLONE_SIGHAND) as u64;
+        assert_eq!(first(libc::SYS_clone, &[thread]), ALLOW);
+        assert_eq!(first(libc::SYS_clone, &[libc::SIGCHLD as u64]), REFUSED);
+        assert_eq!(first(libc::SYS_clone, &[thread | libc::CLONE_NEWUSER as u64]), REFUSED);
+        assert_eq!(first(libc::SYS_clone3, &[]), UNKNOWN);
+        assert_eq!(first(libc::SYS_mmap, &[0, 4096, libc::PROT_EXEC as u64]), REFUSED);
+        assert_eq!(first(libc::SYS_mmap, &[0, 4096, libc::PROT_WRITE as u64]), ALLOW);
+        assert_eq!(first(libc::SYS_tgkill, &[1]), REFUSED);
+        assert_eq!(first(libc::SYS_prctl, &[libc::PR_SET_DUMPABLE as u64, 1]), REFUSED);
+        let second = without_threads();
+        assert_eq!(judge(&second, libc::SYS_clone, [thread, 0, 0, 0, 0, 0]), REFUSED);
+        assert_eq!(judge(&second, libc::SYS_clone3, [0; 6]), REFUSED);
+        assert_eq!(judge(&second, libc::SYS_read, [0; 6]), ALLOW);
+    }
 }

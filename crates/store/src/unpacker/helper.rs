@@ -1,6 +1,7 @@
 //! The confined process: a job, its input, and what to tell of it. Owns the way from the first system call to the last.
 //! Must be the whole of its process: it gives up everything else for good.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
@@ -10,7 +11,8 @@ use brig_sys::fdpass::{Channel, MAX_MESSAGE};
 use brig_sys::{inherited, process};
 use rustix::fs::Mode;
 
-use super::confine::{self, Missing, PIECES};
+use super::confine::{self, Missing, PIECES, Piece};
+use super::filter;
 use super::{DONE, END, FAILED, JOB, LISTS, LOCKED, PIECE, PROGRESS, READY, files, notes};
 use crate::decompress::{self, Packing};
 use crate::error::{Error, Result};
@@ -91,6 +93,7 @@ fn only_decode(
     mut output: File,
     (packing, window_log): (Option<Packing>, u32),
 ) -> Result<Vec<u8>> {
+    no_more_threads(channel);
     let mut input = Input { pipe: input, channel, ended: false };
     let mut plain = decompress::decompress_within(&mut input, packing, window_log)?;
     let mut piece = vec![0; PIECE];
@@ -108,6 +111,13 @@ fn only_decode(
     Ok(Vec::new())
 }
 
+fn no_more_threads(channel: &Channel) {
+    if let Err(error) = filter::no_more_threads() {
+        let missing = text(&[Missing { piece: Piece::Filter, error }]);
+        drop(channel.try_send(&[&[LOCKED], missing.as_bytes()].concat()));
+    }
+}
+
 fn work(
     channel: &Channel,
     directory: &Root,
@@ -116,8 +126,15 @@ fn work(
 ) -> Result<Vec<u8>> {
     let root = files(directory)?;
     let mut input = Input { pipe: input, channel, ended: false };
-    // Somebody who waits sees that it goes on; whether they look just now does not matter.
-    let alive = || drop(channel.try_send(&[PROGRESS]));
+    let begun = Cell::new(false);
+    let alive = || {
+        // All threads that there are to be are there now, and nothing of the layer has been read.
+        if !begun.replace(true) {
+            no_more_threads(channel);
+        }
+        // Somebody who waits sees that it goes on; whether they look just now does not matter.
+        drop(channel.try_send(&[PROGRESS]));
+    };
     let plain = decompress::decompress_within(&mut input, packing, window_log)?;
     let (diff_id, size, applied) = layer::unpack_stream(directory, &root, plain, &alive)?;
     io::copy(&mut input, &mut io::sink()).map_err(|error| Error::input("read the layer", &error))?;

@@ -3,7 +3,8 @@
 //! whatever becomes of it is the failure of one layer.
 //!
 //! What is left to believe is that the files are what the archive with the told diff id describes: whoever takes the process
-//! over by means of a hostile archive can lie about that one layer, and reach nothing else.
+//! over by means of a hostile archive can lie about that one layer, and reach nothing else. What it leaves beside the files is
+//! checked by `layer/shape.rs`.
 //!
 //! The conversation, over a pair of sockets that keeps messages apart: the process says [`READY`], gets [`JOB`] with the
 //! layer's directory (a detached mount) and the input (a pipe), says [`LOCKED`] once it is confined; after the input's last
@@ -165,7 +166,11 @@ impl<'a> Process<'a> {
         let (channel, theirs) = fdpass::pair()?;
         let mut command = Command::new(&unpacker.program);
         command.args(&unpacker.arguments).env_clear().arg0("brig");
-        command.stdin(Stdio::from(theirs.into_fd())).stdout(Stdio::null()).stderr(Stdio::null());
+        // Not even /dev/null, whose mode root may change by an open descriptor: a pipe that nobody reads.
+        let failed = |errno: Errno| Error::io("make a pipe", errno);
+        let (_, nowhere) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
+        let again = nowhere.try_clone().map_err(|error| Error::io("duplicate a descriptor", error))?;
+        command.stdin(Stdio::from(theirs.into_fd())).stdout(Stdio::from(nowhere)).stderr(Stdio::from(again));
         let child = command.spawn().map_err(|error| Error::io("start the process that unpacks layers", error))?;
         let alive = Instant::now();
         Ok(Process { child, channel, unpacker, alive, lists: Vec::new(), fed: false, last_word: None })

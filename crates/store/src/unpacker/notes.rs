@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use brig_oci::Digest;
 
-use crate::apply::{Applied, Later, MAX_LEFT, What, clean};
+use crate::apply::{Applied, Later, MAX_CONTENT, MAX_LEFT, What, clean};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layer::MAX_LAYER_SIZE;
 
@@ -94,7 +94,7 @@ pub(super) fn decode(summary: &[u8], lists: &[u8]) -> Result<Outcome> {
         opaque: input.number()? == 1,
         ..Applied::default()
     };
-    if !input.0.is_empty() || size > MAX_LAYER_SIZE || applied.content_bytes > i64::MAX as u64 {
+    if !input.0.is_empty() || size > MAX_LAYER_SIZE || applied.content_bytes > MAX_CONTENT {
         return Err(bad("numbers"));
     }
     let mut input = Input(lists);

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod faults;
+mod hostile;
 mod same;
 mod walls;
 
@@ -21,11 +22,13 @@ const TESTS: &[Test] = &[
     ("an_archive_is_decoded_outside", same::an_archive_is_decoded_outside),
     ("packing_is_what_was_said", same::packing_is_what_was_said),
     ("a_killed_process_is_one_failed_layer", faults::a_killed_process_is_one_failed_layer),
+    ("nothing_of_the_host_is_open", faults::nothing_of_the_host_is_open),
     ("a_process_that_hangs_is_ended", faults::a_process_that_hangs_is_ended),
     ("slow_input_is_nobodys_fault", faults::slow_input_is_nobodys_fault),
     ("memory_has_an_end", faults::memory_has_an_end),
     ("input_that_breaks_off_is_no_layer", faults::input_that_breaks_off_is_no_layer),
     ("nonsense_is_not_believed", faults::nonsense_is_not_believed),
+    ("whatever_it_does_is_one_failed_layer", hostile::whatever_it_does_is_one_failed_layer),
     ("it_dies_with_who_started_it", faults::it_dies_with_who_started_it),
 ];
 
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
     match arguments[1..] {
         ["unpack"] => return brig_store::unpacker::main(),
         ["probe", pieces, address] => return walls::probe(pieces, address),
+        ["hostile", deed, host] => return hostile::child(deed, host),
         ["victim", root] => return faults::victim(root),
         _ => {}
     }
