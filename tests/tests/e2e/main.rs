@@ -9,6 +9,7 @@ mod exec;
 mod hardening_restart;
 mod harness;
 mod images;
+mod import;
 mod lifecycle;
 mod network;
 mod other_engines;

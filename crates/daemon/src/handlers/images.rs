@@ -45,7 +45,7 @@ pub async fn list(call: Call) -> Outcome {
     ok(&images)
 }
 
-/// `POST /images/create`: pull with `fromImage`, import with `fromSrc`.
+/// `POST /images/create`: pull with `fromImage`, import with `fromSrc`, which is `-` for the body or a URL.
 pub async fn create(call: Call) -> Outcome {
     let platform = call.query.get("platform").to_owned();
     let from_image = call.query.get("fromImage").to_owned();
@@ -54,18 +54,14 @@ pub async fn create(call: Call) -> Outcome {
         let (tag, platform) = (call.query.given("tag"), Some(platform.as_str()).filter(|p| !p.is_empty()));
         return progress(call.engine.images.pull(&from_image, tag, platform, auth).await?).await;
     }
-    match call.query.get("fromSrc") {
-        "" => Err(Fault::bad_request("either fromImage or fromSrc must be given")),
-        "-" => import(call, platform).await,
-        _ => Err(Fault::new(
-            StatusCode::NOT_IMPLEMENTED,
-            "importing from a URL is not supported: fetch the archive and import it from `-`",
-        )),
-    }
+    import(call, platform).await
 }
 
 async fn import(call: Call, platform: String) -> Outcome {
-    let (reader, call) = call.reader();
+    let source = call.query.get("fromSrc").to_owned();
+    if source.is_empty() {
+        return Err(Fault::bad_request("either fromImage or fromSrc must be given"));
+    }
     let request = Import {
         repository: call.query.get("repo").to_owned(),
         tag: call.query.get("tag").to_owned(),
@@ -74,7 +70,11 @@ async fn import(call: Call, platform: String) -> Outcome {
         platform,
         timestamp: call.query.number("timestamp")?,
     };
-    progress(call.engine.images.import(Box::new(reader), request)?).await
+    if source == "-" {
+        let (reader, call) = call.reader();
+        return progress(call.engine.images.import(Box::new(reader), request)?).await;
+    }
+    Ok(stream(None, call.engine.images.import_from(&source, request).await?))
 }
 
 /// `POST /images/load`

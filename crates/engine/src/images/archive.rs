@@ -49,35 +49,51 @@ impl Images {
 
     /// Makes an image of one layer from a tar of a root file system.
     pub fn import(&self, reader: Box<dyn Read + Send>, import: Import) -> Result<Progress> {
+        let importing = self.importing(import, "-")?;
+        let (sender, lines) = mpsc::channel(LINES);
+        let images = self.clone();
+        tokio::task::spawn_blocking(move || sender.blocking_send(images.import_now(importing, reader)).ok());
+        Ok(lines)
+    }
+
+    /// Checks what an image from `source` is to be.
+    pub(super) fn importing(&self, import: Import, source: &str) -> Result<Importing> {
         let target = super::commit::target(&import.repository, &import.tag)?;
         let platform = match import.platform.as_str() {
             "" => Platform::host(),
             text => Platform::parse(text).map_err(|e| Error::invalid(e.to_string()))?,
         };
+        let comment = if import.message.is_empty() { format!("Imported from {source}") } else { import.message };
         let mut config = ImageConfig {
             created: Some(super::commit::created(import.timestamp)?),
             architecture: platform.architecture,
             os: platform.os,
             variant: platform.variant,
-            comment: if import.message.is_empty() { "Imported from -".into() } else { import.message },
+            comment,
             ..ImageConfig::default()
         };
         super::changes::apply(&mut config.config, &ContainerConfig::default(), &import.changes)?;
-        let (sender, lines) = mpsc::channel(LINES);
-        let images = self.clone();
-        tokio::task::spawn_blocking(move || {
-            let name = target.as_ref().map(Reference::canonical);
-            let line = match archive::import(&images.store, reader, config, name.as_deref()) {
-                Ok(id) => {
-                    images.emit("import", id.as_str(), target.map(|t| t.familiar()).unwrap_or_default().as_str());
-                    status(id.to_string(), "")
-                }
-                Err(e) => failure(&from_store(e).message),
-            };
-            sender.blocking_send(line).ok();
-        });
-        Ok(lines)
+        Ok(Importing { target, config })
     }
+
+    /// Imports, and tells the last line: the image's id, or what is wrong.
+    pub(super) fn import_now(&self, importing: Importing, reader: impl Read) -> Message {
+        let familiar = importing.familiar();
+        let name = importing.target.as_ref().map(Reference::canonical);
+        match archive::import(&self.store, reader, importing.config, name.as_deref()) {
+            Ok(id) => {
+                self.emit("import", id.as_str(), &familiar);
+                status(id.to_string(), "")
+            }
+            Err(e) => failure(&from_store(e).message),
+        }
+    }
+}
+
+/// An import that can begin.
+pub(super) struct Importing {
+    pub(super) target: Option<Reference>,
+    config: ImageConfig,
 }
 
 /// Images that are about to be written as one archive, all found and complete.

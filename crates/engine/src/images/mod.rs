@@ -6,6 +6,7 @@ mod ask;
 mod changes;
 mod commit;
 mod family;
+mod fetch;
 mod lists;
 mod manifests;
 mod platforms;

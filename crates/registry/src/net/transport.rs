@@ -273,7 +273,7 @@ impl Response<'_> {
         let location = self.header(&LOCATION).ok_or_else(|| refuse("it names no location".into()))?;
         let next = self.url.join(location).map_err(refuse)?;
         if home.scheme == Scheme::Https && next.origin.scheme == Scheme::Http {
-            return Err(refuse(format!("{next} is not encrypted, the registry is")));
+            return Err(refuse(format!("{next} is not encrypted, {home} is")));
         }
         Ok(Some(next))
     }

@@ -210,7 +210,7 @@ async fn no_downgrade_from_tls() {
     });
     let (host, _certs) = host(&proxy(registry.address).await, &[("ca.crt", CA)]);
     let error = host.refused(NAME).await;
-    assert!(error.message.contains("is not encrypted, the registry is"), "{error}");
+    assert!(error.message.contains("is not encrypted, https://"), "{error}");
     assert!(plain.log().is_empty());
 }
 
