@@ -68,6 +68,7 @@ const KEYS: &[(&str, &str, &str, Shape)] = &[
     ("mtu", "mtu", "mtu", Shape::Number),
     ("no-new-privileges", "no-new-privileges", "no_new_privileges", Shape::Flag),
     ("pidfile", "pidfile", "pidfile", Shape::Text),
+    ("pull-all-platforms", "pull-all-platforms", "pull_all_platforms", Shape::Flag),
     ("registries", "registry", "registries", Shape::Registries),
     ("registry-mirrors", "registry-mirror", "registry_mirrors", Shape::List),
     ("runtimes", "add-runtime", "add_runtimes", Shape::Runtimes),

@@ -102,6 +102,9 @@ pub struct Options {
     /// How to compress layers made here when they are pushed: gzip or zstd
     #[arg(long, value_name = "FORMAT", default_value = "gzip")]
     pub layer_compression: String,
+    /// Keep the images for all platforms when a pull names none
+    #[arg(long)]
+    pub pull_all_platforms: bool,
 
     /// Name server for containers (may be repeated)
     #[arg(long, value_name = "ADDRESS")]
@@ -258,6 +261,7 @@ impl Options {
             max_concurrent_downloads: self.max_concurrent_downloads,
             max_concurrent_uploads: self.max_concurrent_uploads,
             layer_compression: self.layer_compression.clone(),
+            pull_all_platforms: self.pull_all_platforms,
             dns: self.dns.clone(),
             dns_search: self.dns_search.clone(),
             dns_options: self.dns_options.clone(),

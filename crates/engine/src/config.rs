@@ -28,6 +28,8 @@ pub struct Config {
     pub max_concurrent_uploads: usize,
     /// How layers made here are compressed for a push: `gzip` or `zstd` (`--layer-compression`).
     pub layer_compression: String,
+    /// Whether a pull that names no platform keeps all that the name leads to (`--pull-all-platforms`).
+    pub pull_all_platforms: bool,
     /// Name servers for containers (`--dns`).
     pub dns: Vec<IpAddr>,
     /// Search domains for containers (`--dns-search`).
@@ -78,6 +80,7 @@ impl Default for Config {
             registries: Vec::new(),
             max_concurrent_uploads: 5,
             layer_compression: "gzip".to_owned(),
+            pull_all_platforms: false,
             max_concurrent_downloads: 3,
             dns: Vec::new(),
             dns_search: Vec::new(),

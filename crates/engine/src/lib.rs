@@ -176,6 +176,7 @@ fn open_parts(config: Config) -> Result<Opened> {
     })
     .map_err(|e| Error::system(e.message))?;
     let images = Images::new(store.clone(), client, Arc::clone(&events), Arc::clone(&index));
+    let images = images.pulling_all_platforms(config.pull_all_platforms);
     let networks = Networks::open(&config)?;
     let id = engine_id(&store)?;
     let shared = Arc::new(Shared::new(

@@ -12,6 +12,7 @@ use crate::answer::{Asked, refusal};
 use crate::auth::{Grant, Tokens};
 use crate::config::{Auth, Config, is_hub};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fetch::{self, Fetch};
 use crate::lists::{self, Found};
 use crate::net::dial::Dialer;
 use crate::net::resolver::Resolver;
@@ -90,6 +91,15 @@ impl Client {
     /// where the registry does not have that, those of its catalog whose name contains the term.
     pub async fn search(&self, domain: &str, term: &str, limit: usize, auth: Option<&Auth>) -> Result<Vec<Found>> {
         lists::search(&self.inner, domain, term, limit, auth).await
+    }
+
+    /// Asks for the file at `url` (`http` or `https`, without a scheme `http`; a user and password before the host are sent
+    /// to that host only). Redirects are followed, never from https to http.
+    ///
+    /// # Errors
+    /// Whatever keeps the file from coming, in the words of Docker's `import`.
+    pub async fn fetch(&self, url: &str) -> Result<Fetch<'_>> {
+        fetch::fetch(&self.inner, url).await
     }
 
     /// Asks what `reference` means at its registry or a mirror of that. Nothing is stored.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hyper::Method;
 use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderValue};
 
-use crate::client::Client;
+use crate::client::Inner;
 use crate::error::{Error, ErrorKind, Result, printable};
 use crate::net::tls::Trust;
 use crate::net::transport::{Outgoing, Response};
@@ -23,42 +23,36 @@ pub struct Fetch<'c> {
     total: Option<u64>,
 }
 
-impl Client {
-    /// Asks for the file at `url` (`http` or `https`, without a scheme `http`; a user and password before the host are sent
-    /// to that host only). Redirects are followed, never from https to http.
-    ///
-    /// # Errors
-    /// Whatever keeps the file from coming, in the words of Docker's `import`.
-    pub async fn fetch(&self, url: &str) -> Result<Fetch<'_>> {
-        let (url, login) = address(url)?;
-        let mut request = Outgoing::new(Method::GET, url.clone());
-        if let Some(login) = login {
-            let value = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(login)));
-            let mut value = value.map_err(|_| Error::invalid("the user in the URL is not a header value"))?;
-            value.set_sensitive(true);
-            request = request.header(AUTHORIZATION, value);
-        }
-        let mut response = self.inner.transport.send(&request, Trust::Verified).await?;
-        let status = response.status;
-        if !status.is_success() {
-            // Without its text the status alone must do.
-            let body = response.collect(LARGEST_REFUSAL).await.unwrap_or_default();
-            let kind = match status.as_u16() {
-                400 => ErrorKind::Invalid,
-                401 => ErrorKind::Unauthorized,
-                403 => ErrorKind::Denied,
-                404 | 410 => ErrorKind::NotFound,
-                429 => ErrorKind::RateLimited,
-                _ => ErrorKind::Network,
-            };
-            let text = String::from_utf8_lossy(&body);
-            let text = printable(text.trim());
-            let text = if text.is_empty() { text } else { format!(": {text}") };
-            return Err(Error::new(kind, format!("failed to GET {url} with status {status}{text}")));
-        }
-        let total = response.header(&CONTENT_LENGTH).and_then(|length| length.parse().ok());
-        Ok(Fetch { response, url, total })
+/// See [`crate::Client::fetch`].
+pub(crate) async fn fetch<'c>(inner: &'c Inner, url: &str) -> Result<Fetch<'c>> {
+    let (url, login) = address(url)?;
+    let mut request = Outgoing::new(Method::GET, url.clone());
+    if let Some(login) = login {
+        let value = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(login)));
+        let mut value = value.map_err(|_| Error::invalid("the user in the URL is not a header value"))?;
+        value.set_sensitive(true);
+        request = request.header(AUTHORIZATION, value);
     }
+    let mut response = inner.transport.send(&request, Trust::Verified).await?;
+    let status = response.status;
+    if !status.is_success() {
+        // Without its text the status alone must do.
+        let body = response.collect(LARGEST_REFUSAL).await.unwrap_or_default();
+        let kind = match status.as_u16() {
+            400 => ErrorKind::Invalid,
+            401 => ErrorKind::Unauthorized,
+            403 => ErrorKind::Denied,
+            404 | 410 => ErrorKind::NotFound,
+            429 => ErrorKind::RateLimited,
+            _ => ErrorKind::Network,
+        };
+        let text = String::from_utf8_lossy(&body);
+        let text = printable(text.trim());
+        let text = if text.is_empty() { text } else { format!(": {text}") };
+        return Err(Error::new(kind, format!("failed to GET {url} with status {status}{text}")));
+    }
+    let total = response.header(&CONTENT_LENGTH).and_then(|length| length.parse().ok());
+    Ok(Fetch { response, url, total })
 }
 
 impl Fetch<'_> {

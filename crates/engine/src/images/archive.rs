@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::Images;
 use super::family::{Family, Member};
+use super::fetch;
 use super::transfer::{LINES, Progress, failure, status, with_detail};
 use crate::error::{Error, Result, from_store};
 
@@ -56,6 +57,12 @@ impl Images {
         Ok(lines)
     }
 
+    /// Makes an image of the tar at a URL. What keeps the file from coming at all is the error; what happens later is the
+    /// last line. Dropping the receiver ends it.
+    pub async fn import_from(&self, url: &str, import: Import) -> Result<Progress> {
+        fetch::import(self.clone(), url.to_owned(), import).await
+    }
+
     /// Checks what an image from `source` is to be.
     pub(super) fn importing(&self, import: Import, source: &str) -> Result<Importing> {
         let target = super::commit::target(&import.repository, &import.tag)?;
@@ -78,7 +85,7 @@ impl Images {
 
     /// Imports, and tells the last line: the image's id, or what is wrong.
     pub(super) fn import_now(&self, importing: Importing, reader: impl Read) -> Message {
-        let familiar = importing.familiar();
+        let familiar = importing.target.as_ref().map(Reference::familiar).unwrap_or_default();
         let name = importing.target.as_ref().map(Reference::canonical);
         match archive::import(&self.store, reader, importing.config, name.as_deref()) {
             Ok(id) => {
@@ -92,7 +99,7 @@ impl Images {
 
 /// An import that can begin.
 pub(super) struct Importing {
-    pub(super) target: Option<Reference>,
+    target: Option<Reference>,
     config: ImageConfig,
 }
 

@@ -3,13 +3,12 @@
 
 use std::io::{self, Read};
 
-use brig_oci::Reference;
 use brig_registry::ErrorKind as Refused;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::Images;
-use super::archive::{Import, Importing};
+use super::archive::Import;
 use super::transfer::{self, LINES, Progress, failure, status, with_detail};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -18,75 +17,67 @@ const PIECES: usize = 16;
 /// Bytes between two lines of progress.
 const STEP: u64 = 512 * 1024;
 
-impl Images {
-    /// Makes an image of the tar at a URL. What keeps the file from coming at all is the error; what happens later is the
-    /// last line. Dropping the receiver ends it.
-    pub async fn import_from(&self, url: &str, import: Import) -> Result<Progress> {
-        let (images, url) = (self.clone(), url.to_owned());
-        let (sender, lines) = mpsc::channel(LINES);
-        let (begun, beginning) = tokio::sync::oneshot::channel();
-        tokio::spawn(async move {
-            let mut fetch = match images.client.fetch(&url).await {
-                Ok(fetch) => fetch,
-                Err(error) => {
-                    begun.send(Err(from_fetch(error))).ok();
-                    return;
-                }
+/// See [`Images::import_from`].
+pub(super) async fn import(images: Images, url: String, import: Import) -> Result<Progress> {
+    let (sender, lines) = mpsc::channel(LINES);
+    let (begun, beginning) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let mut fetch = match images.client.fetch(&url).await {
+            Ok(fetch) => fetch,
+            Err(error) => {
+                begun.send(Err(from_fetch(error))).ok();
+                return;
+            }
+        };
+        let source = fetch.source();
+        let importing = match images.importing(import, &source) {
+            Ok(importing) => importing,
+            Err(error) => {
+                begun.send(Err(error)).ok();
+                return;
+            }
+        };
+        let total = fetch.total().unwrap_or(0);
+        // Nobody listens any more if this fails, which the next line notices too.
+        begun.send(Ok(())).ok();
+        sender.send(status(format!("Downloading from {source}"), "")).await.ok();
+        let (pieces, reader) = mpsc::channel(PIECES);
+        let reader = Pieces { pieces: reader, current: Bytes::new(), ended: false };
+        let into = images.clone();
+        let unpacking = tokio::task::spawn_blocking(move || into.import_now(importing, reader));
+        let (mut current, mut told) = (0, 0);
+        loop {
+            let piece = tokio::select! {
+                piece = fetch.chunk() => piece,
+                () = sender.closed() => return,
             };
-            let source = fetch.source();
-            let importing = match images.importing(import, &source) {
-                Ok(importing) => importing,
+            let piece = match piece {
+                Ok(Some(piece)) => piece,
+                Ok(None) => break,
                 Err(error) => {
-                    begun.send(Err(error)).ok();
-                    return;
-                }
-            };
-            let total = fetch.total().unwrap_or(0);
-            // Nobody listens any more if this fails, which the next line notices too.
-            begun.send(Ok(())).ok();
-            sender.send(status(format!("Downloading from {source}"), "")).await.ok();
-            let (pieces, reader) = mpsc::channel(PIECES);
-            let unpacking = images.unpack(importing, Pieces { pieces: reader, current: Bytes::new(), ended: false });
-            let (mut current, mut told) = (0, 0);
-            loop {
-                let piece = tokio::select! {
-                    piece = fetch.chunk() => piece,
-                    () = sender.closed() => return,
-                };
-                let piece = match piece {
-                    Ok(Some(piece)) => piece,
-                    Ok(None) => break,
-                    Err(error) => {
-                        pieces.send(Err(io::Error::other(error.message))).await.ok();
-                        break;
-                    }
-                };
-                current += piece.len() as u64;
-                if current - told >= STEP || current == total {
-                    told = current;
-                    // A client that reads too slowly misses a step of a progress bar, nothing else.
-                    sender.try_send(with_detail("Importing", "", current, total)).ok();
-                }
-                if pieces.send(Ok(piece)).await.is_err() {
-                    // The unpacking has failed, and says why.
+                    pieces.send(Err(io::Error::other(error.message))).await.ok();
                     break;
                 }
+            };
+            current += piece.len() as u64;
+            if current - told >= STEP || current == total {
+                told = current;
+                // A client that reads too slowly misses a step of a progress bar, nothing else.
+                sender.try_send(with_detail("Importing", "", current, total)).ok();
             }
-            // The end of the input for the unpacking.
-            pieces.send(Ok(Bytes::new())).await.ok();
-            let last = unpacking.await.unwrap_or_else(|error| failure(&format!("the import was cut short: {error}")));
-            sender.send(last).await.ok();
-        });
-        match beginning.await {
-            Ok(result) => result.map(|()| lines),
-            Err(_) => Err(Error::system("the import was cut short")),
+            if pieces.send(Ok(piece)).await.is_err() {
+                // The unpacking has failed, and says why.
+                break;
+            }
         }
-    }
-
-    /// Unpacks what comes, on a thread that may block, and tells the last line.
-    fn unpack(&self, importing: Importing, reader: Pieces) -> tokio::task::JoinHandle<brig_api::progress::Message> {
-        let images = self.clone();
-        tokio::task::spawn_blocking(move || images.import_now(importing, reader))
+        // The end of the input for the unpacking.
+        pieces.send(Ok(Bytes::new())).await.ok();
+        let last = unpacking.await.unwrap_or_else(|error| failure(&format!("the import was cut short: {error}")));
+        sender.send(last).await.ok();
+    });
+    match beginning.await {
+        Ok(result) => result.map(|()| lines),
+        Err(_) => Err(Error::system("the import was cut short")),
     }
 }
 
@@ -116,12 +107,5 @@ fn from_fetch(error: brig_registry::Error) -> Error {
     match error.kind {
         Refused::Denied => Error::new(ErrorKind::Forbidden, error.message),
         _ => transfer::from_registry(error),
-    }
-}
-
-impl Importing {
-    /// The name it is to have, as people write it; empty for none.
-    pub(super) fn familiar(&self) -> String {
-        self.target.as_ref().map(Reference::familiar).unwrap_or_default()
     }
 }

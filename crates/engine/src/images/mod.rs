@@ -43,6 +43,8 @@ pub struct Images {
     events: Arc<Events>,
     containers: Arc<Index>,
     documents: family::Documents,
+    /// A pull that names no platform keeps all.
+    all_platforms: bool,
 }
 
 /// What a list of images is to show.
@@ -75,7 +77,12 @@ impl Resolved {
 
 impl Images {
     pub(crate) fn new(store: Store, client: Client, events: Arc<Events>, containers: Arc<Index>) -> Self {
-        Self { store, client, events, containers, documents: family::Documents::default() }
+        Self { store, client, events, containers, documents: family::Documents::default(), all_platforms: false }
+    }
+
+    /// These, with pulls that keep all platforms unless one is named.
+    pub(crate) fn pulling_all_platforms(self, all_platforms: bool) -> Self {
+        Self { all_platforms, ..self }
     }
 
     /// `GET /images/search`: repositories that have to do with `term`, which may begin with a registry's name.

@@ -59,6 +59,7 @@ impl Images {
     ) -> Result<Progress> {
         let reference = pull_reference(name, tag)?;
         let wanted = match platform.filter(|text| !text.is_empty()) {
+            None if self.all_platforms => Wanted::All,
             None => Wanted::Here,
             Some(ALL_PLATFORMS) => Wanted::All,
             Some(text) => Wanted::One(Platform::parse(text).map_err(|e| Error::invalid(e.to_string()))?),
