@@ -259,23 +259,39 @@ fn engine_id(store: &Store) -> Result<String> {
     Ok(id)
 }
 
-/// The instant of an `until` filter: RFC 3339, seconds since the epoch, or a Go duration back from now.
+/// The instant of an `until` filter: a date, with or without a time and a zone (without one UTC), seconds since the epoch, or a
+/// Go duration back from now.
 pub(crate) fn until_limit(filters: &Filters) -> Result<Option<Timestamp>> {
     let Some(text) = filters.get("until").next() else { return Ok(None) };
-    let bad = || {
-        Error::invalid(format!(
-            "invalid filter 'until={text}': give an RFC 3339 time, seconds or a duration such as 24h"
-        ))
-    };
+    instant(text).map(Some).ok_or_else(|| {
+        Error::invalid(format!("invalid filter 'until={text}': give a date, a time, seconds or a duration such as 24h"))
+    })
+}
+
+fn instant(text: &str) -> Option<Timestamp> {
+    if let Some(at) = seconds(text) {
+        return Some(at);
+    }
     if let Ok(at) = text.parse::<Timestamp>() {
-        return Ok(Some(at));
+        return Some(at);
     }
-    if let Ok(seconds) = text.parse::<i64>() {
-        return Timestamp::from_second(seconds).map(Some).map_err(|_| bad());
+    let local = text.strip_suffix('Z').unwrap_or(text);
+    if local.starts_with(|c: char| c.is_ascii_digit())
+        && let Ok(at) = local.parse::<jiff::civil::DateTime>()
+    {
+        return at.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|at| at.timestamp());
     }
-    let nanoseconds = go_duration(text).ok_or_else(bad)?;
-    let back = jiff::SignedDuration::from_nanos(nanoseconds);
-    Timestamp::now().checked_sub(back).map(Some).map_err(|_| bad())
+    let back = jiff::SignedDuration::from_nanos(go_duration(text)?);
+    Timestamp::now().checked_sub(back).ok()
+}
+
+/// Seconds since the epoch, with a fraction or not.
+fn seconds(text: &str) -> Option<Timestamp> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if fraction.len() > 9 || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    Timestamp::new(whole.parse().ok()?, format!("{fraction:0<9}").parse().ok()?).ok()
 }
 
 /// A duration as Go writes it (`1h30m`, `-1.5s`, `100ms`) in nanoseconds; `None` if it is none.
@@ -319,5 +335,31 @@ fn compression(name: &str) -> Result<brig_store::Compression> {
         "gzip" => Ok(brig_store::Compression::Gzip),
         "zstd" => Ok(brig_store::Compression::Zstd),
         other => Err(Error::invalid(format!("layer compression {other:?} is not known: it is gzip or zstd"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::instant;
+
+    #[test]
+    fn instants_as_docker_reads_them() {
+        for (text, expected) in [
+            ("2023-06-01", "2023-06-01T00:00:00Z"),
+            ("2023-06-01Z", "2023-06-01T00:00:00Z"),
+            ("2023-06-01T10:20", "2023-06-01T10:20:00Z"),
+            ("2023-06-01T10:20:30", "2023-06-01T10:20:30Z"),
+            ("2023-06-01T10:20:30.5", "2023-06-01T10:20:30.5Z"),
+            ("2023-06-01T10:20:30+02:00", "2023-06-01T08:20:30Z"),
+            ("1685614830", "2023-06-01T10:20:30Z"),
+            ("1685614830.000000001", "2023-06-01T10:20:30.000000001Z"),
+        ] {
+            assert_eq!(instant(text).map(|at| at.to_string()).as_deref(), Some(expected), "{text}");
+        }
+        let hour = jiff::Timestamp::now().duration_since(instant("1h").unwrap()).as_secs();
+        assert!((3599..=3601).contains(&hour), "{hour}");
+        for text in ["", "soon", "2023-13-01", "1x", ".", "1685614830.0000000001"] {
+            assert!(instant(text).is_none(), "{text}");
+        }
     }
 }

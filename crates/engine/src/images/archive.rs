@@ -160,9 +160,9 @@ impl Images {
             found.push((id, name));
         }
         let one = |(id, name): (Digest, Option<Reference>)| {
-            let canonical = name.as_ref().map_or_else(|| id.to_string(), Reference::canonical);
-            let meant = self.find_for(&canonical, platforms.first())?.id;
-            let family = self.find_family(&canonical)?.1.filter(|family| family.is_kept());
+            let shown = name.as_ref().map_or_else(|| id.to_string(), Reference::familiar);
+            let meant = self.find_for(&shown, platforms.first())?.id;
+            let family = self.find_family(&shown)?.1.filter(|family| family.is_kept());
             Ok((meant, name, family.map(|family| listed(&family, platforms)).transpose()?.unwrap_or_default()))
         };
         found.into_iter().map(one).collect()

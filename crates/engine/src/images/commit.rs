@@ -54,7 +54,7 @@ pub struct Made {
 pub fn plan_commit(commit: Commit, record: &Record) -> Result<Planned> {
     let target = target(&commit.repository, &commit.tag)?;
     let base = portable(&record.config);
-    let mut config = commit.config.as_ref().map(portable).unwrap_or_default();
+    let mut config = commit.config.as_ref().map_or_else(|| base.clone(), portable);
     super::changes::apply(&mut config, &base, &commit.changes)?;
     merge(&mut config, &base);
     Ok(Planned {

@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
+use super::dial::describe_io;
 use super::dns::{self, Answer, RecordType};
 
 /// Files larger than this are not what they claim to be.
@@ -97,7 +98,7 @@ impl Resolver {
                 let server = SocketAddr::new(*server, self.port);
                 match timeout(settings.timeout, ask(server, name, record)).await {
                     Err(_) => last = format!("on {server}: i/o timeout"),
-                    Ok(Err(error)) => last = format!("on {server}: {error}"),
+                    Ok(Err(error)) => last = format!("on {server}: {}", describe_io(&error)),
                     Ok(Ok(Answer::Addresses(addresses))) => return Ok(addresses),
                     Ok(Ok(Answer::NoSuchName)) => {
                         return Err(LookupError::NoSuchHost(Some(server.to_string())));

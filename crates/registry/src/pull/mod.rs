@@ -76,7 +76,7 @@ impl Client {
         let wanted = wanted(&image, &config.rootfs.diff_ids, &chains);
         let image_id = image.manifest.config.digest.clone();
         let known = store.image(&image_id).is_some();
-        let pull = Layers { inner: &self.inner, store, sources: &sources, progress };
+        let pull = Layers { inner: &self.inner, store, sources: &sources, progress, known };
         let fetched = pull.all(&wanted).await?;
         record(store, &image, config_bytes).await?;
         drop(lease);
@@ -172,6 +172,8 @@ struct Layers<'a> {
     store: &'a Store,
     sources: &'a [Arc<Session>],
     progress: Progress<'a>,
+    /// The image is here already, so that of its layers there is nothing to tell.
+    known: bool,
 }
 
 impl Layers<'_> {
@@ -181,7 +183,9 @@ impl Layers<'_> {
         for (nth, layer) in wanted.iter().enumerate() {
             let id = short(layer);
             if self.store.layer(&layer.chain_id).is_some() {
-                (self.progress)(PullEvent::AlreadyExists { id });
+                if !self.known {
+                    (self.progress)(PullEvent::AlreadyExists { id });
+                }
             } else {
                 (self.progress)(PullEvent::LayerQueued { id, size: layer.descriptor.size });
                 missing.push(nth);

@@ -70,6 +70,11 @@ async fn progress_is_what_docker_shows() {
 
     host.events.lock().unwrap().clear();
     host.pull(&registry.name("app:v1")).await.unwrap();
+    assert_eq!(host.events().len(), 2, "of an image that is here nothing is told: {:?}", host.events());
+    let again = Image::new(image.layers.iter().cloned().chain([Layer::file("more", 10, Packing::Gzip)]).collect());
+    registry.push("app", "v2", &again);
+    host.events.lock().unwrap().clear();
+    host.pull(&registry.name("app:v2")).await.unwrap();
     assert_eq!(host.events().iter().filter(|e| matches!(e, PullEvent::AlreadyExists { .. })).count(), 3);
 }
 

@@ -2,12 +2,13 @@
 //! Owns what each kind of member becomes, whiteouts, and the bounds of one layer. Every path is resolved beneath
 //! the directory; must not use a member's name otherwise, and must not look at other layers (see `layer`).
 
+pub(crate) mod holes;
 mod settle;
 mod tree;
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{BufRead, Seek, SeekFrom, Write};
+use std::io::BufRead;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -170,7 +171,7 @@ fn file<R: BufRead>(
     // Nobody can get at it yet, and most then need no change of mode. Set-id bits would not survive writing.
     let mode = Mode::from_raw_mode(member.mode & 0o777);
     let fd = tree.make(&parent, name, "create", |parent, name| rustix::fs::openat(parent, name, flags, mode))?;
-    let mut file = File::from(fd);
+    let file = File::from(fd);
     let failed = |error: std::io::Error| Error::io("write", error);
     let inode = describe_open(tree, file.as_fd(), path, member)?;
     if member.size > 0 {
@@ -178,11 +179,14 @@ fn file<R: BufRead>(
     }
     match &member.segments {
         None if member.size == 0 => {}
-        None => copy(body, &mut file, 0, member.size)?,
+        None => {
+            if copy(body, &file, 0, member.size)? < member.size {
+                file.set_len(member.size).map_err(failed)?;
+            }
+        }
         Some(segments) => {
             for segment in segments.iter().filter(|segment| segment.length > 0) {
-                file.seek(SeekFrom::Start(segment.offset)).map_err(failed)?;
-                copy(body, &mut file, segment.offset, segment.length)?;
+                copy(body, &file, segment.offset, segment.length)?;
             }
             file.set_len(member.size).map_err(failed)?;
         }
@@ -197,11 +201,11 @@ fn file<R: BufRead>(
     rustix::fs::futimens(&file, &times(member.mtime)).map_err(|errno| Error::io("futimens", errno))
 }
 
-/// Copies the next `left` bytes of the member's body, which belong at `offset`, where the file stands. What has been written
-/// of a large file is on its way to the disk while the rest is still decoded.
-fn copy<R: BufRead>(body: &mut Archive<Tape<R>>, file: &mut File, offset: u64, mut left: u64) -> Result<()> {
+/// Copies the next `left` bytes of the member's body, which belong at `offset`; zeros become holes. What has been written of a
+/// large file is on its way to the disk while the rest is still decoded. Tells where the last byte written ends.
+fn copy<R: BufRead>(body: &mut Archive<Tape<R>>, file: &File, offset: u64, mut left: u64) -> Result<u64> {
     body.input().recorder.begin_part(offset, left)?;
-    let (mut at, mut begun) = (offset, offset);
+    let (mut at, mut begun, mut end) = (offset, offset, offset);
     while left > 0 {
         let piece = match body.piece() {
             Ok([]) => return Err(Error::invalid("the archive is cut off")),
@@ -209,7 +213,7 @@ fn copy<R: BufRead>(body: &mut Archive<Tape<R>>, file: &mut File, offset: u64, m
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(Error::input("read the archive", &error)),
         };
-        file.write_all(piece).map_err(|error| Error::io("write", error))?;
+        end = holes::write(file, piece, at).map_err(|error| Error::io("write", error))?.unwrap_or(end);
         let length = piece.len();
         body.pass(length);
         left -= length as u64;
@@ -220,7 +224,7 @@ fn copy<R: BufRead>(body: &mut Archive<Tape<R>>, file: &mut File, offset: u64, m
         }
     }
     body.input().recorder.end_part();
-    Ok(())
+    Ok(end)
 }
 
 fn symlink(tree: &mut Tree<'_>, path: &Path, name: &OsStr, member: &Member) -> Result<()> {

@@ -33,10 +33,10 @@ pub(super) fn images(parts: &Parts, platforms: &[Platform]) -> Result<Vec<Planne
     if let Some(wanted) = platforms.first() {
         let has =
             |image: &Planned| ImageConfig::parse(&image.config).map(|config| config.platform()).unwrap_or_default();
-        let shown: Vec<String> = images.iter().map(|image| has(image).to_string()).collect();
+        let shown: std::collections::BTreeSet<String> = images.iter().map(|image| has(image).to_string()).collect();
         images.retain(|image| platforms.iter().any(|platform| platform.rank(&has(image)).is_some()));
         if images.is_empty() {
-            let shown = shown.join(", ");
+            let shown = shown.into_iter().collect::<Vec<_>>().join(", ");
             return Err(Error::not_found(format!("no image for {wanted} in the archive: it has {shown}")));
         }
     }

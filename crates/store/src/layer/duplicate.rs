@@ -12,7 +12,7 @@ use brig_sys::beneath::{self, Root};
 use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
-use crate::apply::{Applied, times_of};
+use crate::apply::{Applied, holes, times_of};
 use crate::error::{Error, Result};
 use crate::recipe::{RECIPE, REPLACED};
 
@@ -91,7 +91,7 @@ pub(super) fn copy_as(source: &OwnedFd, name: &OsStr, target: &OwnedFd, new_name
             let from = rustix::fs::openat(source, name, flags, Mode::empty()).map_err(failed)?;
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let to = rustix::fs::openat(target, new_name, flags, Mode::from_raw_mode(0o600)).map_err(failed)?;
-            std::io::copy(&mut File::from(from), &mut File::from(to))
+            holes::copy(&File::from(from), &File::from(to), u64::try_from(stat.st_size).unwrap_or_default())
                 .map_err(|error| Error::io(format!("copy {}", Path::new(name).display()), error))?;
         }
         FileType::Symlink => {
