@@ -70,6 +70,13 @@ pub fn tcp_accepting(netns: &OwnedFd, address: &str, path: &str, kinds: &str) ->
     exchange(stream, address, "GET", path, &format!("Accept: {kinds}"), &[])
 }
 
+/// A part of what is at an address, over TCP inside a network namespace: `bytes=0-1`.
+pub fn tcp_part(netns: &OwnedFd, address: &str, path: &str, range: &str) -> std::io::Result<Answer> {
+    let stream = connect(netns, address, Duration::from_secs(5))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    exchange(stream, address, "GET", path, &format!("Range: {range}"), &[])
+}
+
 /// One request over a unix socket.
 pub fn unix(socket: &Path, method: &str, path: &str, body: &[u8]) -> std::io::Result<Answer> {
     let stream = UnixStream::connect(socket)?;

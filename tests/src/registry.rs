@@ -19,7 +19,8 @@ pub struct Registry {
     pub address: String,
     netns: Arc<OwnedFd>,
     folder: PathBuf,
-    child: Child,
+    /// None where a daemon serves it.
+    child: Option<Child>,
 }
 
 impl TestHost {
@@ -57,8 +58,12 @@ impl TestHost {
         let child = run.inside(&self.netns).with(|command| {
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         });
-        let registry =
-            Registry { address: address.to_owned(), netns: Arc::clone(&self.netns), folder, child: child.spawn() };
+        let registry = Registry {
+            address: address.to_owned(),
+            netns: Arc::clone(&self.netns),
+            folder,
+            child: Some(child.spawn()),
+        };
         eventually("the registry answers", || {
             http::connect(&registry.netns, address, Duration::from_secs(1)).ok().map(drop)
         });
@@ -84,9 +89,17 @@ impl TestHost {
         let mut told = String::new();
         let stdout = child.stdout.take().expect("stdout is a pipe");
         BufReader::new(stdout).read_line(&mut told).expect("the registry's output can be read");
-        let registry = Registry { address: address.to_owned(), netns: Arc::clone(&self.netns), folder, child };
+        let registry =
+            Registry { address: address.to_owned(), netns: Arc::clone(&self.netns), folder, child: Some(child) };
         assert_eq!(told, "\n", "the registry did not start:\n{}", registry.log());
         registry
+    }
+}
+
+impl TestHost {
+    /// The registry that this host's daemon serves at `address`.
+    pub fn daemons_registry(&self, address: &str) -> Registry {
+        Registry { address: address.to_owned(), netns: Arc::clone(&self.netns), folder: self.root.clone(), child: None }
     }
 }
 
@@ -102,11 +115,17 @@ impl Registry {
         http::tcp(&self.netns, &self.address, method, path, kind, body).expect("the registry answers")
     }
 
+    /// A part of a blob: `bytes=0-1`.
+    pub fn part(&self, path: &str, range: &str) -> http::Answer {
+        http::tcp_part(&self.netns, &self.address, path, range).expect("the registry answers")
+    }
+
     /// Ends it as a service manager would; the exit code.
     pub fn stop(mut self) -> Option<i32> {
-        let pid = rustix::process::Pid::from_raw(self.child.id().cast_signed()).expect("a pid is not zero");
+        let mut child = self.child.take().expect("a process of its own");
+        let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).expect("a pid is not zero");
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the registry can be signalled");
-        self.child.wait().expect("the registry can be waited for").code()
+        child.wait().expect("the registry can be waited for").code()
     }
 
     /// `127.0.0.1:5000/name`
@@ -122,18 +141,24 @@ impl Registry {
 
     /// Pushes blobs and the manifest that names them; the manifest's digest.
     pub fn push_parts(&self, blobs: &[Vec<u8>], manifest: &[u8], repository: &str, tag: &str) -> String {
+        let answer = self.try_push(blobs, manifest, repository, tag);
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        digest(manifest)
+    }
+
+    /// As [`Registry::push_parts`]; what became of the manifest.
+    pub fn try_push(&self, blobs: &[Vec<u8>], manifest: &[u8], repository: &str, tag: &str) -> http::Answer {
         for blob in blobs {
             self.push_blob(repository, blob);
         }
         let path = format!("/v2/{repository}/manifests/{tag}");
         let said: serde_json::Value = serde_json::from_slice(manifest).unwrap_or_default();
         let kind = said["mediaType"].as_str().unwrap_or("application/vnd.oci.image.manifest.v1+json");
-        let answer = http::tcp(&self.netns, &self.address, "PUT", &path, kind, manifest).expect("the registry answers");
-        assert_eq!(answer.status, 201, "{}", answer.text());
-        digest(manifest)
+        http::tcp(&self.netns, &self.address, "PUT", &path, kind, manifest).expect("the registry answers")
     }
 
-    fn push_blob(&self, repository: &str, blob: &[u8]) {
+    /// Pushes one blob whole.
+    pub fn push_blob(&self, repository: &str, blob: &[u8]) {
         let path = format!("/v2/{repository}/blobs/uploads/");
         let begun = http::tcp(&self.netns, &self.address, "POST", &path, "", &[]).expect("the registry answers");
         assert_eq!(begun.status, 202, "{}", begun.text());
@@ -181,7 +206,9 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
+        if let Some(child) = &mut self.child {
+            child.kill().ok();
+            child.wait().ok();
+        }
     }
 }

@@ -73,6 +73,8 @@ const KEYS: &[(&str, &str, &str, Shape)] = &[
     ("registry-mirrors", "registry-mirror", "registry_mirrors", Shape::List),
     ("runtimes", "add-runtime", "add_runtimes", Shape::Runtimes),
     ("selinux-enabled", "selinux-enabled", "selinux_enabled", Shape::Flag),
+    ("serve-registry", "serve-registry", "serve_registry", Shape::Text),
+    ("serve-registry-opts", "serve-registry-opt", "serve_registry_opts", Shape::Pairs),
     ("shim", "shim", "shim", Shape::Text),
     ("shutdown-timeout", "shutdown-timeout", "shutdown_timeout", Shape::Number),
     ("storage-gc", "storage-gc", "storage_gc", Shape::Pairs),

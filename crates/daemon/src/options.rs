@@ -81,9 +81,13 @@ pub struct Options {
     #[arg(long, value_name = "FILE", default_value = "/etc/brig/key.pem")]
     pub tlskey: PathBuf,
 
-    /// Address to serve the engine's images as a registry on (refused: not supported yet)
+    /// Address to serve the engine's images on as a registry, and to take images in that are pushed there
     #[arg(long, value_name = "HOST:PORT")]
     pub serve_registry: Option<String>,
+    /// Setting of that registry: a flag of `brig registry serve` without its dashes, as htpasswd=FILE or read-only=true (may
+    /// be repeated)
+    #[arg(long = "serve-registry-opt", value_name = "KEY=VALUE")]
+    pub serve_registry_opts: Vec<String>,
     /// Mirror to ask before Docker Hub (may be repeated)
     #[arg(long = "registry-mirror", value_name = "URL")]
     pub registry_mirrors: Vec<String>,
@@ -222,7 +226,7 @@ impl Options {
             (self.selinux_enabled, "--selinux-enabled: SELinux labels are not supported yet".into()),
             (self.ipv6, "--ipv6: IPv6 on the default bridge is not supported yet".into()),
             (!matches!(self.log_driver.as_str(), "json-file" | "none"), format!("--log-driver {}: choose json-file or none", self.log_driver)),
-            (self.serve_registry.is_some(), "--serve-registry: the daemon cannot serve its own images yet; `brig registry serve` serves a root of its own, and `brig push` fills it".into()),
+            (self.serve_registry.is_none() && !self.serve_registry_opts.is_empty(), "--serve-registry-opt: nothing is served without --serve-registry".into()),
             (self.max_concurrent_downloads == 0, "--max-concurrent-downloads 0: at least 1 is needed".into()),
         ];
         if let Some((_, text)) = refusals.into_iter().find(|(refused, _)| *refused) {
@@ -230,7 +234,17 @@ impl Options {
         }
         crate::logging::parse_level(&self.log_level)?;
         self.addresses()?;
+        self.registry()?;
         self.engine_config().map(|_| ())
+    }
+
+    /// What the registry over the engine's storage is told, if there is to be one.
+    ///
+    /// # Errors
+    /// See [`registry::of_daemon`](crate::registry::of_daemon).
+    pub fn registry(&self) -> Result<Option<crate::registry::Options>, String> {
+        let serve = |address: &String| crate::registry::of_daemon(address, &self.serve_registry_opts);
+        self.serve_registry.as_ref().map(serve).transpose()
     }
 
     /// The addresses to listen on.
@@ -409,7 +423,7 @@ mod tests {
             (["--storage-gc", "high=120%"], "high=120%"),
             (["--storage-gc", "high=50%"], "low (90%) must not be above high (50%)"),
             (["--host", "npipe://x"], "npipe://x"),
-            (["--serve-registry", "127.0.0.1:5000"], "brig registry serve"),
+            (["--serve-registry-opt", "read-only=true"], "without --serve-registry"),
             (["--log-level", "loud"], "loud"),
         ] {
             let error = parse(&args).check().unwrap_err();

@@ -20,11 +20,15 @@ use crate::logging::{self, SetLevel};
 use clap::Parser as _;
 
 use crate::options::Options;
+use crate::registry::Served;
 use crate::server::Server;
 use crate::tls;
 
 /// How long requests may go on after the daemon was told to stop.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// How long requests to its registry may.
+const LAST_TRANSFERS: Duration = Duration::from_secs(5);
 
 /// Runs the daemon with a command line, its program name first, until it is told to stop.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -132,6 +136,10 @@ async fn serve(options: &Options, args: Vec<OsString>, set_level: SetLevel) -> R
     let mut signals = Signals::new()?;
     let engine = Engine::open(options.engine_config()?).await.map_err(|e| e.message)?;
     let server = Arc::new(Server::new(Arc::new(engine)));
+    let registry = match options.registry()? {
+        Some(of_registry) => Some(Served::begin(&of_registry, server.engine()).await?),
+        None => None,
+    };
     let tasks = listen(options, &server).await?;
     ready(options.ready_fd)?;
     tracing::info!("Daemon has completed initialization");
@@ -144,7 +152,8 @@ async fn serve(options: &Options, args: Vec<OsString>, set_level: SetLevel) -> R
                 }
                 Told::Reload => reload(&args, &set_level),
             },
-            () = idle(&server, options.idle_exit) => {
+            // Others rely on the registry: it is never idle.
+            () = idle(&server, options.idle_exit.filter(|_| registry.is_none())) => {
                 tracing::info!("no container runs and no request came: leaving");
                 break;
             }
@@ -154,6 +163,9 @@ async fn serve(options: &Options, args: Vec<OsString>, set_level: SetLevel) -> R
     // Dropping the listeners removes the sockets; requests that are under way have a moment to end.
     for task in tasks {
         task.abort();
+    }
+    if let Some(registry) = registry {
+        registry.end(LAST_TRANSFERS).await;
     }
     let begun = std::time::Instant::now();
     while server.idle() == Duration::ZERO && begun.elapsed() < LAST_ANSWERS {

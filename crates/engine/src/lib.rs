@@ -36,7 +36,7 @@ pub use container::{
 };
 pub use error::{Error, ErrorKind, Result};
 pub use events::Events;
-pub use images::{Commit, Images, Import, ListOptions as ImageListOptions, Progress, Save, StorageGc};
+pub use images::{Commit, Images, Import, ListOptions as ImageListOptions, Progress, Save, Shelf, StorageGc};
 pub use logs::{LogOptions, LogStream};
 pub use network::Networks;
 pub use system::{System, VERSION};

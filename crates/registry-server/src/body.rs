@@ -2,7 +2,7 @@
 //! Owns how much of either is in memory at once. Must not know what is in a body.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt as _;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::{Response, StatusCode};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::refusal::Refusal;
@@ -29,6 +30,8 @@ pub(crate) enum Body {
     Whole(Option<Bytes>),
     /// A part of a file.
     File(FilePart),
+    /// What is made while it is sent.
+    Made(Made),
 }
 
 impl Body {
@@ -47,6 +50,66 @@ impl Body {
     pub(crate) fn file(file: File, start: u64, end: u64) -> Body {
         Body::File(FilePart { file: Arc::new(file), at: start, end, coming: None })
     }
+
+    /// The bytes of `source` from `start` to `end`, which is read by a thread that may wait. Where `end` is its end, the last
+    /// bytes are given out only when the source has told its end without an error.
+    pub(crate) fn made(source: impl Read + Send + 'static, start: u64, end: u64) -> Body {
+        let (sender, pieces) = mpsc::channel(1);
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = make(source, start, end, &sender) {
+                tracing::error!("a blob could not be given out whole: {error}");
+                sender.blocking_send(Err(error)).ok();
+            }
+        });
+        Body::Made(Made { pieces, left: end.saturating_sub(start) })
+    }
+}
+
+/// Bytes that are made on another thread.
+pub(crate) struct Made {
+    pieces: mpsc::Receiver<io::Result<Bytes>>,
+    left: u64,
+}
+
+impl Made {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        let piece = ready!(self.pieces.poll_recv(context));
+        if let Some(Ok(piece)) = &piece {
+            self.left = self.left.saturating_sub(piece.len() as u64);
+        }
+        Poll::Ready(piece)
+    }
+}
+
+/// Sends the pieces, each when the next one is there. Ends early when nobody takes them.
+fn make(mut source: impl Read, start: u64, end: u64, sender: &mpsc::Sender<io::Result<Bytes>>) -> io::Result<()> {
+    io::copy(&mut (&mut source).take(start), &mut io::sink())?;
+    let mut left = end.saturating_sub(start);
+    let mut ready: Option<Bytes> = None;
+    loop {
+        let mut piece = Vec::new();
+        // One byte more than there should be: reading the end is what verifies the whole.
+        let most = if left <= PIECE { left + 1 } else { PIECE };
+        (&mut source).take(most).read_to_end(&mut piece)?;
+        let is_last = piece.len() as u64 >= left || piece.is_empty();
+        piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        left -= piece.len() as u64;
+        if let Some(ready) = ready.replace(piece.into())
+            && sender.blocking_send(Ok(ready)).is_err()
+        {
+            return Ok(());
+        }
+        if is_last {
+            break;
+        }
+    }
+    if left > 0 {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the blob has ended early"));
+    }
+    if let Some(ready) = ready.filter(|ready| !ready.is_empty()) {
+        sender.blocking_send(Ok(ready)).ok();
+    }
+    Ok(())
 }
 
 /// A part of a file on its way out, read one piece ahead.
@@ -94,6 +157,7 @@ impl HttpBody for Body {
         let piece = match self.get_mut() {
             Body::Whole(bytes) => bytes.take().map(Ok),
             Body::File(part) => ready!(part.poll(context)),
+            Body::Made(made) => ready!(made.poll(context)),
         };
         Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
     }
@@ -106,6 +170,7 @@ impl HttpBody for Body {
         SizeHint::with_exact(match self {
             Body::Whole(bytes) => bytes.as_ref().map_or(0, |bytes| bytes.len() as u64),
             Body::File(part) => part.end.saturating_sub(part.at),
+            Body::Made(made) => made.left,
         })
     }
 }

@@ -17,13 +17,16 @@ mod refusal;
 mod registry;
 mod route;
 mod server;
+mod shelf;
 mod stall;
 mod upkeep;
 
 pub use access::{Access, Htpasswd, TokenAuth, TokenSettings};
+pub use brig_oci::Digest;
 pub use brig_registry::Auth;
 pub use brig_store::Store;
 pub use proxy::Proxy;
 pub use registry::{Registry, Settings};
 pub use server::Acceptor;
+pub use shelf::{Shelf, ShelfError};
 pub use upkeep::Upkeep;

@@ -7,15 +7,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use brig_store::{Repositories, Store};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use crate::access::Access;
 use crate::proxy::Proxy;
 use crate::refusal::Refusal;
+use crate::shelf::{Documents, Shelf};
 
 /// How long a request waits for another one to the same upload.
 const LAST_REQUEST: Duration = Duration::from_secs(5);
+
+/// How many manifests are taken in at once.
+const TAKING: usize = 8;
 
 /// What a registry is to do.
 pub struct Settings {
@@ -27,6 +31,8 @@ pub struct Settings {
     pub deletion: bool,
     /// The registry that this one is a cache of; nothing is pushed then.
     pub proxy: Option<Proxy>,
+    /// Images that are here already, and as which images are kept that are pushed.
+    pub shelf: Option<Box<dyn Shelf>>,
     /// How long a client may take for its next bytes, either way.
     pub patience: Duration,
 }
@@ -38,6 +44,7 @@ impl Default for Settings {
             read_only: false,
             deletion: true,
             proxy: None,
+            shelf: None,
             patience: Duration::from_secs(60),
         }
     }
@@ -54,6 +61,9 @@ pub(crate) struct Inner {
     pub(crate) store: Store,
     pub(crate) repositories: Repositories,
     pub(crate) settings: Settings,
+    pub(crate) documents: Documents,
+    /// Manifests that are taken in at once: layers are unpacked for them.
+    pub(crate) taking: Semaphore,
     writing: Mutex<HashMap<String, Arc<AtomicU64>>>,
     /// Told when an upload is not written any more.
     ended: Notify,
@@ -64,7 +74,15 @@ impl Registry {
     pub fn new(store: Store, settings: Settings) -> Registry {
         let repositories = Repositories::of(&store);
         Registry {
-            inner: Arc::new(Inner { store, repositories, settings, writing: Mutex::default(), ended: Notify::new() }),
+            inner: Arc::new(Inner {
+                store,
+                repositories,
+                settings,
+                documents: Documents::default(),
+                taking: Semaphore::new(TAKING),
+                writing: Mutex::default(),
+                ended: Notify::new(),
+            }),
         }
     }
 

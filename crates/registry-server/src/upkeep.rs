@@ -46,7 +46,8 @@ impl Registry {
                 partial.discard()?;
             }
         }
-        let (blobs, manifests) = self.inner.repositories.tidy(upkeep.grace, upkeep.untagged)?;
+        let named = if upkeep.untagged { self.inner.named() } else { Vec::new() };
+        let (blobs, manifests) = self.inner.repositories.tidy(upkeep.grace, upkeep.untagged, &named)?;
         let reclaimed = store.gc(&[])?;
         if !expired.is_empty() || blobs + manifests > 0 || !reclaimed.blobs.is_empty() {
             tracing::info!(

@@ -34,5 +34,5 @@ pub use net::proxy::Proxies;
 pub use pull::Pulled;
 pub use pull::describe::Described;
 pub use pull::event::PullEvent;
-pub use push::{PushEvent, Pushed};
+pub use push::{PushEvent, Pushed, prepare};
 pub use relay::fetch_blob;

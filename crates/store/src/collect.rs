@@ -56,9 +56,12 @@ impl Upkeep<'_> {
         let _gate = store.gate();
         store.inner.reserve.make_room();
         let mut reclaimed = Reclaimed::default();
-        collect_layers(store, keep, &mut reclaimed)?;
+        let shown = repositories::live_blobs(store)?;
+        // What a repository shows can be had, also after the image that it was taken for is gone.
+        let keep = [keep, &packed::layers_behind(store, &shown)?].concat();
+        collect_layers(store, &keep, &mut reclaimed)?;
         let mut live = live_blobs(store, &store.catalog());
-        live.extend(repositories::live_blobs(store)?);
+        live.extend(shown);
         packed::collect(store, &live, &mut reclaimed)?;
         collect_blobs(store, &live, &mut reclaimed)?;
         reclaimed.size_bytes += store.partials().expire(partial::EXPIRY)?;

@@ -10,6 +10,7 @@ use crate::collect::Reclaimed;
 use crate::digest;
 use crate::error::{Error, Result};
 use crate::lease::Pin;
+use crate::repositories;
 use crate::store::Store;
 
 impl Store {
@@ -71,12 +72,14 @@ impl Store {
         ImageConfig::parse(&self.read_blob(id)?).map_err(|error| Error::corrupt(format!("image {id}: {error}")))
     }
 
-    /// Forgets an image and all its names; durable when this returns. Its layers go with the next collection.
+    /// Forgets an image, all its names and the manifests of it that repositories show; durable when this returns. Its layers
+    /// go with the next collection.
     pub fn remove_image(&self, id: &Digest) -> Result<()> {
         let _gate = self.gate();
         self.inner.database.write(|db| {
             db.execute("DELETE FROM store_tags WHERE image = ?1", [id.as_str()])?;
             db.execute("DELETE FROM store_uses WHERE image = ?1", [id.as_str()])?;
+            repositories::forget_image(db, id)?;
             db.execute("DELETE FROM store_images WHERE id = ?1", [id.as_str()]).map(drop)
         })?;
         let mut catalog = self.catalog_mut();

@@ -4,6 +4,7 @@
 //! Must not: reach the network, mount anything, or know what a container is. Calls block; there is no async here.
 
 mod active;
+mod adopt;
 mod apply;
 pub mod archive;
 mod catalog;
@@ -37,6 +38,7 @@ mod view;
 mod write;
 
 pub use active::Layers;
+pub use adopt::adopt;
 pub use catalog::{ImageRecord, LayerInfo, TagRecord};
 pub use check::{CheckOptions, Finding};
 pub use collect::Reclaimed;

@@ -15,6 +15,7 @@ mod network;
 mod other_engines;
 mod platforms;
 mod registries;
+mod registry_engine;
 mod registry_serve;
 mod resume;
 mod round_trip;

@@ -102,6 +102,4 @@ fn one_root_has_one_registry_and_bad_settings_are_named() {
     assert!(refused.contains(OWN), "{refused}");
     let refused = host.brig(&["registry", "serve", "--htpasswd", "/nonexistent", "--root", &elsewhere]).fails(1);
     assert!(refused.contains("/nonexistent"), "{refused}");
-    let refused = host.brig(&["daemon", "--serve-registry", OWN]).fails(1);
-    assert!(refused.contains("brig registry serve"), "{refused}");
 }

@@ -1,6 +1,7 @@
-//! `brig registry serve`: a process that serves a registry from a root of its own, until it is told to stop.
-//! Owns the order of start and end. What a registry is, is `brig_registry_server`'s.
+//! Registries: `brig registry serve`, a process that serves one from a root of its own until it is told to stop; and the one
+//! of a daemon, over its engine's storage. Owns the order of start and end. What a registry is, is `brig_registry_server`'s.
 
+mod engine;
 mod options;
 
 use std::ffi::OsString;
@@ -12,8 +13,12 @@ use brig_registry_server::{Acceptor, Registry, Settings, Store};
 use clap::Parser as _;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
-use self::options::{Cli, Options, Verb};
+pub(crate) use self::engine::Served;
+use self::options::{Cli, Verb};
+pub(crate) use self::options::{Options, of_daemon};
 use crate::process::{Signals, Told, allow_many_files, notify, ready};
 use crate::{logging, tls};
 
@@ -51,32 +56,18 @@ fn run(options: &Options) -> Result<(), String> {
 
 async fn serve(options: &Options) -> Result<(), String> {
     let mut signals = Signals::new()?;
-    let flags = ["--tls-cert", "--tls-key", "--tls-client-ca"];
-    let tls = options.tls().map(|(cert, key, ca)| tls::acceptor(cert, key, ca, flags)).transpose()?;
-    let settings = Settings {
-        access: options.access()?,
-        read_only: options.read_only,
-        deletion: !options.no_delete,
-        proxy: options.upstream()?,
-        ..Settings::default()
-    };
-    let store = Store::open(&options.root.join("v1"))
-        .map_err(|error| format!("{error}\nWhat a daemon has open only that daemon can serve"))?;
+    let (settings, tls) = (settings(options)?, acceptor(options)?);
+    let root = options.root.join("v1");
+    if root.join("containers").exists() {
+        let text = "is an engine's: its daemon serves it, with --serve-registry";
+        return Err(format!("{} {text}", options.root.display()));
+    }
+    let store = Store::open(&root).map_err(|error| error.to_string())?;
     settle(&store);
     let registry = Registry::new(store, settings);
-    let address = &options.addr;
-    let listener = TcpListener::bind(address).await.map_err(|e| format!("listening on {address}: {e}"))?;
-    let local = listener.local_addr().map_err(|e| format!("listening on {address}: {e}"))?;
-    if options.is_open() && !local.ip().is_loopback() {
-        tracing::warn!("whoever reaches {local} may push and delete: use --htpasswd, --token-realm or --tls-client-ca");
-    }
-    if tls.is_none() && !local.ip().is_loopback() {
-        tracing::warn!("passwords and tokens travel to {local} unprotected: use --tls-cert and --tls-key");
-    }
-    tracing::info!("Registry listens on {local}");
+    let listener = listen(options, tls.is_some()).await?;
     let (stop, stopped) = watch::channel(false);
-    let upkeep = options.upkeep().filter(|_| !options.read_only).map(|upkeep| registry.clone().keep_tidy(upkeep));
-    let upkeep = upkeep.map(tokio::spawn);
+    let upkeep = keep_tidy(&registry, options);
     ready(options.ready_fd)?;
     let mut serving = tokio::spawn(async move { registry.serve(Acceptor { listener, tls }, stopped).await });
     loop {
@@ -110,4 +101,40 @@ fn settle(store: &Store) {
             tracing::warn!("the copy of the database: {error}");
         }
     }));
+}
+
+fn settings(options: &Options) -> Result<Settings, String> {
+    Ok(Settings {
+        access: options.access()?,
+        read_only: options.read_only,
+        deletion: !options.no_delete,
+        proxy: options.upstream()?,
+        ..Settings::default()
+    })
+}
+
+fn acceptor(options: &Options) -> Result<Option<TlsAcceptor>, String> {
+    let flags = ["--tls-cert", "--tls-key", "--tls-client-ca"];
+    options.tls().map(|(cert, key, ca)| tls::acceptor(cert, key, ca, flags)).transpose()
+}
+
+/// The socket, and warnings about what it is open to.
+async fn listen(options: &Options, has_tls: bool) -> Result<TcpListener, String> {
+    let address = &options.addr;
+    let listener = TcpListener::bind(address).await.map_err(|e| format!("listening on {address}: {e}"))?;
+    let local = listener.local_addr().map_err(|e| format!("listening on {address}: {e}"))?;
+    if options.is_open() && !local.ip().is_loopback() {
+        tracing::warn!("whoever reaches {local} may push and delete: use --htpasswd, --token-realm or --tls-client-ca");
+    }
+    if !has_tls && !local.ip().is_loopback() {
+        tracing::warn!("passwords and tokens travel to {local} unprotected: use --tls-cert and --tls-key");
+    }
+    tracing::info!("Registry listens on {local}");
+    Ok(listener)
+}
+
+/// Collects in the background, if that is wanted.
+fn keep_tidy(registry: &Registry, options: &Options) -> Option<JoinHandle<()>> {
+    let upkeep = options.upkeep().filter(|_| !options.read_only)?;
+    Some(tokio::spawn(registry.clone().keep_tidy(upkeep)))
 }

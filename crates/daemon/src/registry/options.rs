@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use brig_registry_server::{Access, Auth, Htpasswd, Proxy, TokenAuth, TokenSettings, Upkeep};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// `brig registry`.
 #[derive(Debug, Clone, Parser)]
@@ -94,6 +94,39 @@ pub struct Options {
     /// Write a byte to this descriptor when listening.
     #[arg(long, hide = true, value_name = "FD")]
     pub ready_fd: Option<u32>,
+}
+
+/// The options that only a registry of its own has.
+const OWN: &[&str] = &["addr", "root", "proxy", "proxy-user", "proxy-password-file", "log-level", "ready-fd"];
+
+/// The options of a registry that a daemon serves on `address` over its own storage: `settings` are `KEY=VALUE`, the keys
+/// being the flags of `brig registry serve`.
+///
+/// # Errors
+/// Names the setting that there is not, or what is wrong with its value.
+pub fn of_daemon(address: &str, settings: &[String]) -> Result<Options, String> {
+    let mut args = vec!["serve".to_owned(), format!("--addr={address}")];
+    for setting in settings {
+        let (key, value) = setting.split_once('=').unwrap_or((setting, "true"));
+        let command = Options::command();
+        let known = command.get_arguments().find(|argument| argument.get_long() == Some(key));
+        let known = known.filter(|_| !OWN.contains(&key)).ok_or_else(|| {
+            format!(
+                "--serve-registry-opt {setting}: there is no such setting: they are the flags of brig registry serve"
+            )
+        })?;
+        match (known.get_action().takes_values(), value) {
+            (true, _) => args.push(format!("--{key}={value}")),
+            (false, "true") => args.push(format!("--{key}")),
+            (false, "false") => {}
+            (false, _) => return Err(format!("--serve-registry-opt {setting}: must be true or false")),
+        }
+    }
+    Options::try_parse_from(args).map_err(|error| {
+        let text = error.to_string();
+        let said: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+        format!("--serve-registry-opt: {}", said.join(" ").trim_start_matches("error: "))
+    })
 }
 
 /// Where the realm of passwords is shown.
@@ -191,6 +224,25 @@ mod tests {
         assert!(parse(&["--proxy", "https://r.example:5000/"]).unwrap().upstream().unwrap().is_some());
         for bad in ["ftp://r.example", "https://r.example/path", "https://", "nohost"] {
             assert!(parse(&["--proxy", bad]).unwrap().upstream().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_daemon_has_the_same_settings() {
+        let settings = ["read-only=true", "no-delete=false", "gc-interval=5m"].map(str::to_owned);
+        let options = of_daemon("127.0.0.1:1", &settings).unwrap();
+        assert!(options.read_only && !options.no_delete);
+        assert_eq!((options.addr.as_str(), options.gc_interval.as_secs()), ("127.0.0.1:1", 300));
+        for (bad, word) in [
+            ("root=/x", "no such setting"),
+            ("proxy=docker.io", "no such setting"),
+            ("nope=1", "no such setting"),
+            ("read-only=maybe", "true or false"),
+            ("tls-cert=/c", "--tls-key"),
+            ("gc-grace=soon", "soon"),
+        ] {
+            let error = of_daemon("127.0.0.1:1", &[bad.to_owned()]).unwrap_err();
+            assert!(error.contains(word), "{bad}: {error}");
         }
     }
 

@@ -13,6 +13,7 @@ mod platforms;
 mod push;
 mod reclaim;
 mod remove;
+mod shelf;
 mod show;
 mod transfer;
 mod words;
@@ -33,6 +34,7 @@ pub use archive::{Import, Save};
 pub use commit::{Commit, commit, plan_commit};
 pub use reclaim::StorageGc;
 pub(crate) use reclaim::keep_room;
+pub use shelf::Shelf;
 pub use transfer::Progress;
 
 /// The images of this host.

@@ -115,6 +115,7 @@ fn idle(images: &Images, policy: &StorageGc) -> Vec<ImageRecord> {
             last.saturating_add(keep) <= now
                 && (policy.tagged || images.tags_of(&image.id).is_empty())
                 && images.users_of(&image.id).is_empty()
+                && !super::shelf::is_being_pushed(images, &image.id)
         })
         .collect();
     idle.sort_by(|(a, first), (b, second)| (a, &first.id).cmp(&(b, &second.id)));

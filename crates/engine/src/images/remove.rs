@@ -34,7 +34,7 @@ fn parts_of(images: &Images, tags: &[TagRecord]) -> HashSet<Digest> {
 }
 
 /// Forgets those images that no name means or leads to any more, and no container uses; tells whether there were any.
-fn forget_orphans(images: &Images, parts: HashSet<Digest>, deleted: &mut Vec<DeleteItem>) -> Result<bool> {
+pub(super) fn forget_orphans(images: &Images, parts: HashSet<Digest>, deleted: &mut Vec<DeleteItem>) -> Result<bool> {
     if parts.is_empty() {
         return Ok(false);
     }
@@ -207,6 +207,7 @@ pub(super) fn prune(images: &Images, filters: &Filters) -> Result<PruneReport> {
             let wanted = (!dangling_only || tags.is_empty())
                 && !is_part
                 && images.users_of(&record.id).is_empty()
+                && !(tags.is_empty() && super::shelf::is_being_pushed(images, &record.id))
                 && until.is_none_or(|limit| record.stored_at < limit)
                 && filters.matches_labels("label", &labels)
                 && !filters.matches_any_label("label!", &labels);

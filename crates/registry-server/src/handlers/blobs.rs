@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use brig_oci::Digest;
-use brig_store::{ErrorKind, Removed};
+use brig_store::{ErrorKind, LayerBlob, Packed, Removed};
 use hyper::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE, RANGE,
 };
@@ -24,7 +24,7 @@ pub(super) async fn get(ask: Ask, name: String, digest: String) -> Result<Answer
     let (wanted, is_head) = (digest.clone(), ask.is_head());
     let repository = name.clone();
     let found = ask.registry.blocking(move |inner| find(inner, &repository, &wanted, is_head)).await;
-    let (file, size) = match (found, &ask.registry.inner.settings.proxy) {
+    let (source, size) = match (found, &ask.registry.inner.settings.proxy) {
         (Err(refusal), Some(proxy)) if refusal.status == StatusCode::NOT_FOUND => {
             if !proxy.blob(&ask.registry, &name, &digest).await? {
                 return Err(proxy.away());
@@ -34,11 +34,11 @@ pub(super) async fn get(ask: Ask, name: String, digest: String) -> Result<Answer
         }
         (found, _) => found?,
     };
-    give(&ask, &digest, file, size)
+    give(&ask, &digest, source, size)
 }
 
 /// The blob, or the part of it that is asked for.
-fn give(ask: &Ask, digest: &Digest, file: File, size: u64) -> Result<Answer, Refusal> {
+fn give(ask: &Ask, digest: &Digest, source: Source, size: u64) -> Result<Answer, Refusal> {
     let tag = format!("\"{digest}\"");
     let lists = |text: &str| text.split(',').any(|entry| matches!(entry.trim(), "*") || entry.trim() == tag);
     if ask.header(IF_NONE_MATCH)?.is_some_and(lists) {
@@ -55,7 +55,12 @@ fn give(ask: &Ask, digest: &Digest, file: File, size: u64) -> Result<Answer, Ref
             return Err(refusal.header(CONTENT_RANGE, &format!("bytes */{size}")));
         }
     };
-    let body = if ask.is_head() { Body::empty() } else { Body::file(file, part.start, part.end) };
+    let body = match source {
+        _ if ask.is_head() => Body::empty(),
+        Source::File(file) => Body::file(file, part.start, part.end),
+        Source::Made(blob) => Body::made(*blob, part.start, part.end),
+        Source::Known => return Err(Refusal::internal(format!("blob {digest} was only asked about"))),
+    };
     let mut answer = Response::new(body);
     *answer.status_mut() = status;
     if status == StatusCode::PARTIAL_CONTENT {
@@ -74,25 +79,55 @@ fn give(ask: &Ask, digest: &Digest, file: File, size: u64) -> Result<Answer, Ref
     Ok(answer)
 }
 
+/// Where a blob's bytes are.
+enum Source {
+    File(File),
+    /// Made again from a layer.
+    Made(Box<LayerBlob>),
+    /// They can be had, and were not asked for.
+    Known,
+}
+
 /// A blob that the repository shows. Who asks whether it is there may push a manifest next that needs it.
-fn find(inner: &Inner, name: &str, digest: &Digest, is_promise: bool) -> Result<(File, u64), Refusal> {
+fn find(inner: &Inner, name: &str, digest: &Digest, is_promise: bool) -> Result<(Source, u64), Refusal> {
     let repositories = &inner.repositories;
     let linked = match is_promise && !inner.settings.read_only {
         true => repositories.promise_blob(name, digest)?,
         false => repositories.blob_size(name, digest)?,
     };
-    let Some(size) = linked else { return Err(Refusal::blob_unknown(digest)) };
+    let size = match linked {
+        Some(size) => size,
+        None => {
+            let size = inner.shelved_blob(name, digest).ok_or_else(|| Refusal::blob_unknown(digest))?;
+            if is_promise && !inner.settings.read_only {
+                repositories.link_blob(name, digest, size)?;
+            }
+            size
+        }
+    };
+    let found = open(inner, digest, is_promise)?.filter(|(_, length)| *length == size);
+    // Said to be unknown it is pushed again, which mends it.
+    found.ok_or_else(|| {
+        tracing::error!("blob {digest} of {name} is lost or damaged: push it again");
+        Refusal::blob_unknown(digest)
+    })
+}
+
+fn open(inner: &Inner, digest: &Digest, is_question: bool) -> Result<Option<(Source, u64)>, Refusal> {
+    if is_question {
+        return Ok(inner.stored_size(digest).map(|size| (Source::Known, size)));
+    }
     match inner.store.open_blob(digest) {
-        Ok((file, length)) if length == size => Ok((file, size)),
-        // Said to be unknown it is pushed again, which mends it.
-        Ok((_, length)) => {
-            tracing::error!("blob {digest} of {name} is damaged: it has {length} bytes instead of {size}");
-            Err(Refusal::blob_unknown(digest))
+        Ok((file, length)) => return Ok(Some((Source::File(file), length))),
+        Err(error) if error.kind == ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    match Packed::of(&inner.store).blob(digest) {
+        Ok(blob) => {
+            let size = blob.size();
+            Ok(Some((Source::Made(Box::new(blob)), size)))
         }
-        Err(error) if error.kind == ErrorKind::NotFound => {
-            tracing::error!("blob {digest} of {name} is lost: push it again");
-            Err(Refusal::blob_unknown(digest))
-        }
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

@@ -1,6 +1,6 @@
 //! What there is: the base of the protocol, repositories, tags, and what refers to a manifest. Must not change anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use brig_oci::media_type;
 use brig_store::Referrer;
@@ -13,6 +13,7 @@ use super::{Ask, set};
 use crate::body::{Answer, Body};
 use crate::link::{self, Page};
 use crate::refusal::Refusal;
+use crate::registry::Inner;
 use crate::route;
 
 const JSON: &str = "application/json";
@@ -38,7 +39,11 @@ pub(super) async fn catalog(ask: Ask) -> Result<Answer, Refusal> {
     let Page { last, count } = Page::of(&ask.query)?;
     // One more than asked for tells whether there is a next page.
     let more = count.saturating_add(1);
-    let mut names = ask.registry.blocking(move |inner| Ok(inner.repositories.catalog(&last, more)?)).await?;
+    let find = move |inner: &Inner| {
+        let names = inner.repositories.catalog(&last, more)?;
+        Ok(merged(names, inner.shelved_repositories(), &last, more))
+    };
+    let mut names = ask.registry.blocking(find).await?;
     let link = cut(&mut names, count).map(|last| next("/v2/_catalog", &last, count));
     list(&ask, JSON, json!({ "repositories": names }).to_string(), link)
 }
@@ -46,10 +51,23 @@ pub(super) async fn catalog(ask: Ask) -> Result<Answer, Refusal> {
 pub(super) async fn tags(ask: Ask, name: String) -> Result<Answer, Refusal> {
     let Page { last, count } = Page::of(&ask.query)?;
     let (of, more) = (name.clone(), count.saturating_add(1));
-    let found = ask.registry.blocking(move |inner| Ok(inner.repositories.tags(&of, &last, more)?)).await?;
+    let find = move |inner: &Inner| {
+        let pushed = inner.repositories.tags(&of, &last, more)?;
+        let shelved = inner.shelf().map(|shelf| shelf.tags(&of)).unwrap_or_default();
+        let is_known = pushed.is_some() || !shelved.is_empty();
+        Ok(is_known.then(|| merged(pushed.unwrap_or_default(), shelved, &last, more)))
+    };
+    let found = ask.registry.blocking(find).await?;
     let mut tags = found.ok_or_else(|| Refusal::name_unknown(&name))?;
     let link = cut(&mut tags, count).map(|last| next(&format!("/v2/{name}/tags/list"), &last, count));
     list(&ask, JSON, json!({ "name": name, "tags": tags }).to_string(), link)
+}
+
+/// Both lists as one: at most `count` entries after `last`. The first one is such a list already.
+fn merged(pushed: Vec<String>, mut shelved: BTreeSet<String>, last: &str, count: usize) -> Vec<String> {
+    shelved.retain(|name| name.as_str() > last);
+    shelved.extend(pushed);
+    shelved.into_iter().take(count).collect()
 }
 
 /// Keeps `count` entries; the last of them if there were more.

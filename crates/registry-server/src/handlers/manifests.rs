@@ -43,7 +43,16 @@ impl Name {
             Name::Digest(digest) => Referenced::Digest(digest),
             Name::Tag(tag) => Referenced::Tag(tag),
         };
-        Ok(inner.repositories.manifest(repository, &reference)?)
+        if let Name::Tag(tag) = self
+            && let Some(info) = inner.shelved_tag(repository, tag)?
+        {
+            return Ok(Some(info));
+        }
+        let known = inner.repositories.manifest(repository, &reference)?;
+        Ok(match self {
+            Name::Digest(digest) => known.or_else(|| inner.shelved_manifest(repository, digest)),
+            Name::Tag(_) => known,
+        })
     }
 }
 
@@ -140,16 +149,16 @@ struct About {
 }
 
 /// What a document names and what it is about.
-struct Parsed {
+pub(crate) struct Parsed {
     media_type: String,
-    blobs: Vec<Digest>,
-    manifests: Vec<Digest>,
+    pub(crate) blobs: Vec<Digest>,
+    pub(crate) manifests: Vec<Digest>,
     subject: Option<Digest>,
     artifact_type: Option<String>,
     annotations: BTreeMap<String, String>,
 }
 
-fn parse(bytes: &[u8], declared: Option<&str>) -> Result<Parsed, Refusal> {
+pub(crate) fn parse(bytes: &[u8], declared: Option<&str>) -> Result<Parsed, Refusal> {
     let invalid = |why: &dyn std::fmt::Display| Refusal::manifest_invalid(format!("manifest invalid: {why}"));
     let document = Document::parse(bytes, declared).map_err(|error| invalid(&error))?;
     let about: About = serde_json::from_slice(bytes).map_err(|error| invalid(&error))?;
@@ -195,6 +204,8 @@ pub(super) async fn put(ask: Ask, name: String, reference: String) -> Result<Ans
     let Ask { registry, body, .. } = ask;
     let bytes = body.whole(limit).await?.ok_or_else(|| Refusal::manifest_too_large(MAX_MANIFEST_SIZE))?;
     let repository = name.clone();
+    // Goes on to its end though the client leaves.
+    let _turn = registry.inner.taking.acquire().await.map_err(Refusal::internal)?;
     let (digest, subject) = registry
         .blocking(move |inner| {
             let digest = match target {
@@ -203,7 +214,7 @@ pub(super) async fn put(ask: Ask, name: String, reference: String) -> Result<Ans
                 Name::Tag(_) => digest::sha256_of(&bytes),
             };
             let parsed = parse(&bytes, declared.as_deref())?;
-            store(inner, &repository, &digest, &bytes, &parsed, &tags, true)?;
+            inner.shelve(&repository, &digest, &bytes, &parsed, &tags)?;
             Ok((digest, parsed.subject))
         })
         .await?;
@@ -218,7 +229,7 @@ pub(super) async fn put(ask: Ask, name: String, reference: String) -> Result<Ans
     Ok(answer)
 }
 
-fn store(
+pub(crate) fn store(
     inner: &Inner,
     repository: &str,
     digest: &Digest,
@@ -257,13 +268,35 @@ pub(super) async fn delete(ask: Ask, name: String, reference: String) -> Result<
         .registry
         .blocking(move |inner| {
             Ok(match &target {
-                Name::Digest(digest) => inner.repositories.delete_manifest(&name, digest)?,
-                Name::Tag(tag) => inner.repositories.delete_tag(&name, tag)?,
+                Name::Digest(digest) => delete_manifest(inner, &name, digest)?,
+                Name::Tag(tag) => match (inner.unshelve_tag(&name, tag)?, inner.repositories.delete_tag(&name, tag)?) {
+                    (true, _) => Removed::Gone,
+                    (false, removed) => removed,
+                },
             })
         })
         .await?;
     match removed {
         Removed::Gone => done(StatusCode::ACCEPTED, &[]),
-        Removed::Absent | Removed::InUse => Err(unknown()),
+        Removed::Absent => Err(unknown()),
+        Removed::InUse => Err(Refusal::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "DENIED",
+            "an index with a tag lists the manifest: delete that first",
+        )),
     }
+}
+
+fn delete_manifest(inner: &Inner, repository: &str, digest: &Digest) -> Result<Removed, Refusal> {
+    let has_tags = inner.unshelve(repository, digest)?;
+    let mut removed = inner.repositories.delete_manifest(repository, digest)?;
+    if has_tags {
+        removed = Removed::Gone;
+    } else if removed == Removed::Absent && inner.shelved_manifest(repository, digest).is_some() {
+        removed = Removed::InUse;
+    }
+    if let Some(shelf) = inner.shelf().filter(|_| removed == Removed::Gone) {
+        shelf.forget(digest)?;
+    }
+    Ok(removed)
 }

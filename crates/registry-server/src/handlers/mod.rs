@@ -7,7 +7,7 @@ mod manifests;
 mod receive;
 mod uploads;
 
-pub(crate) use manifests::keep as keep_manifest;
+pub(crate) use manifests::{Parsed, keep as keep_manifest, parse as parse_manifest, store as store_manifest};
 
 use hyper::header::{ALLOW, HeaderName, HeaderValue};
 use hyper::http::request::Parts;

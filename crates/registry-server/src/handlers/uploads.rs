@@ -55,11 +55,18 @@ async fn mount(ask: &Ask, name: &str, digest: Digest, from: Option<String>) -> R
     let (visitor, to) = (ask.visitor.clone(), name.to_owned());
     ask.registry
         .blocking(move |inner| {
-            if inner.store.blob_size(&digest).is_none() {
+            if inner.stored_size(&digest).is_none() {
                 return Ok(false);
             }
             let may_read = |repository: &str| visitor.may_read(repository);
-            Ok(inner.repositories.mount_blob(from.as_deref(), &to, &digest, may_read)?.is_some())
+            if inner.repositories.mount_blob(from.as_deref(), &to, &digest, may_read)?.is_some() {
+                return Ok(true);
+            }
+            let others = from.map_or_else(|| inner.shelved_repositories(), |from| [from].into());
+            let mut readable = others.iter().filter(|from| may_read(from));
+            let Some(size) = readable.find_map(|from| inner.shelved_blob(from, &digest)) else { return Ok(false) };
+            inner.repositories.link_blob(&to, &digest, size)?;
+            Ok(true)
         })
         .await
 }

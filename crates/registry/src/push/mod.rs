@@ -3,19 +3,21 @@
 
 mod event;
 mod packed;
+mod prepare;
 pub(crate) mod send;
 mod upload;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use brig_oci::{Descriptor, Digest, Document, ImageConfig, Manifest, Reference, media_type};
-use brig_store::Store;
+use brig_store::{Packed as Forms, Store};
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::Mutex;
 
 pub use self::event::PushEvent;
 use self::packed::Packed;
+pub use self::prepare::prepare;
 use self::upload::{Step, Upload};
 use crate::client::Client;
 use crate::config::Auth;
@@ -84,28 +86,29 @@ struct Image {
 
 async fn read(store: &Store, id: &Digest, reference: &Reference) -> Result<Image> {
     let (store, id, reference) = (store.clone(), id.clone(), reference.clone());
-    blocking(move || {
-        let config = store.read_blob(&id)?;
-        let parsed = ImageConfig::parse(&config).map_err(|error| Error::new(ErrorKind::Storage, error.to_string()))?;
-        let diff_ids = parsed.rootfs.diff_ids;
-        let own = store.resolve(&reference.canonical()).filter(|tag| tag.image == id).and_then(|tag| tag.manifest);
-        let others = store.tags().into_iter().filter(|tag| tag.image == id).filter_map(|tag| tag.manifest);
-        let known = own.into_iter().chain(others).chain(store.image(&id).and_then(|image| image.manifest));
-        let original = known.into_iter().find_map(|digest| {
-            let (manifest, bytes) = read_manifest(&store, &digest)?;
-            let fits = manifest.config.digest == id && manifest.layers.len() == diff_ids.len();
-            fits.then_some((manifest, bytes))
-        });
-        Ok(Image {
-            chains: chain_ids(&diff_ids),
-            config: config.into(),
-            config_digest: id,
-            diff_ids,
-            original,
-            elsewhere: elsewhere(&store, &reference),
-        })
+    blocking(move || read_now(&store, &id, &reference)).await
+}
+
+fn read_now(store: &Store, id: &Digest, reference: &Reference) -> Result<Image> {
+    let config = store.read_blob(id)?;
+    let parsed = ImageConfig::parse(&config).map_err(|error| Error::new(ErrorKind::Storage, error.to_string()))?;
+    let diff_ids = parsed.rootfs.diff_ids;
+    let own = store.resolve(&reference.canonical()).filter(|tag| tag.image == *id).and_then(|tag| tag.manifest);
+    let others = store.tags().into_iter().filter(|tag| tag.image == *id).filter_map(|tag| tag.manifest);
+    let known = own.into_iter().chain(others).chain(store.image(id).and_then(|image| image.manifest));
+    let original = known.into_iter().find_map(|digest| {
+        let (manifest, bytes) = read_manifest(store, &digest)?;
+        let fits = manifest.config.digest == *id && manifest.layers.len() == diff_ids.len();
+        fits.then_some((manifest, bytes))
+    });
+    Ok(Image {
+        chains: chain_ids(&diff_ids),
+        config: config.into(),
+        config_digest: id.clone(),
+        diff_ids,
+        original,
+        elsewhere: elsewhere(store, reference),
     })
-    .await
 }
 
 fn read_manifest(store: &Store, digest: &Digest) -> Option<(Manifest, Vec<u8>)> {

@@ -7,6 +7,7 @@
 //! cut files may be older than their rows say: what is missing or does not have its digest counts as never kept.
 
 mod blob;
+mod stored;
 mod tables;
 mod worker;
 
@@ -21,6 +22,7 @@ pub use brig_deflate::Form as Compression;
 use brig_oci::Digest;
 
 pub use self::blob::LayerBlob;
+pub(crate) use self::stored::layers_behind;
 use self::tables::{Row, State};
 pub use self::worker::Pause;
 use self::worker::Worker;

@@ -1,10 +1,12 @@
 //! Manifests and tags of repositories. Must not interpret a manifest: what it names is told by the caller, who has read it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use brig_oci::Digest;
 use rusqlite::{OptionalExtension, Transaction};
 
+use super::images::hide;
 use super::{Removed, Repositories, find, find_or_make, now, signed, unsigned};
 use crate::error::{Error, Result};
 use crate::lease::Lease;
@@ -178,6 +180,32 @@ impl Repositories {
             let gone = db.execute("DELETE FROM repository_tags WHERE repository = ?1 AND name = ?2", (id, tag))?;
             Ok(if gone > 0 { Removed::Gone } else { Removed::Absent })
         })
+    }
+
+    /// Shows a manifest no longer for its own sake, nor what only it needed: something else leads to it now. Not if other
+    /// manifests are about it, it is about another itself, or others list it.
+    pub fn release(&self, repository: &str, digest: &Digest) -> Result<()> {
+        self.database().write(|db| {
+            let Some(id) = find(db, repository)? else { return Ok(()) };
+            let is_needed: bool = db.query_row(
+                "SELECT EXISTS (SELECT 1 FROM repository_manifests
+                                WHERE repository = ?1 AND (subject = ?2 OR digest = ?2 AND subject IS NOT NULL))
+                     OR EXISTS (SELECT 1 FROM repository_references WHERE repository = ?1 AND child = ?2)",
+                (id, digest.as_str()),
+                |row| row.get(0),
+            )?;
+            if is_needed { Ok(()) } else { hide(db, id, digest.as_str()) }
+        })
+    }
+
+    /// Whether some repository got a manifest that names this blob within `age`: an image with this configuration may be part of a push
+    /// that is not yet at its end.
+    pub fn is_recent(&self, blob: &Digest, age: Duration) -> Result<bool> {
+        let after = now().saturating_sub(signed(age.as_secs()));
+        let sql = "SELECT 1 FROM repository_references f
+                   JOIN repository_manifests m ON m.repository = f.repository AND m.digest = f.manifest
+                   WHERE f.child = ?1 AND m.pushed_at >= ?2";
+        self.database().read(|db| Ok(db.query_row(sql, (blob.as_str(), after), |_| Ok(())).optional()?.is_some()))
     }
 }
 

@@ -5,6 +5,7 @@
 //! Owns the tables `repository_*`; everything in them is decided in a transaction, so that a push beside a collection sees
 //! either all of a thing or nothing. Must not know HTTP, nor who may do what.
 
+mod images;
 mod listing;
 mod manifests;
 mod uploads;
@@ -19,6 +20,7 @@ use crate::database::Database;
 use crate::error::Result;
 use crate::store::Store;
 
+pub(crate) use images::forget_image;
 pub use listing::{Referrer, Referrers};
 pub use manifests::{ManifestInfo, NewManifest, PutManifest, Referenced};
 pub use uploads::{UploadInfo, Uploads};
@@ -155,10 +157,11 @@ impl Repositories {
     /// Hides blobs that no manifest of their repository names and that nobody pushed, mounted or was told of for `grace`.
     /// With `untagged`, manifests go before them that have no tag, are in no index, are about nothing that is there, and were
     /// pushed longer ago than that. Tells how many blobs and manifests. What is hidden everywhere goes with the next
-    /// collection ([`Store::gc`]).
-    pub fn tidy(&self, grace: Duration, untagged: bool) -> Result<(usize, usize)> {
+    /// collection ([`Store::gc`]). The manifests in `named` count as having a tag: repository and digest.
+    pub fn tidy(&self, grace: Duration, untagged: bool, named: &[(String, Digest)]) -> Result<(usize, usize)> {
         let before = now().saturating_sub(signed(grace.as_secs()));
         self.database().write(|db| {
+            note_named(db, named)?;
             let mut manifests = 0;
             // An index gone sets what it listed free.
             let mut again = untagged;
@@ -166,6 +169,7 @@ impl Repositories {
                 let gone = db.execute(
                     "DELETE FROM repository_manifests AS m WHERE pushed_at <= ?1
                      AND NOT EXISTS (SELECT 1 FROM repository_tags t WHERE t.repository = m.repository AND t.digest = m.digest)
+                     AND NOT EXISTS (SELECT 1 FROM temp.named n WHERE n.repository = m.repository AND n.digest IN (m.digest, m.subject))
                      AND NOT EXISTS (SELECT 1 FROM repository_references f
                                      WHERE f.repository = m.repository AND f.child = m.digest)
                      AND NOT EXISTS (SELECT 1 FROM repository_manifests s
@@ -192,6 +196,18 @@ impl Repositories {
     fn database(&self) -> &Database {
         self.store.database()
     }
+}
+
+/// Writes down, for this connection only, which manifests have names that are not in the tables.
+fn note_named(db: &Transaction<'_>, named: &[(String, Digest)]) -> rusqlite::Result<()> {
+    db.execute_batch(
+        "CREATE TEMP TABLE IF NOT EXISTS named (repository INTEGER, digest TEXT, PRIMARY KEY (repository, digest));
+         DELETE FROM temp.named;",
+    )?;
+    let mut note = db.prepare(
+        "INSERT OR IGNORE INTO temp.named (repository, digest) SELECT id, ?2 FROM repositories WHERE name = ?1",
+    )?;
+    named.iter().try_for_each(|(repository, digest)| note.execute((repository, digest.as_str())).map(drop))
 }
 
 /// Every blob that some repository shows.

@@ -1,0 +1,308 @@
+//! Images that are here without having been pushed: an engine's on the same store. Owns what a repository shows through them
+//! beside what was pushed to it, and that neither is lost for the other. Must not know what they are called elsewhere.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use brig_oci::{Digest, Document, media_type};
+use brig_store::{ErrorKind, ManifestInfo, Packed, Referenced};
+
+use crate::handlers::{Parsed, keep_manifest, parse_manifest, store_manifest};
+use crate::refusal::Refusal;
+use crate::registry::Inner;
+
+/// Documents that are kept parsed.
+const MOST_KNOWN: usize = 4096;
+/// Indexes within indexes that are followed.
+const DEPTH: usize = 8;
+
+/// Why images could not be had, or made.
+#[derive(Debug, Clone)]
+pub struct ShelfError {
+    /// Whether what was pushed is at fault.
+    pub is_clients: bool,
+    /// For people.
+    pub message: String,
+}
+
+/// Images with their names, as a registry sees them. All calls may block. What is a digest here is a document in the store.
+pub trait Shelf: Send + Sync + 'static {
+    /// The names that images have, which need not be names of repositories.
+    fn repositories(&self) -> BTreeSet<String>;
+    /// The tags that they have.
+    fn tags(&self, repository: &str) -> BTreeSet<String>;
+    /// What the tags of a repository are known to mean.
+    fn tops(&self, repository: &str) -> Vec<Digest>;
+    /// What a tag is known to mean.
+    fn meaning(&self, repository: &str, tag: &str) -> Option<Digest>;
+    /// The manifest or index under which a tag's image can be had whole, made now if need be.
+    ///
+    /// # Errors
+    /// If the image is damaged.
+    fn manifest(&self, repository: &str, tag: &str) -> Result<Option<Digest>, ShelfError>;
+    /// Makes an image of a manifest that was pushed, or of an index, and gives it these tags; `false` if it describes none.
+    ///
+    /// # Errors
+    /// If what was pushed is no image though it says so.
+    fn take(&self, repository: &str, digest: &Digest, tags: &[String]) -> Result<bool, ShelfError>;
+    /// Takes a tag away; `false` if there is none.
+    ///
+    /// # Errors
+    /// The disk's.
+    fn untag(&self, repository: &str, tag: &str) -> Result<bool, ShelfError>;
+    /// A manifest is not shown any more: its image goes if nothing else needs it.
+    ///
+    /// # Errors
+    /// The disk's.
+    fn forget(&self, digest: &Digest) -> Result<(), ShelfError>;
+}
+
+impl From<ShelfError> for Refusal {
+    fn from(error: ShelfError) -> Refusal {
+        match error.is_clients {
+            true => Refusal::manifest_invalid(error.message),
+            false => Refusal::internal(error.message),
+        }
+    }
+}
+
+/// Documents by digest, parsed once: what a digest means never changes.
+#[derive(Default)]
+pub(crate) struct Documents(Mutex<HashMap<Digest, Arc<Leads>>>);
+
+/// What a document leads to.
+struct Leads {
+    media_type: String,
+    size: u64,
+    blobs: Vec<(Digest, u64)>,
+    documents: Vec<Digest>,
+}
+
+impl Documents {
+    fn read(&self, inner: &Inner, digest: &Digest) -> Option<Arc<Leads>> {
+        inner.store.blob_size(digest)?;
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = lock().get(digest) {
+            return Some(known.clone());
+        }
+        let leads = Arc::new(leads(&inner.store.read_blob(digest).ok()?)?);
+        let mut known = lock();
+        if known.len() >= MOST_KNOWN {
+            known.clear();
+        }
+        known.insert(digest.clone(), leads.clone());
+        Some(leads)
+    }
+}
+
+fn leads(bytes: &[u8]) -> Option<Leads> {
+    let size = bytes.len() as u64;
+    let or = |kind: String, default: &str| if kind.is_empty() { default.to_owned() } else { kind };
+    Some(match Document::parse(bytes, None).ok()? {
+        Document::Manifest(manifest) => Leads {
+            media_type: or(manifest.media_type, media_type::OCI_MANIFEST),
+            size,
+            blobs: std::iter::once(manifest.config).chain(manifest.layers).map(|it| (it.digest, it.size)).collect(),
+            documents: Vec::new(),
+        },
+        Document::Index(index) => Leads {
+            media_type: or(index.media_type, media_type::OCI_INDEX),
+            size,
+            blobs: index.manifests.iter().map(|entry| (entry.digest.clone(), entry.size)).collect(),
+            documents: index.manifests.into_iter().map(|entry| entry.digest).collect(),
+        },
+    })
+}
+
+impl Inner {
+    pub(crate) fn shelf(&self) -> Option<&dyn Shelf> {
+        self.settings.shelf.as_deref()
+    }
+
+    /// Every document that the images of a repository lead to, until `found` is.
+    fn walk(&self, repository: &str, mut found: impl FnMut(&Digest, &Leads) -> bool) {
+        let mut todo: Vec<(usize, Digest)> =
+            self.shelf().map(|shelf| shelf.tops(repository)).into_iter().flatten().map(|top| (0, top)).collect();
+        let mut seen = HashSet::new();
+        while let Some((depth, digest)) = todo.pop() {
+            if depth > DEPTH || !seen.insert(digest.clone()) {
+                continue;
+            }
+            let Some(leads) = self.documents.read(self, &digest) else { continue };
+            if found(&digest, &leads) {
+                return;
+            }
+            todo.extend(leads.documents.iter().map(|child| (depth + 1, child.clone())));
+        }
+    }
+
+    /// The manifest with a digest, if a repository shows it through an image.
+    pub(crate) fn shelved_manifest(&self, repository: &str, digest: &Digest) -> Option<ManifestInfo> {
+        let mut info = None;
+        self.walk(repository, |at, leads| {
+            let is_it = at == digest;
+            if is_it {
+                let (media_type, size) = (leads.media_type.clone(), leads.size);
+                info = Some(ManifestInfo { digest: digest.clone(), media_type, size, updated_at: 0 });
+            }
+            is_it
+        });
+        info
+    }
+
+    /// What a tag means to an image.
+    pub(crate) fn shelved_tag(&self, repository: &str, tag: &str) -> Result<Option<ManifestInfo>, Refusal> {
+        let Some(shelf) = self.shelf() else { return Ok(None) };
+        let Some(digest) = shelf.manifest(repository, tag)? else { return Ok(None) };
+        let leads = self.documents.read(self, &digest);
+        let leads = leads.ok_or_else(|| Refusal::internal(format!("manifest {digest} is lost")))?;
+        let (media_type, size) = (leads.media_type.clone(), leads.size);
+        Ok(Some(ManifestInfo { digest, media_type, size, updated_at: 0 }))
+    }
+
+    /// The length of a blob, if a repository shows it through an image.
+    pub(crate) fn shelved_blob(&self, repository: &str, digest: &Digest) -> Option<u64> {
+        let mut size = None;
+        self.walk(repository, |_, leads| {
+            size = leads.blobs.iter().find(|(blob, _)| blob == digest).map(|(_, size)| *size);
+            size.is_some()
+        });
+        size.filter(|size| self.stored_size(digest) == Some(*size))
+    }
+
+    /// The length of a blob that can be had from the store: as it came, or made again from a layer.
+    pub(crate) fn stored_size(&self, digest: &Digest) -> Option<u64> {
+        let form = || match Packed::of(&self.store).size(digest) {
+            Ok(size) => size,
+            Err(error) => {
+                tracing::error!("blob {digest} cannot be looked for: {error}");
+                None
+            }
+        };
+        self.store.blob_size(digest).or_else(form)
+    }
+
+    /// The repositories of which images are shown here, if what they are called is a name of the protocol.
+    pub(crate) fn shelved_repositories(&self) -> BTreeSet<String> {
+        let mut names = self.shelf().map(|shelf| shelf.repositories()).unwrap_or_default();
+        names.retain(|name| crate::route::is_name(name));
+        names
+    }
+
+    /// Shows for its own sake what a manifest names and the repository shows through an image: from now on the manifest
+    /// holds it.
+    fn bring(&self, repository: &str, parsed: &Parsed, depth: usize) -> Result<(), Refusal> {
+        for blob in &parsed.blobs {
+            if self.repositories.blob_size(repository, blob)?.is_none()
+                && let Some(size) = self.shelved_blob(repository, blob)
+            {
+                self.repositories.link_blob(repository, blob, size)?;
+            }
+        }
+        for child in parsed.manifests.iter().filter(|_| depth < DEPTH) {
+            if self.shelved_manifest(repository, child).is_some() {
+                self.anchor(repository, child, depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows for its own sake a manifest that is shown through an image, so that it can be had by its digest when the tag is
+    /// gone.
+    fn anchor(&self, repository: &str, digest: &Digest, depth: usize) -> Result<(), Refusal> {
+        if self.repositories.manifest(repository, &Referenced::Digest(digest))?.is_some() {
+            return Ok(());
+        }
+        let bytes = match self.store.read_blob(digest) {
+            Ok(bytes) => bytes,
+            // An index may list what was never here.
+            Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        self.bring(repository, &parse_manifest(&bytes, None)?, depth)?;
+        keep_manifest(self, repository, digest, &bytes, None)
+    }
+
+    /// Takes in a manifest that was pushed: as an image if it is one, else as what it is.
+    pub(crate) fn shelve(
+        &self,
+        repository: &str,
+        digest: &Digest,
+        bytes: &[u8],
+        parsed: &Parsed,
+        tags: &[String],
+    ) -> Result<(), Refusal> {
+        let Some(shelf) = self.shelf() else {
+            return store_manifest(self, repository, digest, bytes, parsed, tags, true);
+        };
+        self.bring(repository, parsed, 0)?;
+        let was_here = self.repositories.manifest(repository, &Referenced::Digest(digest))?.is_some();
+        // It holds its blobs from here on.
+        store_manifest(self, repository, digest, bytes, parsed, &[], true)?;
+        for tag in tags {
+            if let Some(old) = shelf.meaning(repository, tag).filter(|old| old != digest) {
+                self.anchor(repository, &old, 0)?;
+            }
+        }
+        match shelf.take(repository, digest, tags) {
+            Ok(true) => {
+                for tag in tags {
+                    self.repositories.delete_tag(repository, tag)?;
+                }
+                if !tags.is_empty() {
+                    self.release(repository, digest, 0)?;
+                }
+                Ok(())
+            }
+            Ok(false) => {
+                for tag in tags {
+                    shelf.untag(repository, tag)?;
+                }
+                store_manifest(self, repository, digest, bytes, parsed, tags, true)
+            }
+            Err(error) => {
+                if !was_here {
+                    self.repositories.delete_manifest(repository, digest)?;
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// The opposite of anchoring: the image's name leads to it, and to what it lists.
+    fn release(&self, repository: &str, digest: &Digest, depth: usize) -> Result<(), Refusal> {
+        self.repositories.release(repository, digest)?;
+        let Some(leads) = self.documents.read(self, digest).filter(|_| depth < DEPTH) else { return Ok(()) };
+        leads.documents.iter().try_for_each(|child| self.release(repository, child, depth + 1))
+    }
+
+    /// Takes a tag away from an image; the manifest can be had by its digest as before.
+    pub(crate) fn unshelve_tag(&self, repository: &str, tag: &str) -> Result<bool, Refusal> {
+        let Some(shelf) = self.shelf() else { return Ok(false) };
+        if let Some(old) = shelf.meaning(repository, tag) {
+            self.anchor(repository, &old, 0)?;
+        }
+        Ok(shelf.untag(repository, tag)?)
+    }
+
+    /// Takes all tags away that mean a manifest; whether there were any.
+    pub(crate) fn unshelve(&self, repository: &str, digest: &Digest) -> Result<bool, Refusal> {
+        let Some(shelf) = self.shelf() else { return Ok(false) };
+        let mut any = false;
+        for tag in shelf.tags(repository) {
+            if shelf.meaning(repository, &tag).as_ref() == Some(digest) {
+                any |= shelf.untag(repository, &tag)?;
+            }
+        }
+        Ok(any)
+    }
+
+    /// What has a name though no tag of a repository's own.
+    pub(crate) fn named(&self) -> Vec<(String, Digest)> {
+        let of = |repository: String| {
+            let tops = self.shelf().map(|shelf| shelf.tops(&repository)).unwrap_or_default();
+            tops.into_iter().map(move |top| (repository.clone(), top))
+        };
+        self.shelved_repositories().into_iter().flat_map(of).collect()
+    }
+}

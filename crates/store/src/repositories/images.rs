@@ -1,0 +1,31 @@
+//! What repositories have to do with images of the same store: a manifest of which an image was made under a name need not
+//! be shown by a repository for its own sake, and one whose image is removed is not shown any more.
+//! Must not decide what an image is called.
+
+use brig_oci::Digest;
+use rusqlite::Transaction;
+
+/// Hides, everywhere, the manifests of an image, which is about to be removed.
+pub(crate) fn forget_image(db: &Transaction<'_>, image: &Digest) -> rusqlite::Result<()> {
+    let sql = "SELECT f.repository, f.manifest FROM repository_references f WHERE f.child = ?1";
+    let mut query = db.prepare(sql)?;
+    let rows = query.query_map([image.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let shown: Vec<(i64, String)> = rows.collect::<rusqlite::Result<_>>()?;
+    shown.into_iter().try_for_each(|(repository, manifest)| hide(db, repository, &manifest))
+}
+
+/// Takes a manifest out of a repository, with its tags and the links that only it held.
+pub(super) fn hide(db: &Transaction<'_>, repository: i64, manifest: &str) -> rusqlite::Result<()> {
+    let key = (repository, manifest);
+    db.execute("DELETE FROM repository_tags WHERE repository = ?1 AND digest = ?2", key)?;
+    db.execute("DELETE FROM repository_manifests WHERE repository = ?1 AND digest = ?2", key)?;
+    db.execute(
+        "DELETE FROM repository_blobs AS b WHERE repository = ?1
+         AND EXISTS (SELECT 1 FROM repository_references f
+                     WHERE f.repository = ?1 AND f.manifest = ?2 AND f.child = b.digest)
+         AND NOT EXISTS (SELECT 1 FROM repository_references f
+                         WHERE f.repository = ?1 AND f.manifest <> ?2 AND f.child = b.digest)",
+        key,
+    )?;
+    db.execute("DELETE FROM repository_references WHERE repository = ?1 AND manifest = ?2", key).map(drop)
+}

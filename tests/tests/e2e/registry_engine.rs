@@ -1,0 +1,304 @@
+//! The registry over an engine's own storage (`brig daemon --serve-registry`): what is pushed there is an image of the engine, and
+//! the engine's images can be had from there.
+
+use brig_tests::image::{digest, gzip};
+use brig_tests::{Image, Layer, Registry, TestHost, eventually, needs};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+const ADDRESS: &str = "127.0.0.1:5000";
+
+fn serving() -> (TestHost, Registry) {
+    serving_with(&[])
+}
+
+fn serving_with(settings: &[&str]) -> (TestHost, Registry) {
+    let mut arguments = vec!["--serve-registry", "0.0.0.0:5000"];
+    settings.iter().for_each(|setting| arguments.extend(["--serve-registry-opt", setting]));
+    let host = TestHost::with(&arguments);
+    let registry = host.daemons_registry(ADDRESS);
+    (host, registry)
+}
+
+/// A daemon on another machine, and the address of the first one's registry as it is seen from there.
+fn other_engine(host: &TestHost) -> (TestHost, String) {
+    let neighbour = host.neighbour();
+    let address = format!("{}:5000", neighbour.host);
+    let mut other = TestHost::without_daemon(&["--insecure-registry", &address]);
+    other.netns = neighbour.netns;
+    // Its network is not its own to leave clean.
+    other.forgive = true;
+    other.start_daemon();
+    (other, address)
+}
+
+fn image() -> Image {
+    Image::busybox().with(Layer::new().file("etc/mine", 0o600, "mine\n"), &[])
+}
+
+fn blob_file(host: &TestHost, digest: &str) -> PathBuf {
+    host.data_root.join("v1/blobs/sha256").join(digest.strip_prefix("sha256:").expect("a sha256 digest"))
+}
+
+fn exists(registry: &Registry, path: &str) -> bool {
+    registry.ask("HEAD", path, &[]).status == 200
+}
+
+fn strings(value: &Value) -> Vec<&str> {
+    value.as_array().expect("a list").iter().filter_map(Value::as_str).collect()
+}
+
+#[test]
+fn what_is_pushed_is_an_image_and_is_kept_once() {
+    // Who asks with HEAD whether a blob is there may rely on the answer for so long.
+    let (host, registry) = serving_with(&["gc-grace=3s", "gc-interval=1s"]);
+    let (manifest, blobs) = image().distributable();
+    let pushed = registry.push_parts(&blobs, &manifest, "team/app", "v1");
+    assert_eq!(host.brig(&["images", "-q", "--no-trunc"]).ok(), image().id());
+    let run = ["run", "--rm", "--network", "none", "--pull", "never", "team/app:v1", "cat", "/etc/mine"];
+    assert_eq!(host.brig(&run).ok(), "mine");
+    let shown = host.brig(&["image", "inspect", "--format", "{{.RepoDigests}} {{.RepoTags}}", "team/app:v1"]).ok();
+    assert_eq!(shown, format!("[team/app@{pushed}] [team/app:v1]"));
+    // By tag and by digest, byte for byte.
+    for reference in ["v1", &pushed] {
+        let answer = registry.ask("GET", &format!("/v2/team/app/manifests/{reference}"), &[]);
+        assert_eq!((answer.status, &answer.body), (200, &manifest));
+    }
+    for blob in &blobs {
+        let path = format!("/v2/team/app/blobs/{}", digest(blob));
+        let head = registry.ask("HEAD", &path, &[]);
+        assert_eq!((head.status, head.header("content-length")), (200, Some(blob.len().to_string().as_str())));
+        assert!(registry.ask("GET", &path, &[]).body == *blob);
+        let part = registry.part(&path, "bytes=50-99");
+        assert_eq!((part.status, &part.body[..]), (206, &blob[50..100]));
+        let end = registry.part(&path, "bytes=-1");
+        assert_eq!((end.status, &end.body[..]), (206, &blob[blob.len() - 1..]));
+    }
+    let kept: Value = serde_json::from_slice(&manifest).unwrap();
+    for layer in kept["layers"].as_array().unwrap() {
+        let digest = layer["digest"].as_str().unwrap();
+        assert!(!blob_file(&host, digest).exists(), "{digest} is there unpacked and as it came");
+    }
+    // Nothing but the image holds it.
+    host.brig(&["rmi", "team/app:v1"]).ok();
+    assert_eq!(registry.ask("GET", "/v2/team/app/manifests/v1", &[]).status, 404);
+    assert_eq!(registry.ask("GET", &format!("/v2/team/app/manifests/{pushed}"), &[]).status, 404);
+    eventually("the layers are gone", || {
+        std::fs::read_dir(host.data_root.join("v1/layers")).is_ok_and(|mut left| left.next().is_none()).then_some(())
+    });
+    assert!(!exists(&registry, &format!("/v2/team/app/blobs/{}", digest(&blobs[0]))));
+}
+
+#[test]
+fn images_that_were_made_here_can_be_had() {
+    let (host, registry) = serving();
+    host.load_busybox();
+    host.brig(&["run", "--name", "box", "--network", "none", "busybox", "sh", "-c", "echo made > /made"]).ok();
+    host.brig(&["commit", "box", "made:1"]).ok();
+    let tar = host.root.join("root.tar");
+    std::fs::write(&tar, Layer::new().file("only", 0o644, "imported\n").bytes()).unwrap();
+    host.brig(&["import", &tar.display().to_string(), "imported:1"]).ok();
+    assert_eq!(
+        strings(&registry.ask("GET", "/v2/_catalog", &[]).json()["repositories"]),
+        ["busybox", "imported", "made"]
+    );
+    assert_eq!(registry.ask("GET", "/v2/made/tags/list", &[]).json(), json!({ "name": "made", "tags": ["1"] }));
+    let (other, address) = other_engine(&host);
+    let far = |name: &str| format!("{address}/{name}");
+    for name in ["made:1", "imported:1", "busybox:latest"] {
+        let pulled = other.brig(&["pull", &far(name)]).ok();
+        let id = |on: &TestHost, name: &str| on.brig(&["image", "inspect", "--format", "{{.Id}}", name]).ok();
+        assert_eq!(id(&other, &far(name)), id(&host, name), "{pulled}");
+        // Asked again it is the same.
+        let (repository, tag) = name.split_once(':').unwrap();
+        let said = registry.ask("HEAD", &format!("/v2/{repository}/manifests/{tag}"), &[]);
+        assert!(pulled.contains(said.header("docker-content-digest").unwrap()), "{pulled}");
+    }
+    let run = ["run", "--rm", "--network", "none", &far("made:1"), "cat", "/made"];
+    assert_eq!(other.brig(&run).ok(), "made");
+}
+
+#[test]
+fn the_stock_client_and_skopeo_push_to_it_and_pull_from_it() {
+    needs!("registry_engine::the_stock_client_and_skopeo_push_to_it_and_pull_from_it", "docker");
+    needs!("registry_engine::the_stock_client_and_skopeo_push_to_it_and_pull_from_it", "skopeo");
+    let (host, registry) = serving();
+    let (other, address) = other_engine(&host);
+    other.load_busybox();
+    let far = |name: &str| format!("{address}/{name}");
+    let name = far("team/box:v1");
+    other.docker(&["tag", "busybox", &name]).ok();
+    let pushed = other.docker(&["push", &name]).ok();
+    let digest = registry.ask("HEAD", "/v2/team/box/manifests/v1", &[]);
+    assert!(pushed.contains(digest.header("docker-content-digest").unwrap()), "{pushed}");
+    assert_eq!(host.brig(&["run", "--rm", "--network", "none", "team/box:v1", "echo", "runs"]).ok(), "runs");
+    // Again, everything is there; under another name it is mounted.
+    assert!(other.docker(&["push", &name]).ok().contains("Layer already exists"));
+    other.docker(&["tag", "busybox", &far("other/box:v2")]).ok();
+    other.docker(&["push", "-q", &far("other/box:v2")]).ok();
+    other.docker(&["rmi", "-f", &name, &far("other/box:v2"), "busybox"]).ok();
+    other.docker(&["pull", "-q", &far("other/box:v2")]).ok();
+    let skopeo = |arguments: &[&str]| host.program("skopeo", arguments).output().ok();
+    let (from, to) =
+        (format!("docker://{}", registry.name("team/box:v1")), format!("docker://{}", registry.name("zstd/box:v1")));
+    let plain = ["copy", "--src-tls-verify=false", "--dest-tls-verify=false", "--dest-compress-format", "zstd"];
+    skopeo(&[&plain[..], &[&from, &to]].concat());
+    assert_eq!(host.brig(&["run", "--rm", "--network", "none", "zstd/box:v1", "echo", "runs"]).ok(), "runs");
+    skopeo(&["delete", "--tls-verify=false", &to]);
+    assert_eq!(registry.ask("GET", "/v2/zstd/box/manifests/v1", &[]).status, 404);
+    assert!(!host.brig(&["images"]).ok().contains("zstd/box"));
+}
+
+#[test]
+fn names_and_deletions_are_the_same_on_both_sides() {
+    let (host, registry) = serving_with(&["gc-grace=0s"]);
+    let first = registry.push(&image(), "app", "1");
+    host.brig(&["tag", "app:1", "app:2"]).ok();
+    host.brig(&["tag", "app:1", "ghcr.io/team/app:1"]).ok();
+    host.brig(&["tag", "app:1", "localhost:5000/hidden:1"]).ok();
+    let catalog = registry.ask("GET", "/v2/_catalog", &[]).json();
+    assert_eq!(strings(&catalog["repositories"]), ["app", "ghcr.io/team/app"]);
+    let page = registry.ask("GET", "/v2/app/tags/list?n=1", &[]);
+    assert_eq!(strings(&page.json()["tags"]), ["1"]);
+    assert!(page.header("link").is_some_and(|link| link.contains("last=1")));
+    assert_eq!(strings(&registry.ask("GET", "/v2/app/tags/list?last=1", &[]).json()["tags"]), ["2"]);
+    assert!(exists(&registry, "/v2/ghcr.io/team/app/manifests/1"));
+    // One name for each image: who may see one thing is not asked about another.
+    assert_eq!(registry.ask("GET", "/v2/library/app/manifests/1", &[]).status, 404);
+    let (manifest, blobs) = image().distributable();
+    let refused = registry.try_push(&blobs, &manifest, "library/app", "1");
+    assert!(refused.status == 400 && refused.text().contains("called app here"), "{}", refused.text());
+    // A tag that is pushed anew: what it meant can be had by its digest until it is collected.
+    let second = registry.push(&image().with(Layer::new().file("etc/second", 0o644, "2"), &[]), "app", "2");
+    assert_eq!(registry.ask("GET", &format!("/v2/app/manifests/{first}"), &[]).status, 200);
+    assert_eq!(registry.ask("DELETE", "/v2/app/manifests/2", &[]).status, 202);
+    assert!(!host.brig(&["images", "--format", "{{.Repository}}:{{.Tag}}"]).ok().contains("app:2"));
+    assert_eq!(registry.ask("GET", "/v2/app/manifests/2", &[]).status, 404);
+    assert!(exists(&registry, &format!("/v2/app/manifests/{second}")));
+    assert_eq!(registry.ask("DELETE", &format!("/v2/app/manifests/{second}"), &[]).status, 202);
+    assert_eq!(registry.ask("GET", &format!("/v2/app/manifests/{second}"), &[]).status, 404);
+    // Its image had no other name.
+    assert_eq!(host.brig(&["images", "-aq", "--filter", "dangling=true"]).ok(), "");
+    // By digest all tags go, and the image stays for its other names.
+    assert_eq!(registry.ask("DELETE", &format!("/v2/app/manifests/{first}"), &[]).status, 202);
+    assert!(!exists(&registry, "/v2/app/manifests/1"));
+    assert!(exists(&registry, "/v2/ghcr.io/team/app/manifests/1"));
+    assert_eq!(host.brig(&["run", "--rm", "--network", "none", "ghcr.io/team/app:1", "cat", "/etc/mine"]).ok(), "mine");
+}
+
+#[test]
+fn a_container_keeps_its_layers_whatever_the_registry_is_told() {
+    let (host, registry) = serving_with(&["gc-grace=3s", "gc-interval=1s", "gc-untagged"]);
+    let pushed = registry.push(&image(), "app", "1");
+    host.brig(&["run", "-d", "--name", "box", "--network", "none", "app:1", "sleep", "1000"]).ok();
+    assert_eq!(registry.ask("DELETE", &format!("/v2/app/manifests/{pushed}"), &[]).status, 202);
+    registry.push(&image().with(Layer::new().file("etc/other", 0o644, "2"), &[]), "app", "1");
+    host.brig(&["system", "prune", "-f"]).ok();
+    assert_eq!(host.brig(&["exec", "box", "cat", "/etc/mine"]).ok(), "mine");
+    host.brig(&["rm", "-f", "box"]).ok();
+}
+
+#[test]
+fn artifacts_and_indexes_are_kept_beside_images() {
+    let (host, registry) = serving();
+    let image_digest = registry.push(&image(), "app", "1");
+    // About the image; not an image itself.
+    let empty = b"{}".to_vec();
+    let content = b"signed".to_vec();
+    let descriptor =
+        |kind: &str, bytes: &[u8]| json!({ "mediaType": kind, "digest": digest(bytes), "size": bytes.len() });
+    let subject_size = registry.raw_manifest("app", "1").1.len();
+    let manifest_kind = "application/vnd.oci.image.manifest.v1+json";
+    let artifact = json!({
+        "schemaVersion": 2, "mediaType": manifest_kind, "artifactType": "application/vnd.test.signature",
+        "config": descriptor("application/vnd.oci.empty.v1+json", &empty),
+        "layers": [descriptor("application/vnd.test.signature", &content)],
+        "subject": { "mediaType": manifest_kind, "digest": image_digest, "size": subject_size },
+    });
+    let artifact = serde_json::to_vec(&artifact).unwrap();
+    let artifact_digest = registry.push_parts(&[empty, content], &artifact, "app", "signature");
+    let referrers = registry.ask("GET", &format!("/v2/app/referrers/{image_digest}"), &[]).json();
+    assert_eq!(referrers["manifests"][0]["digest"], artifact_digest.as_str());
+    assert_eq!(strings(&registry.ask("GET", "/v2/app/tags/list", &[]).json()["tags"]), ["1", "signature"]);
+    assert!(!host.brig(&["images"]).ok().contains("signature"));
+    // An index of the image that is there and of another one, which comes first.
+    let arm = Image::busybox().with(Layer::new().file("arm", 0o644, "arm"), &[("architecture", json!("arm64"))]);
+    let arm_digest = registry.push(&arm, "app", &digest(&arm.distributable().0));
+    let of = |digest: &str, architecture: &str, size: usize| {
+        let platform = json!({ "os": "linux", "architecture": architecture });
+        json!({ "mediaType": manifest_kind, "digest": digest, "size": size, "platform": platform })
+    };
+    let here = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
+    let index = serde_json::to_vec(&json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [of(&arm_digest, "riscv64", arm.distributable().0.len()), of(&image_digest, here, subject_size)],
+    }))
+    .unwrap();
+    registry.push_parts(&[], &index, "app", "multi");
+    assert_eq!(registry.ask("GET", "/v2/app/manifests/multi", &[]).body, index);
+    assert!(exists(&registry, &format!("/v2/app/manifests/{arm_digest}")));
+    assert_eq!(host.brig(&["run", "--rm", "--network", "none", "app:multi", "cat", "/etc/mine"]).ok(), "mine");
+    // The index's parts go with it, what stands by itself stays.
+    host.brig(&["rmi", "app:1"]).ok();
+    assert!(exists(&registry, &format!("/v2/app/manifests/{image_digest}")));
+    host.brig(&["rmi", "app:multi"]).ok();
+    assert_eq!(host.brig(&["images", "-aq"]).ok(), "");
+    assert!(!exists(&registry, &format!("/v2/app/manifests/{arm_digest}")));
+    assert_eq!(registry.ask("GET", "/v2/app/manifests/signature", &[]).body, artifact);
+}
+
+#[test]
+fn what_an_artifact_shares_with_an_image_outlives_it() {
+    let (host, registry) = serving_with(&["gc-grace=3s", "gc-interval=1s"]);
+    let (manifest, blobs) = image().distributable();
+    registry.push_parts(&blobs, &manifest, "app", "1");
+    let kept: Value = serde_json::from_slice(&manifest).unwrap();
+    let (layer, empty) = (kept["layers"][1].clone(), b"{}".to_vec());
+    let artifact = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "artifactType": "application/x",
+        "config": { "mediaType": "application/vnd.oci.empty.v1+json", "digest": digest(&empty), "size": 2 },
+        "layers": [layer],
+    });
+    registry.push_parts(&[empty], &serde_json::to_vec(&artifact).unwrap(), "app", "artifact");
+    host.brig(&["rmi", "app:1"]).ok();
+    host.brig(&["system", "prune", "-af"]).ok();
+    let wanted = layer["digest"].as_str().unwrap();
+    let blob = registry.ask("GET", &format!("/v2/app/blobs/{wanted}"), &[]);
+    assert_eq!((blob.status, digest(&blob.body).as_str()), (200, wanted));
+}
+
+#[test]
+fn a_broken_image_is_refused_and_nothing_is_left() {
+    let (host, registry) = serving();
+    let (manifest, mut blobs) = image().distributable();
+    let mut said: Value = serde_json::from_slice(&manifest).unwrap();
+    let wrong = gzip(&Layer::new().file("etc/mine", 0o600, "another\n").bytes());
+    said["layers"][1]["digest"] = json!(digest(&wrong));
+    said["layers"][1]["size"] = json!(wrong.len());
+    blobs.push(wrong);
+    let answer = registry.try_push(&blobs, &serde_json::to_vec(&said).unwrap(), "app", "1");
+    assert!(answer.status == 400 && answer.text().contains("promises"), "{}", answer.text());
+    assert_eq!(host.brig(&["images", "-aq"]).ok(), "");
+    assert_eq!(registry.ask("GET", "/v2/app/tags/list", &[]).json()["tags"], json!([]));
+    let begun = std::fs::read_dir(host.data_root.join("v1/ingest")).unwrap().count();
+    assert_eq!(begun, 0);
+}
+
+#[test]
+fn an_engines_root_is_served_by_its_daemon_only() {
+    let (mut host, registry) = serving_with(&["read-only=true"]);
+    assert_eq!(registry.ask("POST", "/v2/app/blobs/uploads/", &[]).status, 405);
+    let root = host.data_root.display().to_string();
+    let serve = ["registry", "serve", "--addr", "127.0.0.1:5002", "--root", &root];
+    let refused = host.brig(&serve).fails(1);
+    assert!(refused.contains("--serve-registry"), "{refused}");
+    host.stop_daemon();
+    let refused = host.brig(&serve).fails(1);
+    assert!(refused.contains("--serve-registry"), "{refused}");
+    let taken = TestHost::without_daemon(&[]);
+    let refused =
+        taken.brig(&["daemon", "--serve-registry", "127.0.0.1:1", "--serve-registry-opt", "root=/x"]).fails(1);
+    assert!(refused.contains("root=/x"), "{refused}");
+    host.start_daemon();
+    assert_eq!(registry.ask("GET", "/v2/", &[]).status, 200);
+}
