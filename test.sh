@@ -34,6 +34,7 @@ ip iproute2
 iptables-restore iptables
 unshare util-linux
 LIST
+    /usr/bin/python3 -c 'import docker' 2> /dev/null || echo python3-docker
     # A busybox that needs libraries cannot be an image by itself.
     if busybox=$(command -v busybox) && ! dpkg-query -W busybox-static > /dev/null 2>&1 && ldd "$busybox" > /dev/null 2>&1; then
         echo busybox-static

@@ -504,7 +504,7 @@ pub struct AuthConfig {
 #[serde(default, rename_all = "PascalCase")]
 pub struct AuthResponse {
     /// An opaque token used to authenticate a user after a successful login
-    #[serde(deserialize_with = "null", skip_serializing_if = "empty")]
+    #[serde(deserialize_with = "null")]
     pub identity_token: String,
     /// The status of the authentication
     #[serde(deserialize_with = "null")]

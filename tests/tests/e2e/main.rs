@@ -5,6 +5,7 @@ mod bad_input;
 mod compat_clients;
 mod corpus;
 mod daemon_restart;
+mod docker_py;
 mod exec;
 mod hardening_restart;
 mod harness;
