@@ -25,6 +25,32 @@ mod push;
 mod relay;
 mod session;
 
+/// What is read of a registry's headers, for the fuzz targets.
+#[doc(hidden)]
+pub mod headers {
+    /// The token servers of a `WWW-Authenticate`: realm and service.
+    pub fn token_servers(text: &str) -> Vec<(String, String)> {
+        let all = crate::challenge::parse(text).into_iter();
+        all.filter_map(|challenge| match challenge {
+            crate::challenge::Challenge::Bearer { realm, service } => Some((realm, service)),
+            crate::challenge::Challenge::Basic => None,
+        })
+        .collect()
+    }
+
+    /// The query of the next page in a `Link`.
+    pub fn next_page(text: &str) -> Option<String> {
+        crate::lists::next_query(text)
+    }
+
+    /// Where a `Location` leads from a page of `https://registry.test:5000`: origin and target.
+    pub fn location(text: &str) -> Option<(String, String)> {
+        let base = crate::net::url::Url::parse("https://registry.test:5000/v2/x/blobs/uploads/?a=b").ok()?;
+        let url = base.join(text).ok()?;
+        Some((url.origin.to_string(), url.target))
+    }
+}
+
 pub use client::Client;
 pub use config::{Auth, Config, RegistrySettings};
 pub use error::{Error, ErrorKind, Result};

@@ -224,7 +224,7 @@ async fn page<T: DeserializeOwned>(
 }
 
 /// The query of `<…?query>; rel="next"` (RFC 8288).
-fn next_query(header: &str) -> Option<String> {
+pub(crate) fn next_query(header: &str) -> Option<String> {
     header.split(',').find_map(|link| {
         let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
         let is_next = parameters.split(';').any(|p| matches!(p.trim(), "rel=\"next\"" | "rel=next"));

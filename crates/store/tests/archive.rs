@@ -319,3 +319,25 @@ fn images_for_all_platforms_are_kept_under_one_name() {
     let error = load(&store, &layout.finish(&[entry])[..], &[arm], &mut |_| {}).unwrap_err();
     assert!(error.message.contains("no image for linux/arm64") && error.message.contains("linux/s390x"), "{error}");
 }
+
+#[test]
+fn parts_that_do_not_fit_are_seen_in_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let canary = brig_tests::corpus::Canary::beneath(dir.path());
+    let cases = [
+        brig_tests::corpus::images::docker_archives(canary.host()),
+        brig_tests::corpus::images::layouts(canary.host()),
+    ];
+    for (number, case) in cases.concat().into_iter().enumerate() {
+        let store = Store::open(&dir.path().join(number.to_string())).unwrap();
+        let (done, wait) = std::sync::mpsc::channel();
+        let loading = store.clone();
+        std::thread::spawn(move || done.send(run(&loading, &case.bytes)).ok());
+        let outcome = wait.recv_timeout(std::time::Duration::from_secs(30));
+        let outcome = outcome.unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        assert_eq!(outcome.is_ok(), case.accepted, "{}: {outcome:?}", case.name);
+        canary.check(case.name);
+        store.wait_for_removals();
+        assert_eq!(common::count(&store, "ingest"), 0, "{}", case.name);
+    }
+}

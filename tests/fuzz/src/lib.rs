@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
 mod archive;
+mod notes;
 
 pub use archive::archive;
 use brig_oci::{Digest, Document, ImageConfig, Reference};
 use brig_tests::corpus::{self, Canary, Dress};
+pub use notes::notes;
 use std::cell::RefCell;
 use std::io::{Cursor, Read};
 use std::path::Path;
@@ -26,6 +28,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "tar", run: tar },
     Target { name: "pax", run: pax },
     Target { name: "layer", run: layer },
+    Target { name: "load", run: load },
+    Target { name: "notes", run: notes },
+    Target { name: "header", run: header },
     Target { name: "decompress", run: decompress },
     Target { name: "recipe", run: recipe },
     Target { name: "rebuild", run: rebuild },
@@ -50,6 +55,19 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         "pax" => ["11 path=ab\n", "30 mtime=1350244992.023960108\n", "20 SCHILY.xattr.a=b\n", "14 size=12345\n"]
             .map(|text| text.as_bytes().to_vec())
             .into(),
+        "load" => documents(),
+        "notes" => (0..40).map(|seed| (0..200).map(|at: u32| (at * (2 * seed + 1) % 251) as u8).collect()).collect(),
+        "header" => [
+            r#"Bearer realm="https://auth.example/token",service="reg, the \"one\"",scope="a,b""#,
+            r#"Digest nonce=abc, Bearer service=s,  REALM = "r" , Basic realm="b""#,
+            r#"<http://evil/?a>; rel="prev", </v2/x/tags/list?last=b&n=2>; rel="next""#,
+            "/v2/x/blobs/uploads/1?state=x",
+            "http://169.254.169.254/x",
+            "//other:1/x#y",
+            "?digest=sha256:00",
+        ]
+        .map(|text| text.as_bytes().to_vec())
+        .into(),
         "decompress" | "recipe" => dressed(Dress::Gzip).chain(dressed(Dress::Zstd)).collect(),
         "rebuild" => dressed(Dress::Gzip).filter_map(|stream| recipe_of(&stream)).collect(),
         _ => Vec::new(),
@@ -143,25 +161,82 @@ thread_local! {
 /// An archive made of the bytes ([`archive`]) as a layer above another one: nothing outside is touched, nothing is left of
 /// what is refused, and what is taken is made again byte for byte.
 pub fn layer(bytes: &[u8]) {
+    let one = archive(bytes);
+    let (base, _) = one.split_at(one.len() / 1024 * 512);
+    on_a_store(|store| {
+        let parent = unpack(store, base, None);
+        if let Some(chain) = unpack(store, &one, parent.as_ref()) {
+            let mut again = Vec::new();
+            store.layer_tar(&chain).unwrap().read_to_end(&mut again).unwrap();
+            assert!(again == one, "another archive of {} bytes instead of {}", again.len(), one.len());
+        }
+    });
+}
+
+/// Does something on a store; nothing beside it is touched, and nothing half-made stays in it.
+pub(crate) fn on_a_store(work: impl FnOnce(&brig_store::Store)) {
     let scene = SCENE.take().filter(|scene| scene.runs < 500).unwrap_or_else(|| {
         let place = tempfile::tempdir().unwrap();
         let canary = Canary::beneath(place.path());
         let store = brig_store::Store::open(&place.path().join("v1")).unwrap();
         Scene { place, canary, store, runs: 0 }
     });
-    let (one, store) = (archive(bytes), &scene.store);
-    let (base, _) = one.split_at(one.len() / 1024 * 512);
-    let parent = unpack(store, base, None);
-    if let Some(chain) = unpack(store, &one, parent.as_ref()) {
-        let mut again = Vec::new();
-        store.layer_tar(&chain).unwrap().read_to_end(&mut again).unwrap();
-        assert!(again == one, "another archive of {} bytes instead of {}", again.len(), one.len());
-    }
+    work(&scene.store);
     scene.canary.check("fuzz");
-    store.wait_for_removals();
+    scene.store.wait_for_removals();
     assert_eq!(std::fs::read_dir(scene.place.path().join("v1/ingest")).unwrap().count(), 0);
     assert_eq!(outside(scene.place.path()), ["host", "v1"]);
     SCENE.set(Some(Scene { runs: scene.runs + 1, ..scene }));
+}
+
+/// The documents of image archives, each with the number of the member that it is.
+fn documents() -> Vec<Vec<u8>> {
+    let archives = [corpus::images::docker_archives("/nowhere"), corpus::images::layouts("/nowhere")].concat();
+    let mut found = Vec::new();
+    for case in archives {
+        let mut archive = brig_store::tar::Archive::new(&case.bytes[..]);
+        while let Ok(Some(member)) = archive.next_member() {
+            let Some(number) = DOCUMENTS.iter().position(|name| name.as_bytes() == member.name) else { continue };
+            let mut body = vec![number as u8];
+            if (&mut archive).take(16 << 10).read_to_end(&mut body).is_ok() {
+                found.push(body);
+            }
+        }
+    }
+    found
+}
+
+/// What is put in the place of one of the documents of an image archive, which says which by its first byte.
+const DOCUMENTS: &[&str] = &["manifest.json", "index.json", "oci-layout", "config.json"];
+
+/// The bytes as a document of an image archive whose other parts are as they should be: it is loaded or refused.
+pub fn load(bytes: &[u8]) {
+    use brig_tests::corpus::{ship::Shipment, tar::Tar};
+    let Some((which, body)) = bytes.split_first() else { return };
+    let name = DOCUMENTS[usize::from(*which) % DOCUMENTS.len()];
+    let parts = Shipment::of(&Tar::new().file("etc/hello", b"hello").finish(), Dress::Plain);
+    let (docker, layout) = (parts.docker_archive("fuzz:docker"), parts.oci_archive("fuzz:layout"));
+    let base = if matches!(name, "manifest.json" | "config.json") { docker } else { layout };
+    // The last member of a name is the one that counts.
+    let whole = [&base[..base.len() - 1024], &Tar::new().file(name, body).finish()].concat();
+    on_a_store(|store| {
+        drop(brig_store::archive::load(store, &whole[..], &[], &mut |_| {}));
+    });
+}
+
+/// Reads headers of a registry: what comes out can be asked for.
+pub fn header(bytes: &[u8]) {
+    use brig_registry::headers;
+    let text = String::from_utf8_lossy(bytes);
+    headers::token_servers(&text);
+    if let Some(query) = headers::next_page(&text) {
+        assert!(query.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#'), "{query:?}");
+    }
+    if let Some((origin, target)) = headers::location(&text) {
+        assert!(origin.starts_with("http://") || origin.starts_with("https://"), "{origin:?}");
+        assert!(!origin.contains('@') && target.starts_with('/'), "{origin:?} {target:?}");
+        assert!(target.bytes().all(|byte| byte > b' ' && byte != 0x7f), "{target:?}");
+    }
 }
 
 fn unpack(store: &brig_store::Store, tar: &[u8], parent: Option<&Digest>) -> Option<Digest> {

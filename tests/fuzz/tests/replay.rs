@@ -121,6 +121,21 @@ fn layers() {
 }
 
 #[test]
+fn image_archives() {
+    run_inside("image_archives", "load");
+}
+
+#[test]
+fn what_a_hostile_process_says() {
+    run_inside("what_a_hostile_process_says", "notes");
+}
+
+#[test]
+fn headers() {
+    run("header");
+}
+
+#[test]
 fn compressed_streams() {
     run("decompress");
 }

@@ -142,6 +142,7 @@ pub fn layouts(host: &str) -> Vec<Archive> {
     let wrong = |tar: Tar| tar.file(&path(&parts.config), &parts.config).file(&path(&parts.manifest), &parts.manifest);
     let begun = || Tar::new().file("oci-layout", version);
     vec![
+        Archive { name: "A33 the same again and again", bytes: amplified(&parts), accepted: true },
         Archive { name: "A33 no name", bytes: whole(None), accepted: true },
         Archive { name: "A33 a name", bytes: whole(Some("corpus:x")), accepted: true },
         Archive {
@@ -160,6 +161,24 @@ pub fn layouts(host: &str) -> Vec<Archive> {
         archive("A33 layer has other bytes", wrong(begun()).file(&path(&parts.layer), b"other bytes"), false),
         archive("A33 manifest is missing", begun(), false),
     ]
+}
+
+/// A layout whose index lists one index many times, that one another one, and so on: millions of ways to one image.
+fn amplified(parts: &Shipment) -> Vec<u8> {
+    let version = br#"{"imageLayoutVersion":"1.0.0"}"#;
+    let named = |tar: Tar, blob: &[u8]| tar.file(&format!("blobs/sha256/{}", &digest(blob)[7..]), blob);
+    let mut tar = Tar::new().file("oci-layout", version);
+    for blob in [&parts.config, &parts.layer, &parts.manifest] {
+        tar = named(tar, blob);
+    }
+    let mut below = descriptor(MANIFEST, &parts.manifest);
+    for _ in 0..4 {
+        let many = vec![below.clone(); 150];
+        let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": many}).to_string().into_bytes();
+        below = descriptor(INDEX, &index);
+        tar = named(tar, &index);
+    }
+    tar.file("index.json", json!({"schemaVersion": 2, "manifests": [below]}).to_string().as_bytes()).finish()
 }
 
 /// What a registry may serve under a tag.

@@ -72,17 +72,25 @@ impl Documents {
         };
         let top = Descriptor::new(kind, top.clone(), size);
         let mut family = Family { top: top.clone(), is_index, members: Vec::new() };
-        self.gather(store, &top, 0, &mut family.members);
+        self.gather(store, &top, 0, &mut HashSet::new(), &mut family.members);
         Some(family)
     }
 
-    fn gather(&self, store: &Store, entry: &Descriptor, depth: usize, members: &mut Vec<Member>) {
-        let document = self.read(store, &entry.digest);
-        if depth > MAX_DEPTH || members.iter().any(|known| known.descriptor.digest == entry.digest) {
+    fn gather(
+        &self,
+        store: &Store,
+        entry: &Descriptor,
+        depth: usize,
+        seen: &mut HashSet<Digest>,
+        members: &mut Vec<Member>,
+    ) {
+        // Many ways may lead to one manifest, and millions to one index.
+        if depth > MAX_DEPTH || !seen.insert(entry.digest.clone()) {
             return;
         }
+        let document = self.read(store, &entry.digest);
         if let Some(Document::Index(index)) = document.as_deref() {
-            index.manifests.iter().for_each(|entry| self.gather(store, entry, depth + 1, members));
+            index.manifests.iter().for_each(|entry| self.gather(store, entry, depth + 1, seen, members));
             return;
         }
         let manifest = match document.as_deref() {

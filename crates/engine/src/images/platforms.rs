@@ -1,6 +1,8 @@
 //! Pulling and pushing an index as a whole: every image in it, and what is no image as it is. Owns the order, children
 //! before what lists them; the bytes are the registry's and the store's.
 
+use std::collections::HashSet;
+
 use brig_oci::{Descriptor, Digest, Document, Index, Reference, media_type};
 use brig_registry::{Auth, PullEvent, PushEvent, Pushed, documents};
 
@@ -27,8 +29,11 @@ pub(super) async fn pull(
     };
     let mut todo: Vec<(usize, Descriptor)> = index.manifests.into_iter().rev().map(|entry| (0, entry)).collect();
     let mut documents = vec![(top.digest.clone(), top.bytes)];
-    let mut first = None;
+    let (mut first, mut seen) = (None, HashSet::new());
     while let Some((depth, entry)) = todo.pop() {
+        if !seen.insert(entry.digest.clone()) {
+            continue;
+        }
         let child = reference.with_digest(&entry.digest);
         if media_type::is_index(&entry.media_type) {
             if depth >= MAX_DEPTH {

@@ -1,7 +1,7 @@
 //! The OCI image layout (image-spec, `image-layout.md`): `index.json` leads by digest to indexes, manifests and layers.
 //! Must not take a descriptor's word for anything that can be checked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use brig_oci::{Descriptor, Digest, Document, Index, Manifest, Platform, Reference, media_type};
 use serde::Deserialize;
@@ -48,9 +48,9 @@ pub(super) fn images(store: &Store, parts: &Parts, platforms: &[Platform]) -> Re
         .map_err(|error| Error::invalid(format!("index.json: {error}")))?;
     let mut images = Vec::new();
     for (reference, entries) in by_name(index.manifests)? {
-        let mut leaves = Vec::new();
+        let (mut leaves, mut seen) = (Vec::new(), HashSet::new());
         for entry in &entries {
-            gather(store, parts, entry, entries.len() == 1, 0, &mut leaves)?;
+            gather((store, parts), entry, entries.len() == 1, 0, &mut seen, &mut leaves)?;
         }
         let target = match &entries[..] {
             [only] => only.digest.clone(),
@@ -143,19 +143,19 @@ fn name_of(entry: &Descriptor) -> Result<Option<Reference>> {
 }
 
 /// Follows indexes to all manifests, and stores what is passed on the way. What an index lists and the archive does not
-/// have is left out, unless it is `needed`.
+/// have is left out, unless it is `needed`. What was `seen` is not followed again: many ways may lead to one image.
 fn gather(
-    store: &Store,
-    parts: &Parts,
+    (store, parts): (&Store, &Parts),
     entry: &Descriptor,
     needed: bool,
     depth: usize,
+    seen: &mut HashSet<Digest>,
     leaves: &mut Vec<Leaf>,
 ) -> Result<()> {
     if depth > MAX_DEPTH {
         return Err(Error::invalid(format!("indexes within indexes, more than {MAX_DEPTH} deep")));
     }
-    if !needed && !parts.has(&blob_path(&entry.digest)) {
+    if !needed && !parts.has(&blob_path(&entry.digest)) || !seen.insert(entry.digest.clone()) {
         return Ok(());
     }
     let bytes = parts.blob(&entry.digest, entry.size)?;
@@ -165,14 +165,11 @@ fn gather(
     match document {
         Document::Index(index) => {
             for entry in &index.manifests {
-                gather(store, parts, entry, false, depth + 1, leaves)?;
+                gather((store, parts), entry, false, depth + 1, seen, leaves)?;
             }
             Ok(())
         }
         Document::Manifest(manifest) if is_image(entry, &manifest) => {
-            if leaves.iter().any(|leaf: &Leaf| leaf.digest == entry.digest) {
-                return Ok(());
-            }
             let platform = entry.platform.clone();
             leaves.push(Leaf { digest: entry.digest.clone(), manifest, platform });
             if leaves.len() > MAX_IMAGES {

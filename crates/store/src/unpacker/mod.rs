@@ -337,6 +337,11 @@ impl<'a> Process<'a> {
     }
 }
 
+/// What a process said of a layer, as far as it can be.
+pub(crate) fn believe(summary: &[u8], lists: &[u8]) -> Result<Outcome> {
+    notes::decode(summary, lists)
+}
+
 /// The directory of the layer's files in an ingest.
 fn files(directory: &Root) -> Result<Root> {
     let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::NOFOLLOW;
