@@ -15,6 +15,7 @@ pub mod image;
 mod leaks;
 pub mod proxy;
 pub mod registry;
+pub mod relay;
 pub mod skip;
 pub mod stub;
 pub mod terminal;

@@ -150,7 +150,12 @@ async fn serve(options: &Options, args: Vec<OsString>, set_level: SetLevel) -> R
                     tracing::info!("Processing signal '{name}': containers keep running");
                     break;
                 }
-                Told::Reload => reload(&args, &set_level),
+                Told::Reload => match reload(&args, server.engine(), &set_level) {
+                    Ok(()) => tracing::info!(
+                        "configuration reloaded: what concerns registries, labels and the log level is in force, other changes need a restart"
+                    ),
+                    Err(why) => tracing::error!("configuration not reloaded, nothing has changed: {why}"),
+                },
             },
             // Others rely on the registry: it is never idle.
             () = idle(&server, options.idle_exit.filter(|_| registry.is_none())) => {
@@ -244,16 +249,17 @@ async fn idle(server: &Server, limit: Option<u64>) {
     }
 }
 
-/// What can change while the daemon runs: the amount of output.
-fn reload(args: &[OsString], set_level: &SetLevel) {
-    match config_file::load(args).and_then(|o| o.check().map(|()| o).map_err(Stop::File)) {
-        Ok(options) => {
-            set_level(level(&options));
-            tracing::info!("configuration reloaded: the log level is in force, other changes need a restart");
-        }
-        Err(Stop::Usage(error)) => tracing::error!("configuration not reloaded: {error}"),
-        Err(Stop::File(text)) => tracing::error!("configuration not reloaded: {text}"),
-    }
+/// Reads the configuration again, for what can change while the daemon runs.
+fn reload(args: &[OsString], engine: &Engine, set_level: &SetLevel) -> Result<(), String> {
+    let options = match config_file::load(args) {
+        Ok(options) => options,
+        Err(Stop::Usage(error)) => return Err(error.to_string()),
+        Err(Stop::File(text)) => return Err(text),
+    };
+    options.check()?;
+    engine.reload(&options.engine_config()?).map_err(|error| error.message)?;
+    set_level(level(&options));
+    Ok(())
 }
 
 /// The signals that mean something to the daemon.

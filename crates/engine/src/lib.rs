@@ -13,13 +13,14 @@ mod images;
 mod logs;
 mod names;
 mod network;
+mod reload;
 mod sweep;
 mod system;
 mod volumes;
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use brig_api::filters::Filters;
 use brig_store::unpacker::Unpacker;
@@ -57,6 +58,8 @@ pub struct Engine {
     pub events: Arc<Events>,
     shared: Arc<Shared>,
     config: Arc<Config>,
+    /// The settings of which some have changed since: see `reload`.
+    reloaded: Arc<RwLock<Arc<Config>>>,
     store: Store,
     index: Arc<Index>,
     id: String,
@@ -164,17 +167,7 @@ fn open_parts(config: Config) -> Result<Opened> {
     let ids = records.ids()?;
     let volumes = Arc::new(Volumes::open(&root, &store, Arc::clone(&events))?);
     sweep::stored(&store, &ids, &volumes.names());
-    let client = brig_registry::Client::new(brig_registry::Config {
-        mirrors: config.registry_mirrors.clone(),
-        registries: brig_registry::RegistrySettings::parse(&config.registries).map_err(Error::invalid)?,
-        insecure: config.insecure_registries.clone(),
-        max_concurrent_downloads: config.max_concurrent_downloads,
-        max_concurrent_uploads: config.max_concurrent_uploads,
-        compression: compression(&config.layer_compression)?,
-        user_agent: format!("docker/28.0.0 brig/{VERSION}"),
-        ..brig_registry::Config::default()
-    })
-    .map_err(|e| Error::system(e.message))?;
+    let client = brig_registry::Client::new(reload::registry(&config)?).map_err(|e| Error::system(e.message))?;
     let images = Images::new(store.clone(), client, Arc::clone(&events), Arc::clone(&index));
     let images = images.pulling_all_platforms(config.pull_all_platforms);
     let networks = Networks::open(&config)?;
@@ -198,6 +191,7 @@ fn open_parts(config: Config) -> Result<Opened> {
         volumes,
         events,
         shared,
+        reloaded: Arc::new(RwLock::new(Arc::clone(&config))),
         config,
         store,
         index,
@@ -327,15 +321,6 @@ pub fn go_duration(text: &str) -> Option<i64> {
     // Beyond 292 years there is no such duration.
     let whole = (sign * total).round();
     (whole.abs() < 9.2e18).then_some(whole as i64)
-}
-
-/// What `--layer-compression` means.
-fn compression(name: &str) -> Result<brig_store::Compression> {
-    match name {
-        "gzip" => Ok(brig_store::Compression::Gzip),
-        "zstd" => Ok(brig_store::Compression::Zstd),
-        other => Err(Error::invalid(format!("layer compression {other:?} is not known: it is gzip or zstd"))),
-    }
 }
 
 #[cfg(test)]

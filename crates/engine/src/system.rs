@@ -112,7 +112,7 @@ impl System<'_> {
         let count =
             |wanted: &[Status]| i64::try_from(views.iter().filter(|v| wanted.contains(&v.status)).count()).unwrap_or(0);
         let (operating_system, os_version) = operating_system();
-        let config = &engine.config;
+        let config = engine.settings();
         let root = engine.store.root();
         Info {
             id: engine.id.clone(),
@@ -177,7 +177,7 @@ impl System<'_> {
     }
 
     fn registry_config(&self) -> RegistryConfig {
-        let config = &self.engine.config;
+        let config = self.engine.settings();
         let (networks, hosts): (Vec<String>, Vec<String>) =
             config.insecure_registries.iter().cloned().partition(|r| r.contains('/'));
         let mut index_configs: BTreeMap<String, IndexInfo> = hosts

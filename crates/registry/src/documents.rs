@@ -60,8 +60,8 @@ pub async fn push_raw(
     parts: &[Descriptor],
     auth: Option<&Auth>,
 ) -> Result<()> {
-    let endpoint = client.inner.config.registry(reference.domain()).map_err(Error::invalid)?;
-    let session = Session::for_push(client.inner.clone(), endpoint, reference.clone(), auth, &Default::default());
+    let endpoint = client.inner().config.registry(reference.domain()).map_err(Error::invalid)?;
+    let session = Session::for_push(client.inner(), endpoint, reference.clone(), auth, &Default::default());
     for part in parts {
         if is_foreign(part) {
             continue;
@@ -87,9 +87,9 @@ pub async fn copy(
     if source.path() == target.path() {
         return Ok(named);
     }
-    let endpoint = client.inner.config.registry(target.domain()).map_err(Error::invalid)?;
+    let endpoint = client.inner().config.registry(target.domain()).map_err(Error::invalid)?;
     let sources = std::collections::BTreeSet::from([source.path()]);
-    let session = Session::for_push(client.inner.clone(), endpoint, target.clone(), auth, &sources);
+    let session = Session::for_push(client.inner(), endpoint, target.clone(), auth, &sources);
     for part in std::iter::once(&manifest.config).chain(&manifest.layers) {
         send::mount(&session, &part.digest, source.path()).await?;
     }
@@ -107,7 +107,7 @@ pub async fn fetch_config(
 ) -> Result<Vec<u8>> {
     let config = &manifest.config;
     let mut failed = None;
-    for session in sessions(&client.inner, reference, auth)? {
+    for session in sessions(&client.inner(), reference, auth)? {
         match session.small_blob(&config.digest, config.size, MAX_CONFIG_SIZE, "image config").await {
             Ok(bytes) => return Ok(bytes),
             Err(failure) => failed = Some(failure.error),
@@ -121,7 +121,7 @@ async fn first(client: &Client, store: &Store, reference: &Reference, auth: Opti
     let waiting = |_: Duration| {};
     let around = Around { local: &local, waiting: &waiting };
     let mut failed = None;
-    for session in sessions(&client.inner, reference, auth)? {
+    for session in sessions(&client.inner(), reference, auth)? {
         match resolve::named(&session, around).await {
             Ok(found) => {
                 let named = Named { digest: found.digest, bytes: found.bytes, document: found.document };

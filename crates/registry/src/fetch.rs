@@ -23,7 +23,7 @@ pub struct Fetch<'c> {
     total: Option<u64>,
 }
 
-/// See [`crate::Client::fetch`].
+/// See [`crate::Settled::fetch`].
 pub(crate) async fn fetch<'c>(inner: &'c Inner, url: &str) -> Result<Fetch<'c>> {
     let (url, login) = address(url)?;
     let mut request = Outgoing::new(Method::GET, url.clone());

@@ -51,7 +51,7 @@ pub mod headers {
     }
 }
 
-pub use client::Client;
+pub use client::{Client, Settled};
 pub use config::{Auth, Config, RegistrySettings};
 pub use error::{Error, ErrorKind, Result};
 pub use fetch::Fetch;

@@ -25,7 +25,7 @@ pub async fn fetch_blob(
     auth: Option<&Auth>,
 ) -> Result<()> {
     let mut failed = None;
-    for session in sessions(&client.inner, reference, auth)? {
+    for session in sessions(&client.inner(), reference, auth)? {
         match blob_from(&session, digest, partial).await {
             Ok(()) => return Ok(()),
             Err(failure) => failed = Some(failure.error),

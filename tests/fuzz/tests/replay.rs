@@ -149,3 +149,16 @@ fn recipes() {
 fn recipes_from_elsewhere() {
     run("rebuild");
 }
+
+/// Writes what the fuzz targets set out from where libFuzzer looks for it.
+#[test]
+#[ignore = "writes into fuzz/corpus: see fuzz/README.md"]
+fn seeds_for_libfuzzer() {
+    for target in TARGETS {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target.name);
+        std::fs::create_dir_all(&folder).unwrap();
+        for (number, input) in [inputs(target), brig_fuzz::seeds(target.name)].concat().iter().enumerate() {
+            std::fs::write(folder.join(format!("seed-{number}")), input).unwrap();
+        }
+    }
+}

@@ -22,7 +22,8 @@ pub(super) async fn import(images: Images, url: String, import: Import) -> Resul
     let (sender, lines) = mpsc::channel(LINES);
     let (begun, beginning) = tokio::sync::oneshot::channel();
     tokio::spawn(async move {
-        let mut fetch = match images.client.fetch(&url).await {
+        let client = images.client.settled();
+        let mut fetch = match client.fetch(&url).await {
             Ok(fetch) => fetch,
             Err(error) => {
                 begun.send(Err(from_fetch(error))).ok();

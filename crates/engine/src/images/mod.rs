@@ -78,6 +78,11 @@ impl Resolved {
 }
 
 impl Images {
+    /// Other settings for registries from now on.
+    pub(crate) fn reconfigure(&self, settings: brig_registry::Config) -> Result<()> {
+        self.client.reconfigure(settings).map_err(transfer::from_registry)
+    }
+
     pub(crate) fn new(store: Store, client: Client, events: Arc<Events>, containers: Arc<Index>) -> Self {
         Self { store, client, events, containers, documents: family::Documents::default(), all_platforms: false }
     }

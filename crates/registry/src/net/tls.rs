@@ -242,8 +242,15 @@ impl ServerCertVerifier for AcceptAny {
 
 /// The words Docker's users know for a failed handshake.
 pub(crate) fn describe(error: &rustls::Error, host: &str) -> String {
-    let rustls::Error::InvalidCertificate(certificate) = error else {
-        return format!("tls: {error}");
+    let certificate = match error {
+        rustls::Error::InvalidCertificate(certificate) => certificate,
+        // What it sent is no record of TLS: somebody serves HTTP there.
+        rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => {
+            return format!(
+                "http: server gave HTTP response to HTTPS client: if {host} is to be reached without TLS, name it in \"insecure-registries\""
+            );
+        }
+        other => return format!("tls: {other}"),
     };
     let text = certificate.to_string();
     let why = match certificate {

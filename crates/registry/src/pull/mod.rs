@@ -76,7 +76,7 @@ impl Client {
         let wanted = wanted(&image, &config.rootfs.diff_ids, &chains);
         let image_id = image.manifest.config.digest.clone();
         let known = store.image(&image_id).is_some();
-        let pull = Layers { inner: &self.inner, store, sources: &sources, progress, known };
+        let pull = Layers { inner: &self.inner(), store, sources: &sources, progress, known };
         let fetched = pull.all(&wanted).await?;
         record(store, &image, config_bytes).await?;
         drop(lease);
@@ -93,7 +93,7 @@ impl Client {
         around: Around<'_>,
     ) -> Result<(Vec<Arc<Session>>, Image)> {
         let mut sessions: Vec<Arc<Session>> =
-            sessions(&self.inner, reference, auth)?.into_iter().map(Arc::new).collect();
+            sessions(&self.inner(), reference, auth)?.into_iter().map(Arc::new).collect();
         loop {
             let session = sessions.first().expect("the registry itself is always among the endpoints");
             match resolve::image(session, platform, around).await {

@@ -55,9 +55,9 @@ impl Client {
     ) -> Result<Pushed> {
         let image = read(store, id, reference).await?;
         let _pin = store.pin(&image.chains);
-        let endpoint = self.inner.config.registry(reference.domain()).map_err(Error::invalid)?;
+        let endpoint = self.inner().config.registry(reference.domain()).map_err(Error::invalid)?;
         let sources: BTreeSet<&str> = image.elsewhere.values().map(String::as_str).take(MOST_SOURCES).collect();
-        let session = Session::for_push(self.inner.clone(), endpoint, reference.clone(), auth, &sources);
+        let session = Session::for_push(self.inner(), endpoint, reference.clone(), auth, &sources);
         let push = Push { store, session: &session, image: &image, progress };
         for diff_id in &image.diff_ids {
             progress(PushEvent::Preparing { id: short(diff_id) });

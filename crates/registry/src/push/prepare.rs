@@ -29,7 +29,7 @@ pub fn prepare(client: &Client, store: &Store, id: &Digest, reference: &Referenc
             }
         }
         let like = original.map_or(media_type::OCI_LAYER_GZIP, |layer| layer.media_type.as_str());
-        layers.push(packed::pack(store, chain, like, client.inner.config.compression)?.descriptor);
+        layers.push(packed::pack(store, chain, like, client.inner().config.compression)?.descriptor);
     }
     let (bytes, _) = image.manifest(layers)?;
     Ok(store.put_blob(&bytes)?)
