@@ -221,6 +221,11 @@ fn what_a_layer_cannot_hold_is_refused() {
     // In an archive of files it is a name like any other.
     assert!(merged(&store, &layers).windows(8).any(|bytes| bytes == b"d/.wh.x\0"));
     std::fs::remove_file(layers.upper.join("d/.wh.x")).unwrap();
+    std::fs::write(layers.upper.join("d/file"), "").unwrap();
+    set(&layers.upper.join("d/file"), "user.a=b", b"c");
+    let error = commit_active(&store, "c").unwrap_err();
+    assert!(error.message.starts_with("/d/file: extended attribute user.a=b has a ="), "{error}");
+    std::fs::remove_file(layers.upper.join("d/file")).unwrap();
     let path = CWD;
     let mut fd = rustix::fs::openat(path, layers.upper.join("d"), rustix::fs::OFlags::PATH, Mode::empty()).unwrap();
     for depth in 0..6000 {

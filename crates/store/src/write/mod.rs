@@ -292,6 +292,12 @@ fn attributes(entry: &Entry) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut attributes = Vec::new();
     for (name, value) in entry.xattrs()? {
         let name = name.as_bytes();
+        // In the archive it would end there, and be another attribute.
+        if name.contains(&b'=') && may_be_set(name) {
+            let name = String::from_utf8_lossy(name).escape_debug().to_string();
+            let why = "has a = in its name, which a layer cannot hold: remove it with setfattr -x";
+            return Err(Error::invalid(format!("extended attribute {name} {why}")));
+        }
         match name {
             b"security.capability" => attributes.push((name.to_vec(), plain_capability(&value))),
             name if may_be_set(name) => attributes.push((name.to_vec(), value)),
