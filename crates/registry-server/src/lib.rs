@@ -28,5 +28,5 @@ pub use brig_store::Store;
 pub use proxy::Proxy;
 pub use registry::{Registry, Settings};
 pub use server::Acceptor;
-pub use shelf::{Shelf, ShelfError};
+pub use shelf::{Shelf, ShelfError, Taken};
 pub use upkeep::Upkeep;

@@ -25,6 +25,17 @@ pub struct ShelfError {
     pub message: String,
 }
 
+/// What became of a manifest that was pushed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Taken {
+    /// It is an image with these tags.
+    Image,
+    /// It describes no image: nothing has changed.
+    Other,
+    /// It says that it is an image and is none, for this reason: nothing has changed.
+    Broken(String),
+}
+
 /// Images with their names, as a registry sees them. All calls may block. What is a digest here is a document in the store.
 pub trait Shelf: Send + Sync + 'static {
     /// The names that images have, which need not be names of repositories.
@@ -40,11 +51,11 @@ pub trait Shelf: Send + Sync + 'static {
     /// # Errors
     /// If the image is damaged.
     fn manifest(&self, repository: &str, tag: &str) -> Result<Option<Digest>, ShelfError>;
-    /// Makes an image of a manifest that was pushed, or of an index, and gives it these tags; `false` if it describes none.
+    /// Makes an image of a manifest that was pushed, or of an index, and gives it these tags.
     ///
     /// # Errors
-    /// If what was pushed is no image though it says so.
-    fn take(&self, repository: &str, digest: &Digest, tags: &[String]) -> Result<bool, ShelfError>;
+    /// If images of this repository are called otherwise, and the disk's.
+    fn take(&self, repository: &str, digest: &Digest, tags: &[String]) -> Result<Taken, ShelfError>;
     /// Takes a tag away; `false` if there is none.
     ///
     /// # Errors
@@ -223,7 +234,8 @@ impl Inner {
         keep_manifest(self, repository, digest, &bytes, None)
     }
 
-    /// Takes in a manifest that was pushed: as an image if it is one, else as what it is.
+    /// Takes in a manifest that was pushed: as an image if it is one, else as what it is. Tells why it is no image though it says
+    /// that it is.
     pub(crate) fn shelve(
         &self,
         repository: &str,
@@ -231,9 +243,9 @@ impl Inner {
         bytes: &[u8],
         parsed: &Parsed,
         tags: &[String],
-    ) -> Result<(), Refusal> {
+    ) -> Result<Option<String>, Refusal> {
         let Some(shelf) = self.shelf() else {
-            return store_manifest(self, repository, digest, bytes, parsed, tags, true);
+            return store_manifest(self, repository, digest, bytes, parsed, tags, true).map(|()| None);
         };
         self.bring(repository, parsed, 0)?;
         let was_here = self.repositories.manifest(repository, &Referenced::Digest(digest))?.is_some();
@@ -245,20 +257,23 @@ impl Inner {
             }
         }
         match shelf.take(repository, digest, tags) {
-            Ok(true) => {
+            Ok(Taken::Image) => {
                 for tag in tags {
                     self.repositories.delete_tag(repository, tag)?;
                 }
                 if !tags.is_empty() {
                     self.release(repository, digest, 0)?;
                 }
-                Ok(())
+                Ok(None)
             }
-            Ok(false) => {
+            Ok(taken) => {
                 for tag in tags {
                     shelf.untag(repository, tag)?;
                 }
-                store_manifest(self, repository, digest, bytes, parsed, tags, true)
+                store_manifest(self, repository, digest, bytes, parsed, tags, true)?;
+                let Taken::Broken(why) = taken else { return Ok(None) };
+                tracing::warn!("{digest} was pushed to {repository} and is kept, but is no image: {why}");
+                Ok(Some(why))
             }
             Err(error) => {
                 if !was_here {

@@ -34,6 +34,10 @@ pub fn adopt(store: &Store, digest: &Digest, manifest: &Manifest) -> Result<Opti
         let parent = nth.checked_sub(1).map(|below| &chains[below]);
         take_layer(store, layer, diff_id, parent, &chains[nth])?;
     }
+    // Only now: what was begun for an image that then fails goes with the next collection.
+    for (layer, diff_id) in manifest.layers.iter().zip(&diff_ids) {
+        Packed::of(store).keep_stored(&layer.digest, diff_id, &layer.media_type)?;
+    }
     // An image's id is the SHA-256 of its configuration, whichever way the manifest names it.
     let id = store.put_blob(&store.read_blob(&manifest.config.digest)?)?;
     let image = store.put_image(ImageRecord::new(id, Some(digest.clone())))?;
@@ -53,6 +57,12 @@ fn diff_ids(store: &Store, manifest: &Manifest) -> Result<Option<Vec<Digest>>> {
         || !manifest.layers.iter().all(is_layer)
     {
         return Ok(None);
+    }
+    // What is to be had elsewhere is not fetched from there.
+    for layer in &manifest.layers {
+        if store.blob_size(&layer.digest).is_none() && Packed::of(store).size(&layer.digest)?.is_none() {
+            return Ok(None);
+        }
     }
     let Ok(config) = ImageConfig::parse(&store.read_blob(&manifest.config.digest)?) else { return Ok(None) };
     let platform = config.platform().normalized();
@@ -79,7 +89,7 @@ fn take_layer(
             store.commit_layer(ingest, parent)?;
         }
     }
-    forms.keep_stored(&layer.digest, diff_id, &layer.media_type)
+    Ok(())
 }
 
 /// Unpacks a blob and compares what it is with what it should be.

@@ -112,6 +112,32 @@ fn pull(host: &TestHost, registry: &Registry, shipment: &Shipment) -> http::Answ
     post(&host.socket(), &format!("/images/create?fromImage={}&tag=case", registry.name("corpus")), &[])
 }
 
+#[test]
+fn uploaded_to_brigs_registry_and_pulled() {
+    let host = TestHost::new();
+    let registry = host.brig_registry("127.0.0.1:5001", &[]);
+    through(1, &host, &|host, _, _, shipment| pull(host, &registry, shipment));
+}
+
+#[test]
+fn uploaded_to_the_engines_registry() {
+    let host = TestHost::with(&["--serve-registry", "127.0.0.1:5001"]);
+    let registry = host.daemons_registry("127.0.0.1:5001");
+    through(2, &host, &|_, _, _, shipment| upload(&registry, shipment));
+}
+
+/// What is no image is kept as it came, with a warning that tells why: that is the refusal.
+fn upload(registry: &Registry, shipment: &Shipment) -> http::Answer {
+    let blobs = [shipment.layer.clone(), shipment.config.clone()];
+    let mut answer = registry.try_push(&blobs, &shipment.manifest, "corpus", "case");
+    if let Some(warning) = answer.header("warning").map(str::to_owned) {
+        let kept = registry.ask("GET", "/v2/corpus/manifests/case", &[]);
+        assert!(kept.body == shipment.manifest, "{}", kept.text());
+        (answer.status, answer.body) = (400, warning.into_bytes());
+    }
+    answer
+}
+
 /// Whether an image came of it; what came is inspected and removed.
 fn came(host: &TestHost, name: &str, answer: &http::Answer, accepted: bool) {
     let text = answer.text();

@@ -268,7 +268,7 @@ fn what_an_artifact_shares_with_an_image_outlives_it() {
 }
 
 #[test]
-fn a_broken_image_is_refused_and_nothing_is_left() {
+fn a_broken_image_is_kept_as_it_is_and_makes_no_image() {
     let (host, registry) = serving();
     let (manifest, mut blobs) = image().distributable();
     let mut said: Value = serde_json::from_slice(&manifest).unwrap();
@@ -276,12 +276,18 @@ fn a_broken_image_is_refused_and_nothing_is_left() {
     said["layers"][1]["digest"] = json!(digest(&wrong));
     said["layers"][1]["size"] = json!(wrong.len());
     blobs.push(wrong);
-    let answer = registry.try_push(&blobs, &serde_json::to_vec(&said).unwrap(), "app", "1");
-    assert!(answer.status == 400 && answer.text().contains("promises"), "{}", answer.text());
+    let manifest = serde_json::to_vec(&said).unwrap();
+    let answer = registry.try_push(&blobs, &manifest, "app", "1");
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    assert!(answer.header("warning").is_some_and(|text| text.contains("promises")), "{}", answer.head);
     assert_eq!(host.brig(&["images", "-aq"]).ok(), "");
-    assert_eq!(registry.ask("GET", "/v2/app/tags/list", &[]).json()["tags"], json!([]));
+    assert_eq!(registry.ask("GET", "/v2/app/manifests/1", &[]).body, manifest);
     let begun = std::fs::read_dir(host.data_root.join("v1/ingest")).unwrap().count();
     assert_eq!(begun, 0);
+    // A whole one takes the name over.
+    registry.push(&image(), "app", "1");
+    assert_eq!(strings(&registry.ask("GET", "/v2/app/tags/list", &[]).json()["tags"]), ["1"]);
+    assert_eq!(host.brig(&["images", "-q", "--no-trunc"]).ok(), image().id());
 }
 
 #[test]
@@ -301,4 +307,84 @@ fn an_engines_root_is_served_by_its_daemon_only() {
     assert!(refused.contains("root=/x"), "{refused}");
     host.start_daemon();
     assert_eq!(registry.ask("GET", "/v2/", &[]).status, 200);
+}
+
+/// A manifest, pushed by its digest and by a tag, is given out as it came, and goes when it is deleted.
+fn comes_and_goes(registry: &Registry, blobs: &[Vec<u8>], manifest: &[u8], tag: &str) {
+    let by_digest = digest(manifest);
+    for reference in [by_digest.as_str(), tag] {
+        registry.push_parts(blobs, manifest, "forms", reference);
+        assert!(registry.ask("GET", &format!("/v2/forms/manifests/{reference}"), &[]).body == manifest, "{tag}");
+    }
+    assert_eq!(strings(&registry.ask("GET", "/v2/forms/tags/list", &[]).json()["tags"]), [tag]);
+    for reference in [tag, &by_digest] {
+        let path = format!("/v2/forms/manifests/{reference}");
+        assert_eq!(registry.ask("DELETE", &path, &[]).status, 202, "{tag}");
+        assert_eq!(registry.ask("HEAD", &path, &[]).status, 404, "{tag}");
+    }
+    for blob in blobs {
+        let path = format!("/v2/forms/blobs/{}", digest(blob));
+        assert!(registry.ask("GET", &path, &[]).body == *blob, "{tag}");
+        assert_eq!(registry.ask("DELETE", &path, &[]).status, 202, "{tag}");
+        assert_eq!(registry.ask("HEAD", &path, &[]).status, 404, "{tag}");
+    }
+}
+
+#[test]
+fn manifests_of_all_forms_come_back_as_they_came() {
+    let (host, registry) = serving();
+    let manifest_kind = "application/vnd.oci.image.manifest.v1+json";
+    let config_kind = "application/vnd.oci.image.config.v1+json";
+    let layer_kind = "application/vnd.oci.image.layer.v1.tar+gzip";
+    let of = |kind: &str, bytes: &[u8]| json!({ "mediaType": kind, "digest": digest(bytes), "size": bytes.len() });
+    let config = |diff_ids: &[String]| {
+        let rootfs = json!({ "type": "layers", "diff_ids": diff_ids });
+        serde_json::to_vec(&json!({ "os": "linux", "architecture": "amd64", "rootfs": rootfs })).unwrap()
+    };
+    let manifest = |config: &[u8], layers: Value| {
+        let config = of(config_kind, config);
+        serde_json::to_vec(
+            &json!({ "schemaVersion": 2, "mediaType": manifest_kind, "config": config, "layers": layers }),
+        )
+    };
+    let tar = Layer::new().file("file", 0o644, "content").bytes();
+    let layer = gzip(&tar);
+    // An image; one whose layers are called empty; one without any; one with a layer that is somewhere else.
+    let whole = config(&[digest(&tar)]);
+    let image = manifest(&whole, json!([of(layer_kind, &layer)])).unwrap();
+    comes_and_goes(&registry, &[layer.clone(), whole], &image, "whole");
+    let empty = config(&[digest(b"")]);
+    comes_and_goes(
+        &registry,
+        &[layer.clone(), empty.clone()],
+        &manifest(&empty, json!([of(layer_kind, &layer)])).unwrap(),
+        "wrong",
+    );
+    let none = config(&[]);
+    comes_and_goes(&registry, std::slice::from_ref(&none), &manifest(&none, json!([])).unwrap(), "none");
+    let foreign = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip";
+    let mut elsewhere = of(foreign, b"elsewhere");
+    elsewhere["urls"] = json!(["https://store.example.com/blob"]);
+    let two = config(&[digest(b"elsewhere"), digest(&tar)]);
+    let image = manifest(&two, json!([elsewhere, of(layer_kind, &layer)])).unwrap();
+    comes_and_goes(&registry, &[layer, two], &image, "foreign");
+    assert_eq!(host.brig(&["images", "-aq"]).ok(), "");
+    // An index of an index of an image.
+    let index_kind = "application/vnd.oci.image.index.v1+json";
+    let (image, blobs) = self::image().distributable();
+    registry.push_parts(&blobs, &image, "nested", &digest(&image));
+    let index = |kind: &str, entry: &[u8]| {
+        let entries = json!([of(kind, entry)]);
+        serde_json::to_vec(&json!({ "schemaVersion": 2, "mediaType": index_kind, "manifests": entries })).unwrap()
+    };
+    let inner = index(manifest_kind, &image);
+    registry.push_parts(&[], &inner, "nested", &digest(&inner));
+    let outer = index(index_kind, &inner);
+    registry.push_parts(&[], &outer, "nested", "outer");
+    for document in [&image, &inner, &outer] {
+        let path = format!("/v2/nested/manifests/{}", digest(document));
+        assert!(registry.ask("GET", &path, &[]).body == *document);
+    }
+    let run = ["run", "--rm", "--network", "none", "nested:outer", "cat", "/etc/mine"];
+    assert_eq!(host.brig(&run).ok(), "mine");
 }

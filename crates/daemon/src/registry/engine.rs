@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use brig_engine::{Engine, ErrorKind};
-use brig_registry_server::{Acceptor, Digest, Registry, Settings, Shelf, ShelfError};
+use brig_registry_server::{Acceptor, Digest, Registry, Settings, Shelf, ShelfError, Taken};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -41,8 +41,12 @@ impl Shelf for EngineShelf {
         found.map_err(|error| ShelfError { is_clients: false, message: error.message })
     }
 
-    fn take(&self, repository: &str, digest: &Digest, tags: &[String]) -> Result<bool, ShelfError> {
-        self.0.take(repository, digest, tags).map_err(from_engine)
+    fn take(&self, repository: &str, digest: &Digest, tags: &[String]) -> Result<Taken, ShelfError> {
+        self.0.take(repository, digest, tags).map_err(from_engine).map(|taken| match taken {
+            brig_engine::Taken::Image => Taken::Image,
+            brig_engine::Taken::Other => Taken::Other,
+            brig_engine::Taken::Broken(why) => Taken::Broken(why),
+        })
     }
 
     fn untag(&self, repository: &str, tag: &str) -> Result<bool, ShelfError> {

@@ -34,7 +34,7 @@ pub use archive::{Import, Save};
 pub use commit::{Commit, commit, plan_commit};
 pub use reclaim::StorageGc;
 pub(crate) use reclaim::keep_room;
-pub use shelf::Shelf;
+pub use shelf::{Shelf, Taken};
 pub use transfer::Progress;
 
 /// The images of this host.

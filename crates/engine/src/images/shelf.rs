@@ -11,10 +11,21 @@ use brig_store::{ImageRecord, Lease, Packed, Repositories, Store, TagRecord};
 
 use super::family::Kind;
 use super::{Images, platforms, remove};
-use crate::error::{Error, Result, from_store};
+use crate::error::{Error, ErrorKind, Result, from_store};
 
 /// An image that a push has just brought may be a part of what is still to come: it is not pruned for so long.
 const PUSH: Duration = Duration::from_secs(3600);
+
+/// What became of a manifest that was pushed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Taken {
+    /// It is an image of the engine, with its names.
+    Image,
+    /// It describes none that this engine could run: nothing has changed.
+    Other,
+    /// It says that it is one, and is not what it says, or cannot be unpacked: nothing has changed.
+    Broken(String),
+}
 
 /// The images of an engine as a registry has them.
 pub struct Shelf {
@@ -138,33 +149,38 @@ impl Shelf {
     }
 
     /// Makes an image of a manifest, or images of an index, that was pushed to `repository` and is in the store with its blobs,
-    /// and gives it these tags. `false` if it is none that this engine could run: then nothing has changed.
+    /// and gives it these tags.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::InvalidParameter`] if a layer is not what it should be.
-    pub fn take(&self, repository: &str, digest: &Digest, tags: &[String]) -> Result<bool> {
+    /// [`crate::ErrorKind::InvalidParameter`] if images of this repository are called otherwise.
+    pub fn take(&self, repository: &str, digest: &Digest, tags: &[String]) -> Result<Taken> {
         if let Some(other) = Reference::parse_bare(repository).ok().filter(|name| name.familiar_name() != repository) {
             let text = format!("{repository} is called {} here: push to that", other.familiar_name());
             return Err(Error::invalid(text));
         }
         let Some(names) = tags.iter().map(|tag| name(repository, tag)).collect::<Option<Vec<_>>>() else {
-            return Ok(false);
+            return Ok(Taken::Other);
         };
         let store = &self.images.store;
         let lease = Lease::begin(store);
         let bytes = store.read_blob(digest).map_err(from_store)?;
         let document = Document::parse(&bytes, None).map_err(|e| Error::invalid(e.to_string()))?;
         let image = match document {
-            Document::Manifest(manifest) => self.adopt(digest, &manifest)?,
-            Document::Index(_) => self.adopt_all(digest)?,
+            Document::Manifest(manifest) => self.adopt(digest, &manifest),
+            Document::Index(_) => self.adopt_all(digest),
         };
-        let Some(image) = image else { return Ok(false) };
+        let image = match image {
+            Ok(Some(image)) => image,
+            Ok(None) => return Ok(Taken::Other),
+            Err(error) if error.kind == ErrorKind::InvalidParameter => return Ok(Taken::Broken(error.message)),
+            Err(error) => return Err(error),
+        };
         for name in names {
             store.tag(&name.canonical(), &image.id, Some(digest)).map_err(from_store)?;
             self.images.emit("tag", image.id.as_str(), &name.familiar());
         }
         drop(lease);
-        Ok(true)
+        Ok(Taken::Image)
     }
 
     fn adopt(&self, digest: &Digest, manifest: &Manifest) -> Result<Option<ImageRecord>> {

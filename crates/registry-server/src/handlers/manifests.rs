@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use brig_oci::{Descriptor, Digest, Document, MAX_MANIFEST_SIZE, media_type};
 use brig_store::{ErrorKind, ManifestInfo, NewManifest, PutManifest, Referenced, Removed, digest};
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH, LOCATION};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH, LOCATION, WARNING};
 use hyper::{Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
@@ -206,7 +206,7 @@ pub(super) async fn put(ask: Ask, name: String, reference: String) -> Result<Ans
     let repository = name.clone();
     // Goes on to its end though the client leaves.
     let _turn = registry.inner.taking.acquire().await.map_err(Refusal::internal)?;
-    let (digest, subject) = registry
+    let (digest, subject, broken) = registry
         .blocking(move |inner| {
             let digest = match target {
                 Name::Digest(digest) if digest::matches(&digest, &bytes) => digest,
@@ -214,8 +214,8 @@ pub(super) async fn put(ask: Ask, name: String, reference: String) -> Result<Ans
                 Name::Tag(_) => digest::sha256_of(&bytes),
             };
             let parsed = parse(&bytes, declared.as_deref())?;
-            inner.shelve(&repository, &digest, &bytes, &parsed, &tags)?;
-            Ok((digest, parsed.subject))
+            let broken = inner.shelve(&repository, &digest, &bytes, &parsed, &tags)?;
+            Ok((digest, parsed.subject, broken))
         })
         .await?;
     let location = format!("/v2/{name}/manifests/{digest}");
@@ -226,7 +226,16 @@ pub(super) async fn put(ask: Ask, name: String, reference: String) -> Result<Ans
     for tag in shown {
         set(&mut answer, &[(TAG, &tag)])?;
     }
+    if let Some(why) = broken {
+        set(&mut answer, &[(WARNING, &warning(&format!("kept, but it is no image: {why}")))])?;
+    }
     Ok(answer)
+}
+
+/// A warning as the specification has them ("Warnings"): one line of printable ASCII, not too long.
+fn warning(text: &str) -> String {
+    let clean = |c: char| if matches!(c, ' '..='~') && !matches!(c, '"' | '\\') { c } else { '?' };
+    format!("299 - \"{}\"", text.chars().take(1000).map(clean).collect::<String>())
 }
 
 pub(crate) fn store(
