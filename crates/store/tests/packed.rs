@@ -9,7 +9,7 @@ use std::path::Path;
 
 use brig_oci::Digest;
 use brig_store::digest::sha256_of;
-use brig_store::{ErrorKind, ImageRecord, Lease, Packed, Store};
+use brig_store::{CheckOptions, ErrorKind, Finding, ImageRecord, Lease, Packed, Store};
 
 /// A tar with a bit of everything that compresses, larger than a stretch.
 fn tar(seed: u64) -> Vec<u8> {
@@ -138,6 +138,89 @@ fn forms_survive_the_loss_of_the_database() {
     assert!(read(&store, &first) == blobs[0]);
     assert!(read(&store, &second) == blobs[1]);
     assert_eq!(Packed::of(&store).forms(&first_diff).unwrap()[0].size_bytes, blobs[0].len() as u64);
+}
+
+fn check(store: &Store, full: bool, repair: bool) -> Vec<Finding> {
+    let mut found = Vec::new();
+    store.upkeep().check(CheckOptions { full, repair }, &mut |finding| found.push(finding)).unwrap();
+    found
+}
+
+#[test]
+fn a_check_finds_forms_that_cannot_be_had() {
+    // Which file of two forms, one a recipe and one a blob that has none; what is done to it; whether a quick check sees it.
+    type Damage = (usize, &'static str, bool, fn(&Path));
+    let damages: &[Damage] = &[
+        (0, "is made from again is gone", true, |path| std::fs::remove_file(path).unwrap()),
+        (0, "is cut off", true, |path| std::fs::write(path, b"").unwrap()),
+        (0, "", false, |path| {
+            let bytes = std::fs::read(path).unwrap();
+            std::fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+        }),
+        (0, "", false, |path| {
+            let mut bytes = std::fs::read(path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0xff;
+            std::fs::write(path, bytes).unwrap();
+        }),
+        (0, "", true, |path| {
+            std::fs::remove_file(path).unwrap();
+            std::fs::create_dir(path).unwrap();
+        }),
+        (1, "its file is gone", true, |path| std::fs::remove_file(path).unwrap()),
+        (1, "its file has 3 bytes", true, |path| std::fs::write(path, b"abc").unwrap()),
+        (1, "cannot be made again", false, |path| {
+            let mut bytes = std::fs::read(path).unwrap();
+            bytes[50] ^= 1;
+            std::fs::write(path, bytes).unwrap();
+        }),
+    ];
+    for (which, words, quick, damage) in damages {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let _lease = Lease::begin(&store);
+        let tar = tar(7);
+        let blob = gzip_program(&tar, 6);
+        let odd = [b"\x1f\x8b\x08\0\0\0\0\0\0\xff".to_vec(), vec![0xff; 100]].concat();
+        let (digest, diff_id) = keep(&store, &tar, &blob);
+        let (other, _) = keep(&store, &tar, &odd);
+        Packed::of(&store).wait();
+        let id = image(&store, &diff_id, &digest, blob.len());
+        store.tag("docker.io/library/packed:latest", &id, None).unwrap();
+        assert_eq!((check(&store, false, true), check(&store, true, true)), (vec![], vec![]));
+        let name = [digest.hex().to_owned(), format!("{}.blob", other.hex())][*which].clone();
+        damage(&dir.path().join("packed").join(name));
+        assert_eq!(check(&store, false, false).is_empty(), !quick, "{words}");
+        let found = check(&store, true, false);
+        assert!(found.len() == 1 && found[0].kind == "packed" && found[0].problem.contains(words), "{found:#?}");
+        let advised = found[0].advice.as_deref().is_some_and(|advice| advice.contains("brig pull packed:latest"));
+        assert_eq!(advised, *which == 0, "{found:#?}");
+        let repaired = check(&store, true, true);
+        assert!(repaired.len() == 1 && repaired[0].mended, "{repaired:#?}");
+        assert_eq!(check(&store, true, false), []);
+        // The other one is as it was; the layer too.
+        let left = if *which == 0 { (&other, &odd) } else { (&digest, &blob) };
+        assert!(read(&store, left.0) == *left.1);
+        store.layer_tar(&store.image(&id).unwrap().chain_id.unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn a_check_finds_forms_of_no_layer() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let lease = Lease::begin(&store);
+    let tar = tar(8);
+    let blob = gzip_program(&tar, 6);
+    let (digest, _) = keep(&store, &tar, &blob);
+    Packed::of(&store).wait();
+    store.database().write(|db| db.execute("UPDATE store_packed SET diff_id = digest", []).map(drop)).unwrap();
+    std::fs::write(dir.path().join("packed").join("ab".repeat(32)), b"of nobody").unwrap();
+    drop(lease);
+    let found = check(&store, false, true);
+    assert!(found.len() == 2 && found.iter().all(|finding| finding.mended), "{found:#?}");
+    assert!(found[0].name == digest.as_str() && found[0].problem.contains("which is not here"), "{found:#?}");
+    assert_eq!((check(&store, true, false), files(dir.path())), (vec![], vec![]));
 }
 
 #[test]

@@ -48,6 +48,14 @@ const WHITEOUT: &[u8] = b".wh.";
 const WHITEOUT_META: &[u8] = b".wh..wh.";
 const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
 
+/// Whether files get their content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    Written,
+    /// Everything but that: holes of the same length, to be compared with what is there.
+    LeftOut,
+}
+
 /// What was made, and what is left to do once the layers below are known.
 #[derive(Debug, Default)]
 pub(crate) struct Applied {
@@ -73,9 +81,9 @@ pub(crate) struct Applied {
 
 /// Unpacks an archive into the empty directory `diff` of the layer `ingest`, and writes down beside it how the archive is
 /// made again. On an error what was made so far is left for the caller to remove.
-pub(crate) fn apply(ingest: &Root, root: &Root, input: impl BufRead) -> Result<Applied> {
+pub(crate) fn apply(ingest: &Root, root: &Root, input: impl BufRead, content: Content) -> Result<Applied> {
     let mut archive = Archive::new(Tape::new(input, Recorder::create(ingest)?));
-    let mut tree = Tree::new(ingest, root)?;
+    let mut tree = Tree::new(ingest, root, content)?;
     while let Some(member) = archive.next_member()? {
         let described = |error: Error| error.context(shown(&member.name));
         tree.applied.entries += 1;
@@ -177,16 +185,18 @@ fn file<R: BufRead>(
     if member.size > 0 {
         body.input().recorder.begin_file(path, inode)?;
     }
+    let sink = (tree.content == Content::Written).then_some(&file);
     match &member.segments {
         None if member.size == 0 => {}
         None => {
-            if copy(body, &file, 0, member.size)? < member.size {
+            let end = copy(body, sink, 0, member.size)?;
+            if end < member.size {
                 file.set_len(member.size).map_err(failed)?;
             }
         }
         Some(segments) => {
             for segment in segments.iter().filter(|segment| segment.length > 0) {
-                copy(body, &file, segment.offset, segment.length)?;
+                copy(body, sink, segment.offset, segment.length)?;
             }
             file.set_len(member.size).map_err(failed)?;
         }
@@ -202,8 +212,9 @@ fn file<R: BufRead>(
 }
 
 /// Copies the next `left` bytes of the member's body, which belong at `offset`; zeros become holes. What has been written of a
-/// large file is on its way to the disk while the rest is still decoded. Tells where the last byte written ends.
-fn copy<R: BufRead>(body: &mut Archive<Tape<R>>, file: &File, offset: u64, mut left: u64) -> Result<u64> {
+/// large file is on its way to the disk while the rest is still decoded. Without a file the bytes are passed over. Tells where
+/// the last byte written ends.
+fn copy<R: BufRead>(body: &mut Archive<Tape<R>>, file: Option<&File>, offset: u64, mut left: u64) -> Result<u64> {
     body.input().recorder.begin_part(offset, left)?;
     let (mut at, mut begun, mut end) = (offset, offset, offset);
     while left > 0 {
@@ -213,12 +224,16 @@ fn copy<R: BufRead>(body: &mut Archive<Tape<R>>, file: &File, offset: u64, mut l
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(Error::input("read the archive", &error)),
         };
-        end = holes::write(file, piece, at).map_err(|error| Error::io("write", error))?.unwrap_or(end);
+        if let Some(file) = file {
+            end = holes::write(file, piece, at).map_err(|error| Error::io("write", error))?.unwrap_or(end);
+        }
         let length = piece.len();
         body.pass(length);
         left -= length as u64;
         at += length as u64;
-        if at - begun >= WRITE_BACK {
+        if at - begun >= WRITE_BACK
+            && let Some(file) = file
+        {
             process::start_write_back(file.as_fd(), begun, at - begun);
             begun = at;
         }

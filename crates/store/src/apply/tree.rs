@@ -12,7 +12,7 @@ use brig_sys::beneath::Root;
 use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
-use super::{Applied, Later, What, times};
+use super::{Applied, Content, Later, What, times};
 use crate::error::{Error, Result};
 use crate::recipe::REPLACED;
 use crate::tar::Time;
@@ -32,6 +32,7 @@ pub(crate) struct Tree<'a> {
     /// The directory that `root` is in.
     ingest: &'a Root,
     pub(crate) root: &'a Root,
+    pub(super) content: Content,
     pub(crate) applied: Applied,
     /// Directories by the path that led to them; emptied when a directory or link that may be on such a path goes.
     parents: HashMap<PathBuf, Rc<OwnedFd>>,
@@ -52,12 +53,13 @@ pub(crate) struct Tree<'a> {
 }
 
 impl<'a> Tree<'a> {
-    pub(crate) fn new(ingest: &'a Root, root: &'a Root) -> Result<Tree<'a>> {
+    pub(crate) fn new(ingest: &'a Root, root: &'a Root, content: Content) -> Result<Tree<'a>> {
         let stat = rustix::fs::fstat(root.as_fd()).map_err(|errno| Error::io("fstat", errno))?;
         let implied = HashMap::from([(stat.st_ino, PathBuf::new())]);
         Ok(Tree {
             ingest,
             root,
+            content,
             applied: Applied::default(),
             parents: HashMap::new(),
             implied,

@@ -10,6 +10,7 @@ use super::{Check, Finding};
 use crate::collect;
 use crate::digest::Hasher;
 use crate::error::{Error, Result};
+use crate::repositories::sound;
 
 /// What may lie in the root.
 const KNOWN: &[&str] = &[
@@ -17,7 +18,10 @@ const KNOWN: &[&str] = &[
     "brig.db",
     "brig.db-wal",
     "brig.db-shm",
+    "brig.db-journal",
     "brig.db.copy",
+    "brig.db.copy.new",
+    "brig.db.copy.new-journal",
     "reserve",
     "blobs",
     "layers",
@@ -30,9 +34,7 @@ const KNOWN: &[&str] = &[
     "rescue",
     "rescue.db",
     "packed",
-    "repositories",
     "quarantine",
-    "networks",
 ];
 
 impl Check<'_> {
@@ -59,7 +61,7 @@ impl Check<'_> {
         let root = self.store.inner.root.clone();
         let is_hex =
             |name: &str, length: usize| name.len() == length && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-        self.strays_in(&root, |name| KNOWN.contains(&name) || name.starts_with("brig.db"))?;
+        self.strays_in(&root, |name| KNOWN.contains(&name))?;
         self.strays_in(&root.join("blobs"), |name| matches!(name, "sha256" | "sha512"))?;
         self.strays_in(&root.join("blobs/sha256"), |name| is_hex(name, 64))?;
         self.strays_in(&root.join("blobs/sha512"), |name| is_hex(name, 128))
@@ -99,8 +101,12 @@ impl Check<'_> {
             let images: Vec<Digest> =
                 named.iter().filter(|(blob, _)| *blob == digest).map(|(_, image)| image.clone()).collect();
             let path = self.store.inner.blob_path(&digest);
-            let finding = Finding { advice: self.pull_again(&images), ..Finding::new("blob", &digest, problem) };
-            self.set_aside(finding, &path, images.is_empty())?;
+            let holders = sound::holders(self.store, &digest)?;
+            let push = (!holders.is_empty()).then(|| format!("push to the registry again: {}", holders.join(", ")));
+            let advice = self.pull_again(&images).or(push);
+            let is_needed = advice.is_some();
+            let finding = Finding { advice, ..Finding::new("blob", &digest, problem) };
+            self.set_aside(finding, &path, !is_needed)?;
         }
         Ok(())
     }

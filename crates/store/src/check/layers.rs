@@ -1,35 +1,36 @@
-//! Checks layers: each directory has its row and each row its directory; in a full check the archive that a layer came from
-//! is made again from its files and compared, names, owners, modes and times with it.
+//! Checks layers: each directory has its row and each row its directory; in a full check each is compared with the archive
+//! that it came from (`compare`).
 
-use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use super::compare::{Verdict, compare};
 use super::marks::{self, Damage};
 use super::{Check, Finding};
-use crate::apply;
 use crate::catalog::LayerInfo;
 use crate::durable;
 use crate::error::Result;
-use crate::layer::info;
-use crate::recipe::{DIFF, LayerTar, RECIPE};
+use crate::layer::{self, info};
+use crate::recipe::{DIFF, RECIPE, REPLACED};
 use crate::sweep;
-use crate::tar::{Archive, Kind, Member};
 use crate::trash;
 
 /// What is only needed to make the archive again.
-const UNPUSHABLE: &str = "what its archive is made from again";
+pub(super) const UNPUSHABLE: &str = "what its archive is made from again";
 
 impl Check<'_> {
     /// All rows and all directories.
     pub(super) fn layers(&mut self) -> Result<()> {
-        let mut layers: Vec<LayerInfo> = self.store.catalog().layers.values().cloned().collect();
-        layers.sort_by(|a, b| a.chain_id.cmp(&b.chain_id));
-        for layer in &layers {
+        let mut layers: Vec<(usize, LayerInfo)> = {
+            let catalog = self.store.catalog();
+            catalog.layers.values().map(|layer| (catalog.chain(&layer.chain_id).len(), layer.clone())).collect()
+        };
+        // Those below first: what came from a damaged one cannot be compared.
+        layers.sort_by(|a, b| (a.0, &a.1.chain_id).cmp(&(b.0, &b.1.chain_id)));
+        for (_, layer) in &layers {
             let pin = self.store.pin(std::slice::from_ref(&layer.chain_id));
             self.layer(layer)?;
+            self.beside(layer)?;
             drop(pin);
         }
         self.directories()
@@ -41,25 +42,30 @@ impl Check<'_> {
         let users = self.store.catalog().active.values().flatten().any(|chain| *chain == layer.chain_id);
         let needed = !images.is_empty() || users;
         let marked = self.store.catalog().damaged.get(&layer.chain_id).cloned();
-        let problem = match self.quick_problem(layer, &path) {
-            None if self.options.full => full_problem(layer, &path)?,
-            problem => problem,
+        let verdict = match self.quick_problem(layer, &path) {
+            Some(damage) => Verdict::Damaged(damage),
+            None if self.options.full => self.full_verdict(layer, &path)?,
+            None => Verdict::Whole(layer.clone()),
         };
-        let Some(problem) = problem.or_else(|| marked.clone().map(|damage| damage.why)) else {
-            return self.size(layer, &path);
+        let damage = match (verdict, &marked) {
+            (Verdict::Damaged(damage), _) => damage,
+            (Verdict::Whole(_), Some(damage)) => damage.clone(),
+            (Verdict::Whole(actual), None) => return self.row(layer, &actual, &path),
         };
         if !self.store.catalog().layers.contains_key(&layer.chain_id) {
             // Collected meanwhile.
             return Ok(());
         }
-        let finding = Finding::new("layer", &layer.chain_id, problem.clone());
+        if !damage.usable {
+            self.unsound.insert(layer.chain_id.clone());
+        }
+        let finding = Finding::new("layer", &layer.chain_id, damage.why.clone());
         let finding = Finding { advice: self.pull_again(&images), ..finding };
         let finding = match (self.options.repair, needed) {
             (false, _) => finding,
             (true, true) => {
                 if marked.is_none() {
-                    let usable = problem.contains(UNPUSHABLE);
-                    marks::mark(self.store, &layer.chain_id, Damage { why: problem, usable })?;
+                    marks::mark(self.store, &layer.chain_id, damage)?;
                 }
                 finding.done("marked: the next pull brings it anew, what uses it goes on with what is there")
             }
@@ -75,42 +81,86 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn quick_problem(&self, layer: &LayerInfo, path: &Path) -> Option<String> {
+    /// What lies beside a layer's files and is no part of it.
+    fn beside(&mut self, layer: &LayerInfo) -> Result<()> {
+        let path = self.store.inner.root.join("layers").join(layer.chain_id.hex());
+        let entries = std::fs::read_dir(&path).into_iter().flatten().flatten();
+        let strays =
+            entries.filter(|entry| ![DIFF, RECIPE, REPLACED, info::INFO].iter().any(|own| entry.file_name() == *own));
+        for stray in strays {
+            let path = stray.path();
+            self.set_aside(Finding::new("file", path.display(), "it is no part of the layer"), &path, true)?;
+        }
+        Ok(())
+    }
+
+    fn full_verdict(&self, layer: &LayerInfo, path: &Path) -> Result<Verdict> {
+        let below: Option<Vec<PathBuf>> = match &layer.parent {
+            None => Some(Vec::new()),
+            Some(parent) => {
+                let catalog = self.store.catalog();
+                let chain = catalog.chain(parent);
+                let is_sound = chain.last().is_some_and(|lowest| lowest.parent.is_none())
+                    && chain.iter().all(|layer| !self.unsound.contains(&layer.chain_id));
+                is_sound.then(|| self.store.diff_paths(&catalog, parent))
+            }
+        };
+        compare(self.store, layer, path, below.as_deref())
+    }
+
+    fn quick_problem(&self, layer: &LayerInfo, path: &Path) -> Option<Damage> {
+        let damaged = |why: &str| Some(Damage { why: why.to_owned(), usable: false });
+        let usable = |why: &str| {
+            Some(Damage { why: format!("{UNPUSHABLE} {why}: it can be used, but not saved or pushed"), usable: true })
+        };
         if !path.exists() {
-            return Some("its directory is gone".into());
+            return damaged("its directory is gone");
         }
         if !path.join(DIFF).is_dir() {
-            return Some("its files are gone".into());
+            return damaged("its files are gone");
         }
         if crate::digest::chain_id(layer.parent.as_ref(), &layer.diff_id) != layer.chain_id {
-            return Some("its row does not belong to it".into());
+            return damaged("its row does not belong to it");
         }
         if let Some(parent) = &layer.parent
             && !self.store.catalog().layers.contains_key(parent)
         {
-            return Some(format!("the layer below it, {parent}, is gone"));
+            return damaged(&format!("the layer below it, {parent}, is gone"));
         }
         match path.join(RECIPE).metadata() {
-            Err(_) => Some(format!("{UNPUSHABLE} is gone: it can be used, but not saved or pushed")),
-            Ok(metadata) if metadata.len() < 16 => {
-                Some(format!("{UNPUSHABLE} is cut off: it can be used, but not saved or pushed"))
-            }
+            Err(_) => usable("is gone"),
+            Ok(metadata) if metadata.len() < 16 => usable("is cut off"),
             Ok(_) => None,
         }
     }
 
-    /// The sum of the sizes of its regular files, as it is written down.
-    fn size(&mut self, layer: &LayerInfo, path: &Path) -> Result<()> {
+    /// What the database says about it, and what is written beside it.
+    fn row(&mut self, layer: &LayerInfo, actual: &LayerInfo, path: &Path) -> Result<()> {
+        if actual != layer {
+            let problem = format!("its files have {} bytes, not {}", actual.size_bytes, layer.size_bytes);
+            let problem = if actual.opaque == layer.opaque { problem } else { "it hides other layers below it".into() };
+            let finding = Finding::new("layer", &layer.chain_id, problem);
+            let finding = match self.options.repair {
+                true => {
+                    let _gate = self.store.gate();
+                    self.store.inner.database.write(|db| layer::record(db, actual))?;
+                    self.store.catalog_mut().layers.insert(actual.chain_id.clone(), actual.clone());
+                    finding.mended("put right")
+                }
+                false => finding,
+            };
+            self.found(finding);
+        }
         let read = info::read(self.store.inner.dirs.layers.as_fd(), layer.chain_id.hex());
-        if read.as_ref() == Some(layer) {
+        if read.as_ref() == Some(actual) || actual != layer && !self.options.repair {
             return Ok(());
         }
-        let finding =
-            Finding::new("layer", &layer.chain_id, "what is written down beside it is not what the database says");
+        let problem = "what is written down beside it is not what the database says";
+        let finding = Finding::new("layer", &layer.chain_id, problem);
         let finding = match self.options.repair {
             true => {
                 let dir = durable::open_directory(path)?;
-                info::write(dir.as_fd(), layer)?;
+                info::write(dir.as_fd(), actual)?;
                 finding.mended("written again")
             }
             false => finding,
@@ -134,7 +184,7 @@ impl Check<'_> {
             let lost = info::read(self.store.inner.dirs.layers.as_fd(), text);
             drop(gate);
             match lost {
-                Some(layer) if full_problem(&layer, &path)?.is_none() => {
+                Some(layer) if matches!(self.full_verdict(&layer, &path)?, Verdict::Whole(_)) => {
                     let finding =
                         Finding::new("layer", &layer.chain_id, "it is whole, but the database does not know it");
                     let finding = match self.options.repair {
@@ -154,122 +204,4 @@ impl Check<'_> {
         }
         Ok(())
     }
-}
-
-/// Makes the archive again and looks at every file.
-fn full_problem(layer: &LayerInfo, path: &Path) -> Result<Option<String>> {
-    let tar = match LayerTar::open(path, &layer.diff_id, None) {
-        Ok(Some(tar)) => tar,
-        Ok(None) => return Ok(Some(format!("{UNPUSHABLE} is gone"))),
-        Err(error) => return Ok(Some(error.message)),
-    };
-    let mut archive = Archive::new(tar);
-    let mut members = Members::default();
-    loop {
-        match archive.next_member() {
-            Ok(Some(member)) => members.add(member),
-            Ok(None) => break,
-            Err(error) => return Ok(Some(error.message)),
-        }
-    }
-    // The end, where the digest is verified, may be behind what an archive reader looks at.
-    if let Err(error) = std::io::copy(&mut archive.into_inner(), &mut std::io::sink()) {
-        return Ok(Some(error.to_string()));
-    }
-    members.compare(&path.join(DIFF))
-}
-
-/// What the archive says there should be.
-#[derive(Default)]
-struct Members {
-    /// Path → the member, or `None` where there are several of that name.
-    known: HashMap<PathBuf, Option<Member>>,
-    links: HashSet<PathBuf>,
-    /// An archive that goes through links of its own, or that has marks, is compared by its bytes alone.
-    by_name: bool,
-    started: bool,
-}
-
-impl Members {
-    fn add(&mut self, member: Member) {
-        if !std::mem::replace(&mut self.started, true) {
-            self.by_name = true;
-        }
-        let Ok(path) = apply::clean(&member.name) else {
-            self.by_name = false;
-            return;
-        };
-        if path.ancestors().skip(1).any(|ancestor| self.links.contains(ancestor)) {
-            self.by_name = false;
-        }
-        if member.kind == Kind::Symlink {
-            self.links.insert(path.clone());
-        }
-        let entry = self.known.entry(path);
-        let several = matches!(entry, std::collections::hash_map::Entry::Occupied(_));
-        *entry.or_insert(None) = (!several).then_some(member);
-    }
-
-    /// What is not as the archive has it, the first such thing.
-    fn compare(&self, diff: &Path) -> Result<Option<String>> {
-        if !self.by_name {
-            return Ok(None);
-        }
-        let mut implied = HashSet::new();
-        self.known.keys().for_each(|path| implied.extend(path.ancestors().skip(1).map(Path::to_owned)));
-        let mut todo = vec![PathBuf::new()];
-        while let Some(directory) = todo.pop() {
-            let Ok(entries) = std::fs::read_dir(diff.join(&directory)) else {
-                return Ok(Some(format!("/{} cannot be read", directory.display())));
-            };
-            for entry in entries.flatten() {
-                let path = directory.join(entry.file_name());
-                let Ok(metadata) = entry.metadata() else { continue };
-                let is_whiteout = metadata.file_type().is_char_device() && metadata.rdev() == 0;
-                let is_directory = metadata.is_dir();
-                match self.known.get(&path) {
-                    Some(Some(member)) => {
-                        if let Some(problem) = difference(member, &metadata) {
-                            return Ok(Some(format!("/{}: {problem}", path.display())));
-                        }
-                    }
-                    Some(None) => {}
-                    None if is_whiteout || is_directory && implied.contains(&path) => {}
-                    None if is_directory && self.made_by_whiteout(&path) => {}
-                    None => return Ok(Some(format!("/{} was added to it", path.display()))),
-                }
-                if is_directory {
-                    todo.push(path);
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    /// A directory may be there only to hold whiteouts.
-    fn made_by_whiteout(&self, path: &Path) -> bool {
-        self.known.keys().any(|known| {
-            known.file_name().is_some_and(|name| name.as_bytes().starts_with(b".wh.")) && known.starts_with(path)
-        })
-    }
-}
-
-/// What was changed about a file, if it is one that can be compared: a name of its own, and not a directory, whose
-/// description may come from below.
-fn difference(member: &Member, metadata: &std::fs::Metadata) -> Option<String> {
-    if member.kind != Kind::File || metadata.nlink() != 1 {
-        return None;
-    }
-    let (mode, was) = (metadata.mode() & 0o7777, member.mode & 0o7777);
-    if !metadata.is_file() {
-        return Some("it was a file".into());
-    }
-    if mode != was {
-        return Some(format!("its mode was {was:o} and is {mode:o}"));
-    }
-    if (metadata.uid(), metadata.gid()) != (member.uid, member.gid) {
-        let (uid, gid) = (metadata.uid(), metadata.gid());
-        return Some(format!("its owner was {}:{} and is {uid}:{gid}", member.uid, member.gid));
-    }
-    None
 }

@@ -6,10 +6,13 @@
 //! Must not delete anything, and changes nothing unless it is asked to repair.
 
 mod blobs;
+mod compare;
 mod layers;
 pub(crate) mod marks;
+mod others;
 mod records;
 
+use std::collections::HashSet;
 use std::fmt;
 
 use brig_oci::Digest;
@@ -30,7 +33,8 @@ pub struct CheckOptions {
 /// One thing that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// What kind of thing it is: `layer`, `blob`, `image`, `tag`, `container`, `volume`, `database`, `file`.
+    /// What kind of thing it is: `layer`, `blob`, `packed` (a compressed form), `image`, `manifest`, `tag`, `repository`,
+    /// `container`, `volume`, `database`, `file`.
     pub kind: &'static str,
     /// Which one.
     pub name: String,
@@ -78,6 +82,8 @@ struct Check<'a> {
     store: &'a Store,
     options: CheckOptions,
     report: &'a mut dyn FnMut(Finding),
+    /// Layers whose files are not what they were.
+    unsound: HashSet<Digest>,
 }
 
 impl Upkeep<'_> {
@@ -85,11 +91,14 @@ impl Upkeep<'_> {
     /// the check itself could not go on. The store may be in use meanwhile.
     pub fn check(&self, options: CheckOptions, report: &mut dyn FnMut(Finding)) -> Result<()> {
         // Nothing that is looked at may be collected meanwhile.
-        let mut check = Check { store: self.store, options, report };
+        let mut check = Check { store: self.store, options, report, unsound: HashSet::new() };
         check.database()?;
         check.strays()?;
         check.layers()?;
         check.blobs()?;
+        others::packed(&mut check)?;
+        others::partials(&mut check)?;
+        others::repositories(&mut check)?;
         records::images(&mut check)?;
         records::tags(&mut check)?;
         records::writable_layers(&mut check)

@@ -19,7 +19,7 @@ use brig_oci::Digest;
 use brig_sys::beneath::Root;
 use rustix::fs::Mode;
 
-use crate::apply::{self, Applied};
+use crate::apply::{self, Applied, Content};
 use crate::catalog::LayerInfo;
 use crate::check::marks;
 use crate::decompress::{self, Packing};
@@ -47,6 +47,8 @@ enum State {
     Empty,
     Failed,
     Unpacked(Unpacked, Applied),
+    /// Only to be looked at.
+    Hollow(Applied),
     Published,
 }
 
@@ -105,15 +107,33 @@ impl LayerIngest {
     /// Unpacks a layer as it is transported, hashing the tar on the way: in a confined process if the store was opened with
     /// one, else in this one. With `packing` the stream must be packed so, else its first bytes tell. Reads to the stream's
     /// end unless it fails. Once only for each ingest.
-    pub fn unpack_blob(&mut self, mut reader: impl Read, packing: Option<Packing>) -> Result<Unpacked> {
+    pub fn unpack_blob(&mut self, reader: impl Read, packing: Option<Packing>) -> Result<Unpacked> {
+        self.unpack_as(reader, packing, Content::Written)
+    }
+
+    /// Unpacks an uncompressed tar without the content of its files, and completes it from the layers below: what a layer is
+    /// to look like. Not to be committed. Tells what came of it, with where the files are.
+    pub(crate) fn unpack_hollow(&mut self, reader: impl Read) -> Result<(&Root, &Applied)> {
+        self.unpack_as(reader, Some(Packing::Plain), Content::LeftOut)?;
+        match std::mem::replace(&mut self.state, State::Failed) {
+            State::Unpacked(_, applied) => self.state = State::Hollow(applied),
+            state => self.state = state,
+        }
+        match &self.state {
+            State::Hollow(applied) => Ok((&self.root, applied)),
+            _ => Err(Error::invalid("the layer could not be unpacked again")),
+        }
+    }
+
+    fn unpack_as(&mut self, mut reader: impl Read, packing: Option<Packing>, content: Content) -> Result<Unpacked> {
         if !matches!(self.state, State::Empty) {
             return Err(Error::invalid("a layer can be unpacked only once"));
         }
         self.state = State::Failed;
         let outcome = match &self.store.inner.unpacker {
-            Some(unpacker) => unpacker.unpack(&self.dir, &mut reader, packing),
+            Some(unpacker) => unpacker.unpack(&self.dir, &mut reader, packing, content),
             None => decompress::decompress_as(reader, packing)
-                .and_then(|plain| unpack_stream(&self.dir, &self.root, plain, &|| {})),
+                .and_then(|plain| unpack_stream(&self.dir, &self.root, plain, content, &|| {})),
         };
         self.finish(outcome)
     }
@@ -153,7 +173,7 @@ impl LayerIngest {
         say: impl FnOnce(&std::path::Path) -> (Vec<u8>, Vec<u8>),
     ) -> Result<Unpacked> {
         self.state = State::Failed;
-        unpack_stream(&self.dir, &self.root, tar, &|| {})?;
+        unpack_stream(&self.dir, &self.root, tar, Content::Written, &|| {})?;
         let files = self.store.inner.root.join("ingest").join(&self.name).join(recipe::DIFF);
         let (summary, lists) = say(&files);
         self.finish(crate::unpacker::believe(&summary, &lists))

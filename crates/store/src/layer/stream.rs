@@ -8,7 +8,7 @@ use brig_oci::Digest;
 use brig_sys::beneath::Root;
 
 use super::MAX_LAYER_SIZE;
-use crate::apply::{self, Applied};
+use crate::apply::{self, Applied, Content};
 use crate::digest::Hasher;
 use crate::error::{Error, Result};
 
@@ -25,6 +25,7 @@ pub(crate) fn unpack_stream(
     directory: &Root,
     root: &Root,
     reader: impl Read,
+    content: Content,
     alive: &dyn Fn(),
 ) -> Result<(Digest, u64, Applied)> {
     let (full, pieces) = sync_channel(PIECES);
@@ -32,7 +33,7 @@ pub(crate) fn unpack_stream(
     std::thread::scope(|scope| {
         let work = move || {
             let mut pieces = Pieces { pieces, recycle, current: Vec::new(), at: 0, hasher: Hasher::sha256() };
-            apply::apply(directory, root, &mut pieces).map(|applied| (pieces.hasher.finish(), applied))
+            apply::apply(directory, root, &mut pieces, content).map(|applied| (pieces.hasher.finish(), applied))
         };
         let worker = std::thread::Builder::new()
             .name("store-unpack".into())

@@ -7,6 +7,7 @@
 //! cut files may be older than their rows say: what is missing or does not have its digest counts as never kept.
 
 mod blob;
+mod sound;
 mod stored;
 mod tables;
 mod worker;
@@ -22,6 +23,7 @@ pub use brig_deflate::Form as Compression;
 use brig_oci::Digest;
 
 pub use self::blob::LayerBlob;
+pub(crate) use self::sound::{Unsound, forget, stray_names, unsound};
 pub(crate) use self::stored::layers_behind;
 use self::tables::{Row, State};
 pub use self::worker::Pause;
@@ -166,6 +168,8 @@ impl<'a> Packed<'a> {
         }
         let files = &self.packer().files;
         let name = format!("{}{BLOB}", digest.hex());
+        // Nobody looks between the file and its row.
+        let _gate = self.store.gate();
         let size_bytes = partial.move_to(files.dir.as_fd(), &name, &files.path)?;
         let form = Form {
             digest: digest.clone(),
@@ -207,6 +211,7 @@ impl<'a> Packed<'a> {
         }
         let hex = form.digest.hex();
         let bytes = compression.recipe();
+        let _gate = self.store.gate();
         durable::publish(files.dir.as_fd(), &format!("{hex}{NEW}"), files.dir.as_fd(), hex, &files.path, &bytes)?;
         let form = Form { has_recipe: true, ..form.clone() };
         tables::insert(database, &Row { form, state: State::Recipe })

@@ -10,6 +10,7 @@ mod reader;
 mod spans;
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::ops::Range;
@@ -21,7 +22,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use brig_oci::Digest;
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 pub use self::reader::PartialReader;
@@ -122,14 +123,25 @@ impl PartialDir {
             closed: Condvar::new(),
         };
         for name in trash::names(partials.dir.as_fd(), path)? {
-            let Some((name, of)) = name.to_str().and_then(|name| Some((name, name.split_once('.')?.0))) else {
-                continue;
-            };
+            let Some((name, of)) = name.to_str().and_then(|name| Some((name, file_of_map(name)?))) else { continue };
             if rustix::fs::statat(&partials.dir, of, AtFlags::SYMLINK_NOFOLLOW).err() == Some(Errno::NOENT) {
                 partials.remove(name)?;
             }
         }
         Ok(partials)
+    }
+
+    /// Everything in the directory but maps, each with whether it can be an unfinished blob.
+    pub(crate) fn strays(&self) -> Result<Vec<(OsString, bool)>> {
+        let names = trash::names(self.dir.as_fd(), &self.path)?;
+        let look = |name: OsString| {
+            let stat = rustix::fs::statat(&self.dir, &name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+            let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+            let text = name.to_str().unwrap_or_default();
+            let is_map = file_of_map(text).is_some_and(is_plain);
+            (!(is_file && is_map)).then(|| (name.clone(), is_file && is_plain(text)))
+        };
+        Ok(names.into_iter().filter_map(look).collect())
     }
 
     fn taken(&self) -> MutexGuard<'_, HashSet<String>> {
@@ -197,6 +209,17 @@ impl PartialDir {
     }
 }
 
+/// Whether an unfinished blob may have this name.
+fn is_plain(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    !name.is_empty() && name.len() <= LONGEST_NAME && name.bytes().all(is_plain)
+}
+
+/// The name of the file that a map is of.
+fn file_of_map(name: &str) -> Option<&str> {
+    name.strip_suffix(MAP).or_else(|| name.strip_suffix(NEW_MAP))
+}
+
 fn record(range: &Range<u64>) -> [u8; RECORD] {
     let mut bytes = [0; RECORD];
     bytes[..8].copy_from_slice(&range.start.to_le_bytes());
@@ -222,8 +245,7 @@ impl Partials {
 
     /// As [`Partials::open`], waiting that long for whoever has it open.
     pub fn open_within(&self, name: &str, patience: Duration) -> Result<Partial> {
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-        if name.is_empty() || name.len() > LONGEST_NAME || !name.bytes().all(is_plain) {
+        if !is_plain(name) {
             return Err(Error::invalid(format!("{name:?} cannot be the name of an unfinished blob")));
         }
         let partials = &self.0.inner.partials;

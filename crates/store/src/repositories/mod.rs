@@ -8,6 +8,7 @@
 mod images;
 mod listing;
 mod manifests;
+pub(crate) mod sound;
 mod uploads;
 
 use std::collections::HashSet;

@@ -14,6 +14,7 @@ use rustix::fs::Mode;
 use super::confine::{self, Missing, PIECES, Piece};
 use super::filter;
 use super::{DONE, END, FAILED, JOB, LISTS, LOCKED, PIECE, PROGRESS, READY, files, notes};
+use crate::apply::Content;
 use crate::decompress::{self, Packing};
 use crate::error::{Error, Result};
 use crate::layer;
@@ -25,6 +26,8 @@ const XZ: u8 = b'x';
 const BZIP2: u8 = b'b';
 const PLAIN: u8 = b'p';
 const UNKNOWN: u8 = b'?';
+/// Plain, and files get no content.
+pub(super) const HOLLOW: u8 = b'h';
 
 pub(super) fn packing_code(packing: Option<Packing>) -> u8 {
     match packing {
@@ -43,7 +46,7 @@ fn packing(code: u8) -> Option<Packing> {
         ZSTD => Some(Packing::Zstd),
         XZ => Some(Packing::Xz),
         BZIP2 => Some(Packing::Bzip2),
-        PLAIN => Some(Packing::Plain),
+        PLAIN | HOLLOW => Some(Packing::Plain),
         _ => None,
     }
 }
@@ -75,9 +78,10 @@ fn serve() -> Result<()> {
     let missing = confine::lock(directory.as_fd(), PIECES, &missing);
     channel.send(&[&[LOCKED], text(&missing).as_bytes()].concat(), &[])?;
     let decode = (packing(code), u32::from(window_log));
+    let content = if code == HOLLOW { Content::LeftOut } else { Content::Written };
     let worked = match output {
         Some(output) => only_decode(&channel, File::from(input), File::from(output), decode),
-        None => work(&channel, &directory, File::from(input), decode),
+        None => work(&channel, &directory, File::from(input), decode, content),
     };
     match worked {
         Ok(summary) => channel.send(&[&[DONE], &summary[..]].concat(), &[])?,
@@ -123,6 +127,7 @@ fn work(
     directory: &Root,
     input: File,
     (packing, window_log): (Option<Packing>, u32),
+    content: Content,
 ) -> Result<Vec<u8>> {
     let root = files(directory)?;
     let mut input = Input { pipe: input, channel, ended: false };
@@ -136,7 +141,7 @@ fn work(
         drop(channel.try_send(&[PROGRESS]));
     };
     let plain = decompress::decompress_within(&mut input, packing, window_log)?;
-    let (diff_id, size, applied) = layer::unpack_stream(directory, &root, plain, &alive)?;
+    let (diff_id, size, applied) = layer::unpack_stream(directory, &root, plain, content, &alive)?;
     io::copy(&mut input, &mut io::sink()).map_err(|error| Error::input("read the layer", &error))?;
     for part in notes::encode_lists(&applied).chunks(MAX_MESSAGE - 1) {
         channel.send(&[&[LISTS], part].concat(), &[])?;

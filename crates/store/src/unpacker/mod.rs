@@ -37,6 +37,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
+use crate::apply::Content;
 use crate::decompress::{Packing, ZSTD_HEAD, ZSTD_USUAL_LOG, ZSTD_WINDOW_LOG, needs_large_window};
 use crate::error::{Error, Result};
 pub use confine::{Missing, PIECES, Piece, isolate, lock};
@@ -95,7 +96,13 @@ impl Unpacker {
     }
 
     /// Unpacks what `reader` gives into the ingest directory `directory`.
-    pub(crate) fn unpack(&self, directory: &Root, reader: &mut dyn Read, packing: Option<Packing>) -> Result<Outcome> {
+    pub(crate) fn unpack(
+        &self,
+        directory: &Root,
+        reader: &mut dyn Read,
+        packing: Option<Packing>,
+        content: Content,
+    ) -> Result<Outcome> {
         let mut head = Vec::with_capacity(ZSTD_HEAD);
         let limit = ZSTD_HEAD as u64;
         reader.take(limit).read_to_end(&mut head).map_err(|error| Error::input("read the layer", &error))?;
@@ -106,7 +113,11 @@ impl Unpacker {
         let (read_end, write_end) = pipe()?;
         let mount = only_this(directory)?;
         process.prepare(self)?;
-        let job = [JOB, helper::packing_code(packing), u8::try_from(window_log).unwrap_or_default()];
+        let code = match content {
+            Content::Written => helper::packing_code(packing),
+            Content::LeftOut => helper::HOLLOW,
+        };
+        let job = [JOB, code, u8::try_from(window_log).unwrap_or_default()];
         process.send(&job, &[mount.as_fd(), read_end.as_fd()])?;
         drop((read_end, mount));
         process.feed(&mut head.as_slice().chain(reader), write_end)?;

@@ -1,0 +1,106 @@
+//! Checks what is neither layer nor image: compressed forms, unfinished blobs, repositories.
+
+use brig_oci::Document;
+
+use super::{Check, Finding};
+use crate::error::Result;
+use crate::packed::{self, Unsound};
+use crate::repositories::sound;
+
+/// Compressed forms: each can be had, and no other file is there.
+pub(super) fn packed(check: &mut Check<'_>) -> Result<()> {
+    let (store, full) = (check.store, check.options.full);
+    packed::unsound(store, full, &mut |one| form(check, &one))?;
+    for path in packed::stray_names(store)? {
+        let finding = Finding::new("file", path.display(), "it is no compressed form of a layer");
+        check.set_aside(finding, &path, true)?;
+    }
+    Ok(())
+}
+
+/// The layer itself is whole, so that nothing but the exact bytes of the blob is lost.
+fn form(check: &mut Check<'_>, form: &Unsound) -> Result<()> {
+    let finding = Finding::new("packed", &form.digest, form.why.clone());
+    let names = names_with(check, &form.digest);
+    let finding = match check.options.repair {
+        true => {
+            // The row first: a file without one does no harm.
+            packed::forget(check.store, &form.digest)?;
+            let mut kept = None;
+            for path in &form.files {
+                kept = check.store.inner.quarantine.take_path(path, "packed")?.or(kept);
+            }
+            let aside = kept.map_or(String::new(), |kept| format!(" and moved to {}", kept.display()));
+            finding.mended(format!("forgotten{aside}; a push packs layer {} anew", form.diff_id))
+        }
+        false => finding,
+    };
+    // A pull does not bring what is unpacked already.
+    let again = names.iter().map(|name| format!("brig rmi {name} && brig pull {name}"));
+    let advice: Vec<String> = again.collect();
+    let advice = (!advice.is_empty()).then(|| format!("to have its very bytes again: {}", advice.join("; ")));
+    check.found(Finding { advice, ..finding });
+    Ok(())
+}
+
+/// The names of images whose manifest lists a blob.
+fn names_with(check: &Check<'_>, blob: &brig_oci::Digest) -> Vec<String> {
+    let lists = |manifest: &brig_oci::Digest| {
+        let bytes = check.store.read_blob(manifest).ok();
+        match bytes.and_then(|bytes| Document::parse(&bytes, None).ok()) {
+            Some(Document::Manifest(manifest)) => manifest.layers.iter().any(|layer| layer.digest == *blob),
+            _ => false,
+        }
+    };
+    let images = check.store.images().into_iter();
+    let images: Vec<_> = images.filter(|image| image.manifest.as_ref().is_some_and(lists)).collect();
+    let tags = check.store.tags().into_iter().filter(|tag| images.iter().any(|image| image.id == tag.image));
+    tags.map(|tag| brig_oci::Reference::parse(&tag.name).map_or(tag.name.clone(), |name| name.familiar())).collect()
+}
+
+/// Unfinished blobs: files that somebody may go on with, and nothing else.
+pub(super) fn partials(check: &mut Check<'_>) -> Result<()> {
+    let root = check.store.inner.root.join("partial");
+    let open: Vec<String> =
+        check.store.partials().list()?.into_iter().filter(|info| info.open).map(|info| info.name).collect();
+    for (name, is_plain) in check.store.inner.partials.strays()? {
+        let path = root.join(&name);
+        let upload = name.to_str().and_then(|name| name.strip_prefix("upload-"));
+        let problem = match upload.filter(|_| is_plain) {
+            Some(id) => {
+                let is_known = crate::Repositories::of(check.store).uploads().find(id)?.is_some();
+                if is_known || open.iter().any(|open| *open == name.to_string_lossy()) {
+                    continue;
+                }
+                "nobody knows of this upload any more, so that nobody can go on with it"
+            }
+            None if is_plain => continue,
+            None => "it is no unfinished blob",
+        };
+        if path.symlink_metadata().is_ok() {
+            check.set_aside(Finding::new("file", path.display(), problem), &path, true)?;
+        }
+    }
+    Ok(())
+}
+
+/// Repositories: each row leads somewhere.
+pub(super) fn repositories(check: &mut Check<'_>) -> Result<()> {
+    for fault in sound::faults(check.store, check.options.full)? {
+        let finding = Finding::new(fault.kind, &fault.name, fault.why.clone());
+        let again = format!("push to the registry again: {}", fault.push_again.join(", "));
+        let finding = match (check.options.repair, fault.push_again.is_empty()) {
+            (false, true) => finding,
+            (false, false) => finding.advice(again),
+            (true, is_mended) => {
+                sound::mend(check.store, &fault)?;
+                match is_mended {
+                    true => finding.mended(fault.mending),
+                    false => finding.done(fault.mending).advice(again),
+                }
+            }
+        };
+        check.found(finding);
+    }
+    Ok(())
+}
