@@ -73,7 +73,7 @@ fn base() -> (tempfile::TempDir, PathBuf) {
     };
     let (other, _) = make(&dir.path().join("other"), new_tars(), NEW);
     let names = vec![brig_oci::Reference::parse(NEW).unwrap()];
-    let chosen = archive::Chosen { id: other.resolve(NEW).unwrap().image, names, index: Vec::new() };
+    let chosen = archive::Chosen { id: other.resolve(NEW).unwrap().image, names, index: Vec::new(), original: None };
     let mut bytes = Vec::new();
     archive::save(&other, &[chosen]).unwrap().write(&mut bytes).unwrap();
     std::fs::write(dir.path().join("archive"), bytes).unwrap();

@@ -21,6 +21,7 @@ fn chosen(id: &Digest, names: &[&str]) -> Chosen {
         id: id.clone(),
         names: names.iter().map(|name| Reference::parse(name).unwrap()).collect(),
         index: Vec::new(),
+        original: None,
     }
 }
 

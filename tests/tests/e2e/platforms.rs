@@ -137,6 +137,16 @@ fn an_index_goes_to_another_registry_as_it_is() {
     assert_eq!(*about, sent["manifests"][1]["digest"]);
     assert!(pushed.contains(&index), "{pushed}");
     assert_eq!(sent, registry.manifest("multi", "v1"));
+    // And through an archive.
+    let file = host.root.join("whole.tar").display().to_string();
+    host.brig(&["save", "--original", "-o", &file, &name]).ok();
+    host.brig(&["rmi", &name, &target]).ok();
+    host.brig(&["load", "-i", &file]).ok();
+    let third = host.registry_at("127.0.0.1:5002");
+    let loaded = third.name("multi:v3");
+    host.brig(&["tag", &name, &loaded]).ok();
+    let pushed = host.brig(&["push", &loaded]).ok();
+    assert!(pushed.contains(&index), "{pushed}");
     // One platform alone goes as an image.
     let single = other.name("copy/multi:single");
     host.brig(&["tag", &name, &single]).ok();

@@ -1,6 +1,6 @@
 //! Images that leave: saved to archives and pushed to registries, by `brig` and by the stock client.
 
-use brig_tests::image::{digest, noise};
+use brig_tests::image::{digest, gzip, noise};
 use brig_tests::{Image, Layer, TestHost, needs};
 
 fn image() -> Image {
@@ -26,6 +26,42 @@ fn a_saved_image_comes_back_as_it_was() {
     assert_eq!(host.brig(&["run", "--rm", "other:2", "cat", "/etc/link"]).ok(), "mine");
     host.brig(&["save", "-o", &file, &name, "other:2"]).ok();
     assert!(first == std::fs::read(&file).unwrap(), "the same images, the same bytes");
+}
+
+#[test]
+fn an_image_is_saved_as_it_came() {
+    let host = TestHost::new();
+    let registry = host.registry();
+    let manifest = registry.push(&image(), "team/app", "v1");
+    let name = registry.name("team/app:v1");
+    let known = format!("{}@{manifest}", registry.name("team/app"));
+    let shown = || host.field(&name, "{{json .RepoDigests}}");
+    host.brig(&["pull", &name]).ok();
+    assert!(shown().contains(&known), "{}", shown());
+    let file = host.root.join("saved.tar").display().to_string();
+    host.brig(&["save", "--original", "-o", &file, &name]).ok();
+    let saved = std::fs::read(&file).unwrap();
+    host.brig(&["rmi", &name]).ok();
+    let other = host.registry_at("127.0.0.1:5001");
+    let copy = other.name("copy:v1");
+    for packed in [false, true] {
+        let archive = if packed { gzip(&saved) } else { saved.clone() };
+        assert_eq!(host.brig_run(&["load"]).input(archive).output().ok(), format!("Loaded image: {name}"));
+        assert!(shown().contains(&known), "{}", shown());
+        assert_eq!(host.brig(&["run", "--rm", &name, "cat", "/etc/link"]).ok(), "mine");
+        // What was loaded is pushed as it was, too.
+        host.brig(&["tag", &name, &copy]).ok();
+        let pushed = host.brig(&["push", &copy]).ok();
+        assert!(pushed.contains(&format!("v1: digest: {manifest} ")), "{pushed}");
+        other.empty();
+        host.brig(&["save", "--original", "-o", &file, &name]).ok();
+        assert!(saved == std::fs::read(&file).unwrap(), "the same images, the same bytes");
+        host.brig(&["rmi", &name, &copy]).ok();
+    }
+    // Nothing is left of what was put aside.
+    let partial = host.root.join("data/v1/partial");
+    let left: Vec<_> = std::fs::read_dir(&partial).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]

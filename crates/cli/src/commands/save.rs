@@ -8,6 +8,7 @@ use crate::flags::{Flag, Matches};
 use crate::terminal;
 
 const FLAGS: &[Flag] = &[
+    Flag::switch("original", "Save manifests and layers as they came from a registry, so that digests stay the same (slower)"),
     Flag::text("output", "Write to a file, instead of STDOUT").short('o'),
     Flag::text("platform", "Save only the given platform variant. Formatted as \"os[/arch[/variant]]\" (e.g., \"linux/amd64\")"),
 ];
@@ -34,6 +35,7 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
     for name in &m.args {
         path = path.query("names", name);
     }
-    let mut answer = context.client()?.request("GET", &path.query_text("platform", &super::platform(m)?), &[], None)?;
+    path = path.query_text("platform", &super::platform(m)?).query_flag("original", m.bool("original"));
+    let mut answer = context.client()?.request("GET", &path, &[], None)?;
     super::receive(&mut answer, output, "failed to save image").map(|()| 0)
 }

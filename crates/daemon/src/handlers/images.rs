@@ -109,7 +109,9 @@ async fn send_archive(call: Call, names: Vec<String>) -> Outcome {
     }
     let platforms = platforms(&call.query);
     let engine = call.engine.clone();
-    let archive = blocking(move || engine.images.save(&names, &platforms)).await?;
+    // brig's own: clients of Docker's do not ask for it.
+    let original = call.query.flag("original");
+    let archive = blocking(move || engine.images.save(&names, &platforms, original)).await?;
     let (mut writer, body) = BodyWriter::new();
     tokio::task::spawn_blocking(move || {
         if let Err(error) = archive.write(&mut writer) {

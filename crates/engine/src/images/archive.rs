@@ -124,15 +124,19 @@ impl Save {
 
 impl Images {
     /// Finds images to be saved: a name with a tag stands for that name, one without for all tags of the repository, an
-    /// id or digest for the image without a name. `platforms` are those asked for, as text or as JSON.
-    pub fn save(&self, names: &[String], platforms: &[String]) -> Result<Save> {
+    /// id or digest for the image without a name. `platforms` are those asked for, as text or as JSON. With `original` manifests
+    /// and layers are saved as they came, where that is possible: packing layers again takes time.
+    pub fn save(&self, names: &[String], platforms: &[String], original: bool) -> Result<Save> {
         let platforms = platforms.iter().map(|text| platform(text)).collect::<Result<Vec<_>>>()?;
         let mut saved: Vec<archive::Chosen> = Vec::new();
         for name in names {
             for (id, name, index) in self.to_save(name, &platforms)? {
-                let known = saved.iter().position(|image| image.id == id && image.index == index);
+                let came = name.as_ref().and_then(|name| self.store.resolve(&name.canonical())?.manifest);
+                let came = came.or_else(|| self.store.image(&id)?.manifest).filter(|_| original);
+                let same = |image: &archive::Chosen| image.id == id && image.index == index && image.original == came;
+                let known = saved.iter().position(same);
                 let at = known.unwrap_or_else(|| {
-                    saved.push(archive::Chosen { id, names: Vec::new(), index });
+                    saved.push(archive::Chosen { id, names: Vec::new(), index, original: came });
                     saved.len() - 1
                 });
                 let names = &mut saved[at].names;

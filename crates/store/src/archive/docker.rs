@@ -4,10 +4,12 @@
 use brig_oci::{Digest, ImageConfig, MAX_LAYERS, Platform, Reference};
 use serde::Deserialize;
 
-use super::parts::Parts;
+use super::layout;
+use super::parts::{Parts, blob_path};
 use super::{ListedLayer, Planned, diff_ids, mismatch};
 use crate::digest;
 use crate::error::{Error, Result};
+use crate::store::Store;
 
 /// The most images of one archive.
 const MAX_IMAGES: usize = 1_000;
@@ -23,13 +25,13 @@ struct Entry {
 }
 
 /// The images that `manifest.json` lists.
-pub(super) fn images(parts: &Parts, platforms: &[Platform]) -> Result<Vec<Planned>> {
+pub(super) fn images(store: &Store, parts: &Parts, platforms: &[Platform]) -> Result<Vec<Planned>> {
     let entries: Vec<Entry> = serde_json::from_slice(parts.document("manifest.json")?)
         .map_err(|error| Error::invalid(format!("manifest.json: {error}")))?;
     if entries.len() > MAX_IMAGES {
         return Err(Error::invalid(format!("archive of {} images: at most {MAX_IMAGES}", entries.len())));
     }
-    let mut images = entries.into_iter().map(|entry| image(parts, entry)).collect::<Result<Vec<_>>>()?;
+    let mut images = entries.into_iter().map(|entry| image(store, parts, entry)).collect::<Result<Vec<_>>>()?;
     if let Some(wanted) = platforms.first() {
         let has =
             |image: &Planned| ImageConfig::parse(&image.config).map(|config| config.platform()).unwrap_or_default();
@@ -43,7 +45,7 @@ pub(super) fn images(parts: &Parts, platforms: &[Platform]) -> Result<Vec<Planne
     Ok(images)
 }
 
-fn image(parts: &Parts, entry: Entry) -> Result<Planned> {
+fn image(store: &Store, parts: &Parts, entry: Entry) -> Result<Planned> {
     let layers = entry.layers.unwrap_or_default();
     if layers.len() > MAX_LAYERS {
         return Err(Error::invalid(format!("image of {} layers: at most {MAX_LAYERS}", layers.len())));
@@ -55,8 +57,23 @@ fn image(parts: &Parts, entry: Entry) -> Result<Planned> {
     }
     let config = parts.document(&entry.config)?.to_vec();
     check_name(&entry.config, &digest::sha256_of(&config))?;
-    let layers = layers.into_iter().map(|path| ListedLayer { path, blob: None }).collect();
-    Ok(Planned { diff_ids: diff_ids(&config)?, config, layers, manifest: None, target: None, names, is_part: false })
+    let mut planned = Planned {
+        diff_ids: diff_ids(&config)?,
+        config,
+        layers: layers.into_iter().map(|path| ListedLayer { path, blob: None }).collect(),
+        manifest: None,
+        target: None,
+        names,
+        is_part: false,
+    };
+    if let Some((descriptor, manifest)) = layout::original(parts, &digest::sha256_of(&planned.config)) {
+        store.put_blob_as(&descriptor.digest, parts.blob(&descriptor.digest, descriptor.size)?)?;
+        let listed = manifest.layers.into_iter();
+        planned.layers =
+            listed.map(|layer| ListedLayer { path: blob_path(&layer.digest), blob: Some(layer) }).collect();
+        (planned.manifest, planned.target) = (Some(descriptor.digest.clone()), Some(descriptor.digest));
+    }
+    Ok(planned)
 }
 
 /// A config whose name is a digest must have that digest.

@@ -35,6 +35,20 @@ pub(super) fn has_several_platforms(parts: &Parts) -> bool {
     index.is_some_and(|index| index.manifests.iter().any(|entry| media_type::is_index(&entry.media_type)))
 }
 
+/// The manifest by which a registry knows the image with this configuration, where the layout has it with all of its packed
+/// layers. One that lists plain tars was only made for the archive.
+pub(super) fn original(parts: &Parts, config: &Digest) -> Option<(Descriptor, Manifest)> {
+    let index = Index::parse(parts.document("index.json").ok()?, None).ok()?;
+    index.manifests.into_iter().find_map(|entry| {
+        let manifest = Manifest::parse(parts.blob(&entry.digest, entry.size).ok()?, Some(&entry.media_type)).ok()?;
+        let plain = Some(media_type::Compression::Plain);
+        let is_packed = |layer: &Descriptor| media_type::layer_compression(&layer.media_type) != plain;
+        let is_whole = manifest.layers.iter().all(|layer| parts.has(&blob_path(&layer.digest)));
+        (manifest.config.digest == *config && is_whole && manifest.layers.iter().any(is_packed))
+            .then_some((entry, manifest))
+    })
+}
+
 /// The images that `index.json` leads to, for all platforms or for those asked for. Manifests, indexes and what is no image
 /// (attestations, artifacts) are stored on the way; those of an image that then fails are collected later.
 pub(super) fn images(store: &Store, parts: &Parts, platforms: &[Platform]) -> Result<Vec<Planned>> {
@@ -62,8 +76,7 @@ pub(super) fn images(store: &Store, parts: &Parts, platforms: &[Platform]) -> Re
             let config = parts.blob(&leaf.manifest.config.digest, leaf.manifest.config.size)?.to_vec();
             // An image's id is the SHA-256 of its configuration, whichever way the manifest names it.
             let layers = leaf.manifest.layers.iter();
-            let layers =
-                layers.map(|layer| ListedLayer { path: blob_path(&layer.digest), blob: Some(layer.digest.clone()) });
+            let layers = layers.map(|layer| ListedLayer { path: blob_path(&layer.digest), blob: Some(layer.clone()) });
             let is_first = images.len() == first;
             images.push(Planned {
                 diff_ids: diff_ids(&config)?,

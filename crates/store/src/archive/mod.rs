@@ -6,10 +6,11 @@ mod docker;
 mod layout;
 mod parts;
 mod save;
+mod spool;
 
 use std::io::Read;
 
-use brig_oci::{Digest, History, ImageConfig, Platform, Reference, RootFs};
+use brig_oci::{Descriptor, Digest, History, ImageConfig, Platform, Reference, RootFs};
 
 use crate::catalog::ImageRecord;
 use crate::decompress::decompress;
@@ -60,7 +61,7 @@ pub fn load(
     };
     let mut parts = Parts::read(store, plain, on_event)?;
     let images = if parts.has("manifest.json") && !layout::has_several_platforms(&parts) {
-        docker::images(&parts, platforms)?
+        docker::images(store, &parts, platforms)?
     } else if parts.has("index.json") {
         layout::images(store, &parts, platforms)?
     } else {
@@ -101,10 +102,10 @@ pub fn import(store: &Store, reader: impl Read, mut config: ImageConfig, name: O
     Ok(id)
 }
 
-/// One layer that an image lists: where it is in the archive and, if the image says so, its digest as it is there.
+/// One layer that an image lists: where it is in the archive and, if the image says so, what it is there.
 struct ListedLayer {
     path: String,
-    blob: Option<Digest>,
+    blob: Option<Descriptor>,
 }
 
 /// One image that was found whole and is about to be stored.
@@ -147,6 +148,9 @@ impl Planned {
             lease.hold(&chain_id);
             if store.layer(&chain_id).is_none() {
                 store.commit_layer(parts.take_layer(&listed.path)?, parent.as_ref())?;
+            }
+            if let Some(descriptor) = &listed.blob {
+                parts.keep_packed(store, &listed.path, descriptor, diff_id);
             }
             parent = Some(chain_id);
         }

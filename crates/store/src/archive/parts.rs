@@ -6,8 +6,9 @@ use std::ffi::OsStr;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 
-use brig_oci::Digest;
+use brig_oci::{Descriptor, Digest};
 
+use super::spool::{MAX_SPOOLED, Spool};
 use super::{ListedLayer, LoadEvent, mismatch};
 use crate::apply::clean;
 use crate::decompress::{Packing, packing_of};
@@ -52,6 +53,8 @@ struct LayerPart {
     ingest: Option<LayerIngest>,
     /// In how many more places it is needed.
     uses: usize,
+    /// The member as it is in the archive, if it is packed.
+    spool: Option<Spool>,
 }
 
 impl Parts {
@@ -71,7 +74,8 @@ impl Parts {
                 Kind::Symlink => Part::Link(beside(&name, &member.link).map_err(described)?),
                 Kind::HardLink => Part::Link(path(&member.link).map_err(described)?),
                 Kind::File if member.segments.is_none() => {
-                    match file(store, &name, &member, &mut archive, on_event).map_err(described)? {
+                    let spools = layers < MAX_SPOOLED;
+                    match file(store, &name, &member, &mut archive, spools, on_event).map_err(described)? {
                         Some(part) => part,
                         None => continue,
                     }
@@ -132,10 +136,11 @@ impl Parts {
             let actual = &layer.diff_id;
             return Err(mismatch(format!("layer {path} has diff id {actual}, the image config promises {diff_id}")));
         }
-        if let Some(blob) = &listed.blob
-            && *blob != layer.blob
+        if let Some(listed) = &listed.blob
+            && listed.digest != layer.blob
         {
-            return Err(mismatch(format!("layer {path} is {}, the manifest promises {blob}", layer.blob)));
+            let promised = &listed.digest;
+            return Err(mismatch(format!("layer {path} is {}, the manifest promises {promised}", layer.blob)));
         }
         if self.planned.insert(chain_id.clone()) {
             layer.uses += 1;
@@ -152,6 +157,16 @@ impl Parts {
         match layer.uses {
             0 => layer.ingest.take().ok_or_else(gone),
             _ => layer.ingest.as_ref().ok_or_else(gone)?.duplicate(),
+        }
+    }
+
+    /// Keeps a layer that was planned as it is in the archive, too, if it is packed: as the form that a manifest lists.
+    pub(super) fn keep_packed(&mut self, store: &Store, path: &str, descriptor: &Descriptor, diff_id: &Digest) {
+        let Ok(name) = self.follow(path).map(str::to_owned) else { return };
+        if let Some(Part::Layer(layer)) = self.parts.get_mut(&name)
+            && let Some(spool) = layer.spool.take()
+        {
+            spool.keep(store, descriptor, diff_id);
         }
     }
 
@@ -179,13 +194,15 @@ fn file(
     name: &str,
     member: &Member,
     archive: &mut Archive<impl Read>,
+    spools: bool,
     on_event: &mut dyn FnMut(LoadEvent),
 ) -> Result<Option<Part>> {
     let read = |error: std::io::Error| Error::input("read the archive", &error);
     let mut head = Vec::new();
     archive.by_ref().take(tar::BLOCK as u64).read_to_end(&mut head).map_err(read)?;
     if is_layer(&head) {
-        return layer(store, name, member, head, archive, on_event).map(Some);
+        let spool = (spools && matches!(packing_of(&head), Packing::Gzip | Packing::Zstd)).then(|| Spool::begin(store));
+        return layer(store, name, member, (head, spool), archive, on_event).map(Some);
     }
     if !matches!(head.trim_ascii_start().first(), Some(b'{' | b'[')) {
         return Ok(None);
@@ -208,12 +225,16 @@ fn layer(
     store: &Store,
     name: &str,
     member: &Member,
-    head: Vec<u8>,
+    (head, mut spool): (Vec<u8>, Option<Spool>),
     archive: &mut Archive<impl Read>,
     on_event: &mut dyn FnMut(LoadEvent),
 ) -> Result<Part> {
     let mut events = Progress { id: short_id(name), current: 0, reported: 0, total: member.size, on_event };
     let body = Watched { inner: std::io::Cursor::new(head).chain(archive), events: &mut events };
+    let body: Box<dyn Read + '_> = match &mut spool {
+        Some(spool) => Box::new(spool.tee(body)),
+        None => Box::new(body),
+    };
     let mut body = HashingReader::new(body, Hasher::sha256());
     let mut ingest = store.begin_layer()?;
     let unpacked = ingest.unpack_blob(&mut body, None);
@@ -224,7 +245,7 @@ fn layer(
     match unpacked {
         Ok(unpacked) => {
             let diff_id = unpacked.diff_id;
-            Ok(Part::Layer(Box::new(LayerPart { blob, diff_id, ingest: Some(ingest), uses: 0 })))
+            Ok(Part::Layer(Box::new(LayerPart { blob, diff_id, ingest: Some(ingest), uses: 0, spool })))
         }
         Err(error) if error.kind == ErrorKind::Invalid => Ok(Part::Broken(error)),
         Err(error) => Err(error),

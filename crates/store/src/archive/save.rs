@@ -12,7 +12,7 @@ use super::parts::blob_path;
 use crate::digest;
 use crate::error::{Error, Result};
 use crate::lease::Pin;
-use crate::recipe::LayerTar;
+use crate::packed::Packed;
 use crate::store::Store;
 use crate::tar::BLOCK;
 
@@ -25,6 +25,8 @@ pub struct Chosen {
     pub names: Vec<Reference>,
     /// If the names mean an index: all that it is to list, in order, the image itself too.
     pub index: Vec<Listed>,
+    /// What the names mean, a manifest or an index, if it is to be saved as it came, with its layers packed as they came.
+    pub original: Option<Digest>,
 }
 
 /// One entry of an index that is saved.
@@ -47,7 +49,15 @@ pub struct Saving {
 enum Content {
     Directory,
     Bytes(Vec<u8>),
-    Layer { chain: Digest, size: u64 },
+    Layer {
+        chain: Digest,
+        size: u64,
+    },
+    /// A layer as it came.
+    Packed {
+        digest: Digest,
+        size: u64,
+    },
 }
 
 /// One image in `manifest.json`.
@@ -74,13 +84,11 @@ pub fn save(store: &Store, images: &[Chosen]) -> Result<Saving> {
     let mut repositories: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
     for image in images {
         let shown = image.names.first().map_or_else(|| image.id.to_string(), Reference::familiar);
-        let manifest = saving.image(&image.id).map_err(|error| error.context(format!("save {shown}")))?;
-        let bytes = json(&manifest)?;
-        let descriptor = Descriptor::new(media_type::OCI_MANIFEST, digest::sha256_of(&bytes), bytes.len() as u64);
-        saving.members.insert(blob_path(&descriptor.digest), Content::Bytes(bytes));
+        let failed = |error: Error| error.context(format!("save {shown}"));
+        let (manifest, descriptor) = saving.image(&image.id, image.original.is_some()).map_err(failed)?;
         let top = match image.index.is_empty() {
             true => descriptor,
-            false => saving.index(&image.index).map_err(|error| error.context(format!("save {shown}")))?,
+            false => saving.index(&image.index, image.original.as_ref()).map_err(failed)?,
         };
         for name in &image.names {
             let mut named = top.clone();
@@ -118,10 +126,15 @@ fn entry(manifest: &Manifest, names: &[Reference]) -> Entry {
 }
 
 impl Saving {
-    /// Adds an image's configuration and layers; gives the manifest that holds them together.
-    fn image(&mut self, id: &Digest) -> Result<Manifest> {
+    /// Adds an image's configuration, layers and the manifest that holds them together: the one that it came with if that
+    /// is wanted and its layers can be had as they came.
+    fn image(&mut self, id: &Digest, original: bool) -> Result<(Manifest, Descriptor)> {
         let config = self.store.read_blob(id)?;
         let diff_ids = ImageConfig::parse(&config).map_err(|error| Error::corrupt(error.to_string()))?.rootfs.diff_ids;
+        if original && let Some(known) = self.original(id, &diff_ids)? {
+            self.members.insert(blob_path(id), Content::Bytes(config));
+            return Ok(known);
+        }
         let mut manifest = Manifest {
             schema_version: 2,
             media_type: media_type::OCI_MANIFEST.to_owned(),
@@ -141,11 +154,53 @@ impl Saving {
         }
         self._pins.push(self.store.pin(chain.as_slice()));
         self.members.insert(blob_path(id), Content::Bytes(config));
-        Ok(manifest)
+        let descriptor = self.document_blob(media_type::OCI_MANIFEST, json(&manifest)?);
+        Ok((manifest, descriptor))
+    }
+
+    /// Adds the manifest that an image came with and its layers as they came; nothing if not all of them can be had so.
+    fn original(&mut self, id: &Digest, diff_ids: &[Digest]) -> Result<Option<(Manifest, Descriptor)>> {
+        let record = self.store.image(id);
+        let Some(bytes) = record.and_then(|image| self.store.read_blob(&image.manifest?).ok()) else { return Ok(None) };
+        let manifest = Manifest::parse(&bytes, None).map_err(|error| Error::corrupt(error.to_string()))?;
+        if manifest.config.digest != *id || manifest.layers.len() != diff_ids.len() {
+            return Ok(None);
+        }
+        let kind = match manifest.media_type.as_str() {
+            "" => media_type::OCI_MANIFEST,
+            kind => kind,
+        };
+        let kind = kind.to_owned();
+        let mut chain = None;
+        for diff_id in diff_ids {
+            chain = Some(digest::chain_id(chain.as_ref(), diff_id));
+        }
+        // From here on none of them goes.
+        self._pins.push(self.store.pin(chain.as_slice()));
+        let packed = Packed::of(&self.store);
+        let mut layers = Vec::new();
+        for layer in &manifest.layers {
+            match packed.blob(&layer.digest) {
+                Ok(blob) if blob.size() == layer.size => layers.push((layer.digest.clone(), layer.size)),
+                _ => return Ok(None),
+            }
+        }
+        for (digest, size) in layers {
+            self.members.insert(blob_path(&digest), Content::Packed { digest, size });
+        }
+        let descriptor = self.document_blob(&kind, bytes);
+        Ok(Some((manifest, descriptor)))
+    }
+
+    /// Adds a document under its digest.
+    fn document_blob(&mut self, media_type: &str, bytes: Vec<u8>) -> Descriptor {
+        let descriptor = Descriptor::new(media_type, digest::sha256_of(&bytes), bytes.len() as u64);
+        self.members.insert(blob_path(&descriptor.digest), Content::Bytes(bytes));
+        descriptor
     }
 
     /// Adds an index and all that it lists; gives its descriptor. What speaks of an image's manifest speaks of the new one.
-    fn index(&mut self, listed: &[Listed]) -> Result<Descriptor> {
+    fn index(&mut self, listed: &[Listed], original: Option<&Digest>) -> Result<Descriptor> {
         let mut manifests = Vec::new();
         let mut renamed = BTreeMap::new();
         for entry in listed {
@@ -154,11 +209,12 @@ impl Saving {
                 manifests.push(entry.descriptor.clone());
                 continue;
             };
-            let bytes = json(&self.image(image)?)?;
-            let mut descriptor =
-                Descriptor::new(media_type::OCI_MANIFEST, digest::sha256_of(&bytes), bytes.len() as u64);
+            let (_, mut descriptor) = self.image(image, original.is_some())?;
+            if descriptor.digest == entry.descriptor.digest {
+                manifests.push(entry.descriptor.clone());
+                continue;
+            }
             descriptor.platform.clone_from(&entry.descriptor.platform);
-            self.members.insert(blob_path(&descriptor.digest), Content::Bytes(bytes));
             renamed.insert(entry.descriptor.digest.to_string(), descriptor.digest.to_string());
             manifests.push(descriptor);
         }
@@ -167,15 +223,22 @@ impl Saving {
                 about.clone_from(new);
             }
         }
-        let bytes = json(&Index {
+        // If nothing of it is missing or new it is the index that came.
+        if renamed.is_empty()
+            && let Some(bytes) = original.and_then(|digest| self.store.read_blob(digest).ok())
+            && let Ok(index) = Index::parse(&bytes, None)
+            && index.manifests.iter().map(|entry| &entry.digest).eq(manifests.iter().map(|entry| &entry.digest))
+        {
+            let media_type = if index.media_type.is_empty() { media_type::OCI_INDEX } else { &index.media_type };
+            return Ok(self.document_blob(media_type, bytes));
+        }
+        let index = Index {
             schema_version: 2,
             media_type: media_type::OCI_INDEX.to_owned(),
             manifests,
             annotations: BTreeMap::new(),
-        })?;
-        let descriptor = Descriptor::new(media_type::OCI_INDEX, digest::sha256_of(&bytes), bytes.len() as u64);
-        self.members.insert(blob_path(&descriptor.digest), Content::Bytes(bytes));
-        Ok(descriptor)
+        };
+        Ok(self.document_blob(media_type::OCI_INDEX, json(&index)?))
     }
 
     /// Adds a manifest that is no image's and what it lists, as far as that is here.
@@ -222,6 +285,12 @@ impl Saving {
                     copy(tar, output)?;
                     pad(output, *size)?;
                 }
+                Content::Packed { digest, size } => {
+                    output.write_all(&header(path, b'0', 0o644, *size))?;
+                    let blob = Packed::of(&self.store).blob(digest);
+                    copy(blob.map_err(|error| io::Error::other(error.to_string()))?, output)?;
+                    pad(output, *size)?;
+                }
             }
         }
         output.write_all(&[0; 2 * BLOCK])
@@ -229,7 +298,7 @@ impl Saving {
 }
 
 /// Not `io::copy`, which would stop asking at the promised length: the last read tells whether the digest is right.
-fn copy(mut tar: LayerTar, output: &mut (impl Write + ?Sized)) -> io::Result<()> {
+fn copy(mut tar: impl Read, output: &mut (impl Write + ?Sized)) -> io::Result<()> {
     let mut buffer = vec![0; 128 * 1024];
     loop {
         match tar.read(&mut buffer)? {
