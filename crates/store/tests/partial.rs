@@ -56,6 +56,17 @@ fn a_blob_is_gone_on_with_after_a_kill() {
 }
 
 #[test]
+fn parts_of_an_archive_are_not_gone_on_with() {
+    let (_dir, store) = common::open();
+    for name in ["load-x", "other"] {
+        store.partials().open(name).unwrap().append(b"part").unwrap();
+    }
+    let (_dir, again) = killed(&store);
+    let names: Vec<String> = again.partials().list().unwrap().into_iter().map(|info| info.name).collect();
+    assert_eq!(names, ["other"]);
+}
+
+#[test]
 fn parts_count_when_the_gaps_before_them_are_closed() {
     let (_dir, store) = open();
     let content = bytes(100_000);

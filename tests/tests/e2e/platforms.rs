@@ -88,6 +88,8 @@ fn an_index_is_kept_whole_if_asked() {
     }
     let by_digest = format!("{}@{}", registry.name("multi"), entries[2]["digest"].as_str().unwrap());
     assert_eq!(host.field(&by_digest, "{{.Architecture}}"), "arm64");
+    let shown = ["image", "inspect", "--platform", "linux/arm64", "-f", "{{.Architecture}} {{.RepoTags}}", &name];
+    assert_eq!(host.brig(&shown).ok(), format!("arm64 [{name}]"));
     let refused = host.brig(&["create", "--platform", "linux/riscv64", "--pull", "never", &name]);
     assert!(refused.code != 0 && refused.stderr.contains("linux/riscv64"), "{refused}");
 

@@ -133,7 +133,9 @@ pub(super) fn inspect(images: &Images, name: &str, platform: &str, tree: bool) -
     let record = find(images, name, platform)?;
     let family = if tree { images.find_family(name)?.1 } else { None };
     let config = images.store.image_config(&record.id).map_err(from_store)?;
-    let tags = images.tags_of(&record.id);
+    // The image for another platform has the names of the one that it belongs to.
+    let named = if platform.is_empty() { record.id.clone() } else { images.find(name)?.id };
+    let tags = images.tags_of(&named);
     let (repo_tags, repo_digests) = names(&tags);
     let last_tag = tags.iter().map(|tag| tag.updated_at).max();
     let last_tag = last_tag.and_then(|at| jiff::Timestamp::from_second(at).ok());

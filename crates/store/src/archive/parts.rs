@@ -63,7 +63,10 @@ impl Parts {
         let mut archive = Archive::new(reader);
         let mut parts = HashMap::new();
         let (mut documents, mut layers, mut members) = (0, 0, 0);
-        while let Some(member) = archive.next_member()? {
+        loop {
+            let next = archive.next_member();
+            let next = next.map_err(|error| if members == 0 { error.context("no archive of images") } else { error });
+            let Some(member) = next? else { break };
             members += 1;
             if members > MAX_MEMBERS {
                 return Err(Error::invalid(format!("image archive of more than {MAX_MEMBERS} members")));

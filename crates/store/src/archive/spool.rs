@@ -7,7 +7,7 @@ use brig_oci::{Descriptor, Digest};
 
 use crate::durable;
 use crate::packed::Packed;
-use crate::partial::Partial;
+use crate::partial::{LOADING, Partial};
 use crate::store::Store;
 
 /// The most layers of one archive that are put aside, each with a file that stays open.
@@ -19,7 +19,7 @@ pub(super) struct Spool(Option<Partial>);
 impl Spool {
     /// Begins one.
     pub(super) fn begin(store: &Store) -> Spool {
-        let opened = durable::unique_name().and_then(|name| store.partials().open(&format!("load-{name}")));
+        let opened = durable::unique_name().and_then(|name| store.partials().open(&format!("{LOADING}{name}")));
         let opened = opened.inspect_err(|error| tracing::warn!("a loaded layer is kept unpacked only: {error}"));
         let partial = opened.ok();
         partial.iter().for_each(Partial::abandon);

@@ -37,6 +37,8 @@ use crate::trash;
 /// For how long a blob that nobody works on is left for somebody to go on with.
 pub const EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
 const LONGEST_NAME: usize = 160;
+/// How the names of blobs begin that are parts of an archive being loaded, which cannot be gone on with.
+pub(crate) const LOADING: &str = "load-";
 const MAP: &str = ".map";
 const NEW_MAP: &str = ".map-new";
 /// One range in a map: its start and its end, little-endian.
@@ -114,7 +116,8 @@ impl Shared {
 }
 
 impl PartialDir {
-    /// Opens the directory, and removes maps that a killed process left without their file.
+    /// Opens the directory, and removes what a killed process left that nobody can go on with: parts of an archive that was
+    /// being loaded, and maps without their file.
     pub(crate) fn open(path: &Path) -> Result<PartialDir> {
         let partials = PartialDir {
             dir: durable::directory(path)?,
@@ -123,6 +126,10 @@ impl PartialDir {
             closed: Condvar::new(),
         };
         for name in trash::names(partials.dir.as_fd(), path)? {
+            if name.as_encoded_bytes().starts_with(LOADING.as_bytes()) {
+                partials.remove(&name.to_string_lossy())?;
+                continue;
+            }
             let Some((name, of)) = name.to_str().and_then(|name| Some((name, file_of_map(name)?))) else { continue };
             if rustix::fs::statat(&partials.dir, of, AtFlags::SYMLINK_NOFOLLOW).err() == Some(Errno::NOENT) {
                 partials.remove(name)?;
