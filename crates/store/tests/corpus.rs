@@ -53,6 +53,74 @@ fn every_archive_in_every_dress() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+#[test]
+fn every_way_of_packing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("v1")).unwrap();
+    let mut wrong = Vec::new();
+    for stream in corpus::streams() {
+        let name = format!("{} ({:?})", stream.name, stream.dress);
+        let mut ingest = store.begin_layer().unwrap();
+        let unpacked = ingest.unpack_blob(&stream.bytes[..], None);
+        match (&stream.outcome, &unpacked) {
+            (Outcome::Layer(_), Ok(told)) if told.diff_id == brig_store::digest::sha256_of(&stream.tar) => {}
+            (Outcome::Refused(words), Err(error))
+                if error.kind == ErrorKind::Invalid && error.message.contains(words) => {}
+            _ => wrong.push(format!("{name}: {unpacked:?}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A tar is whole only where a member ends: there, GNU tar takes it too. Whoever carries it has a digest of the whole.
+#[test]
+fn cut_at_every_byte() {
+    use std::io::Read;
+    let tar = brig_tests::corpus::tar::Tar::new()
+        .dir("d", 0o755)
+        .file("d/a", &[b'a'; 3000])
+        .pax(&[(b"mtime", b"1.5")])
+        .file("d/b", &[b'b'; 700])
+        .symlink("d/l", "a")
+        .file(&"n".repeat(150), b"long")
+        .finish();
+    assert!(tar.len() >= 8 << 10);
+    let read = |bytes: &[u8]| {
+        let mut archive = brig_store::tar::Archive::new(bytes);
+        let mut ends = vec![0];
+        while let Some(member) = archive.next_member()? {
+            let mut body = Vec::new();
+            if archive.read_to_end(&mut body).is_err() {
+                return Ok(None);
+            }
+            assert_eq!(body.len() as u64, member.size);
+            ends.push(ends.len());
+        }
+        Ok::<_, brig_store::Error>(Some(ends.len() - 1))
+    };
+    let all = read(&tar).unwrap().unwrap();
+    let mut whole = Vec::new();
+    for cut in 0..tar.len() {
+        match read(&tar[..cut]) {
+            Ok(Some(members)) => whole.push((cut, members)),
+            Ok(None) => {}
+            Err(error) => assert_eq!(error.kind, ErrorKind::Invalid, "{cut}: {error}"),
+        }
+    }
+    let mut members: Vec<usize> = whole.iter().map(|(_, members)| *members).collect();
+    members.dedup();
+    assert_eq!(members, (0..=all).collect::<Vec<_>>(), "each member's end, and no other place");
+    let end = tar.len() - 1024;
+    assert!(whole.iter().all(|(cut, _)| cut % 512 == 0 || *cut > end), "{whole:?}");
+    for dress in [Dress::Gzip, Dress::Zstd] {
+        let packed = dress.on(&tar);
+        for cut in 1..packed.len() {
+            let plain = brig_store::decompress(&packed[..cut]).map(|mut reader| reader.read_to_end(&mut Vec::new()));
+            assert!(!matches!(plain, Ok(Ok(length)) if length == tar.len()), "{dress:?} {cut}");
+        }
+    }
+}
+
 /// A listing without the times of what nobody described: they are when it was made.
 fn settled(listing: std::collections::BTreeMap<String, String>) -> Vec<(String, String)> {
     let now = |text: &str| {

@@ -3,14 +3,17 @@
 //! Owns the table and the canary; how an archive gets to an entrance is the business of the tests that go through it.
 //!
 //! The numbers are families: names (A01–A04), links (A05–A12), kinds, sparse files, extension headers (A13–A18), attributes
-//! and whiteouts (A19, A20), order, ranges, framing (A21–A28), amounts (A29), and `B` what containerd's TestBreakouts tries.
+//! and whiteouts (A19, A20), order, ranges, framing (A21–A28, how it is packed apart, in [`streams`]), amounts (A29), and `B` what containerd's TestBreakouts tries.
 
 mod breakouts;
 mod framing;
 pub mod images;
 mod members;
 pub mod ship;
+mod streams;
 pub mod tar;
+
+pub use streams::{Stream, streams};
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -26,13 +26,18 @@ impl Shipment {
 
     /// A tar in a dress.
     pub fn of(tar: &[u8], dress: Dress) -> Shipment {
+        Shipment::packed(tar, dress, dress.on(tar))
+    }
+
+    /// A tar, and bytes that are said to be it in a dress.
+    pub fn packed(tar: &[u8], dress: Dress, layer: Vec<u8>) -> Shipment {
         let diff_id = digest(tar);
         let config = json!({
             "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
             "os": "linux", "config": {"Cmd": ["x"]},
             "rootfs": {"type": "layers", "diff_ids": [diff_id]},
         });
-        let (layer, config) = (dress.on(tar), config.to_string().into_bytes());
+        let config = config.to_string().into_bytes();
         let manifest = json!({
             "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
             "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
