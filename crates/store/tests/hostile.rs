@@ -482,3 +482,80 @@ fn what_is_left_for_last_finds_its_place() {
 }
 
 const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+#[test]
+#[ignore = "a gigabyte of headers, half a minute: cargo test -p brig-store --test hostile -- --ignored"]
+fn members_have_an_end() {
+    // Names of aufs' own are left out: members that cost nothing but the counting.
+    struct Members(Vec<u8>, usize, u64);
+    impl std::io::Read for Members {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            if self.1 == self.0.len() {
+                if self.2 == 0 {
+                    return Ok(0);
+                }
+                (self.1, self.2) = (0, self.2 - 1);
+            }
+            let length = buffer.len().min(self.0.len() - self.1);
+            buffer[..length].copy_from_slice(&self.0[self.1..self.1 + length]);
+            self.1 += length;
+            Ok(length)
+        }
+    }
+    let scene = Scene::new();
+    let block = header(&Entry { name: b".wh..wh.plnk/1", ..Entry::default() }, 0).repeat(1000);
+    let mut ingest = scene.store.begin_layer().unwrap();
+    let error = ingest.unpack(Members(block, 0, 2_001)).unwrap_err();
+    assert!(error.message.contains("more than 2000000 members"), "{error}");
+}
+
+#[test]
+fn holes_have_an_end() {
+    let scene = Scene::new();
+    // Files of a tebibyte that are all hole: no sum over layers may overflow.
+    let size = (1u64 << 40).to_string();
+    let mut tar = Tar::new();
+    for index in 0..1025 {
+        let records: [(&[u8], &[u8]); 4] = [
+            (b"GNU.sparse.major", b"1"),
+            (b"GNU.sparse.minor", b"0"),
+            (b"GNU.sparse.name", &format!("f{index}").into_bytes()),
+            (b"GNU.sparse.realsize", size.as_bytes()),
+        ];
+        let mut body = b"1\n0\n4\n".to_vec();
+        body.resize(512, 0);
+        body.extend_from_slice(b"data");
+        tar = tar.pax(&records).file("GNUSparseFile.0/x", &body);
+    }
+    let error = scene.refuse(tar);
+    assert!(error.message.contains("files have more than"), "{error}");
+}
+
+#[test]
+fn deeper_than_any_path() {
+    let scene = Scene::new();
+    // Each link adds its own depth to that of the name: directories that no path from the root can name.
+    let deep = |letter: &str| format!("{letter}/").repeat(1900);
+    let first = deep("d");
+    let mut tar = Tar::new().dir(&first, 0o755).symlink("l", &first);
+    for (letter, link) in [("e", "l"), ("f", "l2"), ("g", "l3")] {
+        let below = format!("{link}/{}", deep(letter));
+        let next = format!("l{}", link.strip_prefix('l').unwrap().parse::<u32>().unwrap_or(1) + 1);
+        tar = tar.dir(&below, 0o750).file(&format!("{below}x"), b"x").symlink(&next, &below);
+    }
+    let tar = tar.finish();
+    match common::unpack(&scene.store, &tar).and_then(|ingest| scene.store.commit_layer(ingest, None)) {
+        // Its archive can be made again then, as of every layer.
+        Ok(info) => {
+            let mut again = Vec::new();
+            std::io::Read::read_to_end(&mut scene.store.layer_tar(&info.chain_id).unwrap(), &mut again).unwrap();
+            assert!(again == tar);
+        }
+        Err(error) => assert_eq!(error.kind, ErrorKind::Invalid, "{error}"),
+    }
+    scene.check();
+    // Whatever became of it, it can be taken away.
+    scene.store.upkeep().prune().unwrap();
+    scene.store.wait_for_removals();
+    assert_eq!(common::count(&scene.store, "ingest") + common::count(&scene.store, "trash"), 0);
+}

@@ -1,4 +1,4 @@
-//! Hostile images: archives whose parts do not fit together (A30–A33), manifests, indexes and configurations (M01–M18).
+//! Hostile images: archives whose parts do not fit together (A30–A33), manifests, indexes and configurations (M01–M20).
 //! Owns the table; each case says what must become of it.
 
 use super::Dress;
@@ -30,6 +30,8 @@ pub struct Served {
     pub blobs: Vec<Vec<u8>>,
     /// Whether it is an image after all.
     pub accepted: bool,
+    /// What becomes of creating a container of it: the status, and words of the answer.
+    pub create: Option<(u16, &'static str)>,
 }
 
 /// The media type of a manifest.
@@ -98,6 +100,21 @@ pub fn docker_archives(host: &str) -> Vec<Archive> {
         with("A32 manifest is no list", whole(), "{}".to_owned(), false),
         with("A32 manifest is cut", whole(), "[{\"Config\":".to_owned(), false),
         with("A32 manifest is deep", whole(), "[".repeat(100_000), false),
+        Archive {
+            name: "A32 config is not what its name says",
+            bytes: Tar::new()
+                .file(&format!("{}.json", "0".repeat(64)), config)
+                .file("layer.tar", layer)
+                .file("manifest.json", list(&["layer.tar"]).replace("config", &"0".repeat(64)).as_bytes())
+                .finish(),
+            accepted: false,
+        },
+        with(
+            "A32 the last of two is meant",
+            Tar::new().file("config.json", b"{}").file("config.json", config).file("layer.tar", layer),
+            list(&["layer.tar"]),
+            true,
+        ),
         Archive { name: "A32 only repositories", bytes: whole().file("repositories", b"{}").finish(), accepted: false },
         Archive {
             name: "A32 manifest is a link",
@@ -156,6 +173,10 @@ pub fn layouts(host: &str) -> Vec<Archive> {
             accepted: false,
         },
         archive("A33 wrong version", blobs(Tar::new().file("oci-layout", br#"{"imageLayoutVersion":"9.0.0"}"#)), false),
+        archive("A33 no version", blobs(Tar::new()), false),
+        Archive { name: "A33 a name that leads out", bytes: whole(Some("../../x:y")), accepted: false },
+        Archive { name: "A33 a name with a space", bytes: whole(Some("a b:c")), accepted: false },
+        Archive { name: "A33 a name of 300", bytes: whole(Some(&format!("a:{}", "b".repeat(300)))), accepted: false },
         archive("A33 layer is missing", wrong(begun()), false),
         archive("A33 layer is a link to the host", wrong(begun()).symlink(&path(&parts.layer), &canary), false),
         archive("A33 layer has other bytes", wrong(begun()).file(&path(&parts.layer), b"other bytes"), false),
@@ -189,7 +210,7 @@ pub fn served() -> Vec<Served> {
 fn served_manifest(name: &str, manifest: impl Into<Vec<u8>>, accepted: bool) -> Served {
     let parts = good();
     let (kind, manifest) = (MANIFEST.to_owned(), manifest.into());
-    Served { name: name.to_owned(), kind, manifest, blobs: vec![parts.config, parts.layer], accepted }
+    Served { name: name.to_owned(), kind, manifest, blobs: vec![parts.config, parts.layer], accepted, create: None }
 }
 
 fn manifests() -> Vec<Served> {
@@ -278,7 +299,14 @@ fn indexes() -> Vec<Served> {
         |manifests: Vec<Value>| json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}).to_string();
     let case = |name: &str, manifest: String, accepted| {
         let blobs = vec![parts.config.clone(), parts.layer.clone(), parts.manifest.clone()];
-        Served { name: name.to_owned(), kind: INDEX.to_owned(), manifest: manifest.into_bytes(), blobs, accepted }
+        Served {
+            name: name.to_owned(),
+            kind: INDEX.to_owned(),
+            manifest: manifest.into_bytes(),
+            blobs,
+            accepted,
+            create: None,
+        }
     };
     let inner = index(vec![one(architecture, "linux")]);
     let mut nested = case("M08 nested 100 deep", inner.clone(), false);
@@ -312,8 +340,10 @@ fn configurations() -> Vec<Served> {
         change(&mut value);
         with_config(name, value.to_string().into_bytes(), accepted)
     };
-    let settings = |name: &str, key: &'static str, setting: Value| {
-        case(name, true, &|value| value["config"][key] = setting.clone())
+    const OK: (u16, &str) = (201, "");
+    let settings = |name: &str, key: &'static str, setting: Value, create| Served {
+        create: Some(create),
+        ..case(name, true, &|value| value["config"][key] = setting.clone())
     };
     let many = |count: usize| (0..count).map(|at| format!("K{at}=v")).collect::<Vec<_>>();
     let other = digest(b"another layer");
@@ -329,13 +359,46 @@ fn configurations() -> Vec<Served> {
         case("M09 far future", true, &|value| value["created"] = json!("9999-12-31T23:59:59Z")),
         with_config("M09 cut", parts.config[..parts.config.len() / 2].to_vec(), false),
         with_config("M09 deep", "[".repeat(100_000).into_bytes(), false),
-        settings("M10 odd variables", "Env", json!(["A", "=x", "LD_PRELOAD=/x", "P=*", "N=a\nb"])),
-        settings("M10 10000 variables", "Env", json!(many(10_000))),
-        settings("M12 working directory", "WorkingDir", json!("../../../../proc/self/fd/7")),
-        settings("M14 volumes", "Volumes", json!({"/": {}, "/proc": {}, "..": {}, "/a/../../etc": {}})),
-        settings("M15 ports", "ExposedPorts", json!({"99999/tcp": {}, "-1": {}, "80/xyz": {}, "1-65535/tcp": {}})),
-        settings("M16 signal", "StopSignal", json!("SIGFOO")),
-        settings("M18 labels", "Labels", json!({"brig.internal": "x", "esc": "\u{1b}[31m"})),
+        case("M09 long ago", true, &|value| value["created"] = json!("0000-01-01T00:00:00Z")),
+        case("M09 no date", true, &|value| value["created"] = json!("yesterday")),
+        case("M09 more history than layers", true, &|value| value["history"] = json!([{}, {}, {"empty_layer": false}])),
+        settings("M10 odd variables", "Env", json!(["A", "LD_PRELOAD=/x", "P=*", "N=a\nb"]), OK),
+        settings("M10 a nameless variable", "Env", json!(["=x"]), (400, "")),
+        settings("M10 a NUL", "Env", json!(["A=b\0c"]), (400, "")),
+        settings("M10 10000 variables", "Env", json!(many(10_000)), OK),
+        settings("M11 no command", "Cmd", Value::Null, (400, "no command specified")),
+        settings("M11 an empty command", "Cmd", json!([]), (400, "no command specified")),
+        settings("M11 an empty word", "Cmd", json!([""]), (400, "")),
+        settings("M11 a NUL", "Cmd", json!(["x", "a\0b"]), (400, "NUL")),
+        settings("M11 100000 words", "Cmd", json!(vec!["x"; 100_000]), OK),
+        case("M11 in one string", true, &|value| value["config"]["Cmd"] = json!("x y")),
+        settings("M12 up and out", "WorkingDir", json!("../../../../proc/self/fd/7"), (400, "absolute path")),
+        settings("M12 a NUL", "WorkingDir", json!("/a\0b"), (400, "NUL")),
+        settings("M12 5000 bytes", "WorkingDir", json!("/d".repeat(2500)), (400, "")),
+        settings("M13 a name", "User", json!("no such user"), OK),
+        settings("M13 a NUL", "User", json!("a\0b"), (400, "NUL")),
+        settings("M13 4294967295", "User", json!("4294967295"), OK),
+        settings("M13 negative", "User", json!("-1"), OK),
+        settings("M14 the root", "Volumes", json!({"/": {}}), (400, "")),
+        settings("M14 proc", "Volumes", json!({"/proc": {}}), OK),
+        settings("M14 relative", "Volumes", json!({"..": {}}), (400, "")),
+        settings("M14 up and out", "Volumes", json!({"/a/../../etc": {}}), OK),
+        settings("M15 beyond", "ExposedPorts", json!({"99999/tcp": {}}), (400, "")),
+        settings("M15 negative", "ExposedPorts", json!({"-1": {}}), (400, "")),
+        settings("M15 a protocol", "ExposedPorts", json!({"80/xyz": {}}), (400, "")),
+        settings("M15 all", "ExposedPorts", json!({"1-65535/tcp": {}}), (400, "port")),
+        settings("M16 no signal", "StopSignal", json!("SIGFOO"), (400, "")),
+        settings("M16 999", "StopSignal", json!("999"), (400, "")),
+        settings("M16 none", "StopSignal", json!(""), OK),
+        settings("M17 one nanosecond", "Healthcheck", json!({"Test": ["CMD", "x"], "Interval": 1}), OK),
+        settings("M17 negative", "Healthcheck", json!({"Test": ["CMD", "x"], "Retries": -1}), OK),
+        settings("M17 2^63", "Healthcheck", json!({"Test": ["CMD", "x"], "Timeout": i64::MAX}), OK),
+        settings("M17 nothing to do", "Healthcheck", json!({"Test": []}), OK),
+        settings("M18 labels", "Labels", json!({"brig.internal": "x", "esc": "\u{1b}[31m"}), OK),
+        settings("M18 1 MiB of label", "Labels", json!({"x": "y".repeat(1 << 20)}), OK),
+        case("M18 a label that is a number", false, &|value| value["config"]["Labels"] = json!({"x": 1})),
+        settings("M19 on build", "OnBuild", json!(["FROM x", "ONBUILD RUN y", "COPY --from=z / /"]), OK),
+        settings("M20 a shell", "Shell", json!([]), OK),
     ]
 }
 
@@ -344,5 +407,5 @@ fn with_config(name: &str, config: Vec<u8>, accepted: bool) -> Served {
     let mut manifest: Value = serde_json::from_slice(&parts.manifest).expect("our own manifest");
     manifest["config"] = descriptor(CONFIG, &config);
     let (kind, manifest) = (MANIFEST.to_owned(), manifest.to_string().into_bytes());
-    Served { name: name.to_owned(), kind, manifest, blobs: vec![config, parts.layer], accepted }
+    Served { name: name.to_owned(), kind, manifest, blobs: vec![config, parts.layer], accepted, create: None }
 }

@@ -150,8 +150,20 @@ fn upload(registry: &Registry, shipment: &Shipment) -> http::Answer {
     answer
 }
 
-/// Whether an image came of it; what came is inspected and removed.
-fn came(host: &TestHost, name: &str, answer: &http::Answer, accepted: bool) {
+/// What becomes of creating a container of an image. It is removed again.
+fn created(host: &TestHost, image: &str) -> (u16, String) {
+    let body = serde_json::json!({"Image": image}).to_string();
+    let answer = post(&host.socket(), "/containers/create", body.as_bytes());
+    if let Some(id) = answer.json()["Id"].as_str() {
+        let path = format!("/containers/{id}?v=1");
+        let removed = http::unix(&host.socket(), "DELETE", &path, &[]).expect("the daemon answers");
+        assert_eq!(removed.status, 204, "{}", removed.text());
+    }
+    (answer.status, answer.text())
+}
+
+/// Whether an image came of it; what came is inspected, made a container of if that is to be tried, and removed.
+fn came(host: &TestHost, name: &str, answer: &http::Answer, accepted: bool, create: Option<(u16, &str)>) {
     let text = answer.text();
     let failed = answer.status >= 400 || text.contains("\"error\"");
     let short: String = text.chars().take(600).collect();
@@ -159,8 +171,12 @@ fn came(host: &TestHost, name: &str, answer: &http::Answer, accepted: bool) {
     let ids: Vec<&str> = listed.as_array().into_iter().flatten().filter_map(|image| image["Id"].as_str()).collect();
     let inspect = |id: &&str| http::unix(&host.socket(), "GET", &format!("/images/{id}/json"), &[]);
     let inspected: Vec<_> = ids.iter().map(inspect).collect();
+    let created = create.zip(ids.first()).map(|(wanted, id)| (wanted, created(host, id)));
     remove(host, name);
     assert_eq!((!failed, ids.len()), (accepted, usize::from(accepted)), "{name}: {listed} {short}");
+    if let Some(((status, words), (found, text))) = created {
+        assert!(found == status && text.contains(words), "{name}: creating a container: {found} {text}");
+    }
     for answer in inspected {
         let answer = answer.expect("the daemon answers");
         assert_eq!(answer.status, 200, "{name}: {}", answer.text());
@@ -186,7 +202,7 @@ fn archives_whose_parts_do_not_fit() {
         &cases,
         |case| case.name,
         |case| {
-            came(&host, case.name, &post(&host.socket(), "/images/load", &case.bytes), case.accepted);
+            came(&host, case.name, &post(&host.socket(), "/images/load", &case.bytes), case.accepted, None);
             canary.check(case.name);
         },
     );
@@ -213,8 +229,36 @@ fn manifests_that_a_registry_serves() {
                 stub.manifest("corpus", &digest(blob), kind, blob);
             }
             let path = format!("/images/create?fromImage={}/corpus&tag=case", stub.address);
-            came(&host, &case.name, &post(&host.socket(), &path, &[]), case.accepted);
+            came(&host, &case.name, &post(&host.socket(), &path, &[]), case.accepted, case.create);
         },
     );
     stub.close(&host);
+}
+
+/// What is only known when the container starts (M13, M14): it does not start, and says why.
+#[test]
+fn what_no_container_starts_with() {
+    let host = TestHost::new();
+    host.load_busybox();
+    let mut wrong = Vec::new();
+    for arguments in [
+        &["--user", "-1"][..],
+        &["--user", "4294967295"],
+        &["--user", "0:4294967295"],
+        &["--user", "4294967296"],
+        &["--user", "no such user"],
+        &["-v", "/proc"],
+        &["-v", "/sys"],
+        &["-v", "/proc/self"],
+    ] {
+        let all = [&["run", "--rm"], arguments, &["busybox", "true"]].concat();
+        let refused = host.brig(&all);
+        if refused.code == 0 {
+            wrong.push(refused);
+        }
+    }
+    for refused in &wrong {
+        eprintln!("{refused}");
+    }
+    assert!(wrong.is_empty(), "{}", wrong.len());
 }

@@ -216,6 +216,7 @@ fn check(config: &Config, host: &mut HostConfig, shared: &Shared, warnings: &mut
     security::bounding(host)?;
     security::seccomp(host, &options)?;
     host.log_config = logging::resolve(&host.log_config, &shared.config.log_driver, &shared.config.log_opts)?;
+    check_words(config)?;
     if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
         return Err(Error::invalid(format!(
             "the working directory '{}' is invalid, it needs to be an absolute path",
@@ -260,6 +261,28 @@ fn check(config: &Config, host: &mut HostConfig, shared: &Shared, warnings: &mut
 }
 
 /// Refuses what contradicts the network mode, in Docker's words.
+/// Words that no process can be given, whether a client or an image wrote them.
+fn check_words(config: &Config) -> Result<()> {
+    /// PATH_MAX with its NUL.
+    const TOO_LONG: usize = 4096;
+    let several =
+        |what, list: &Option<Vec<String>>| list.iter().flatten().cloned().map(move |word| (what, word)).collect();
+    let words: [Vec<(&str, String)>; 4] = [
+        several("environment", &config.env),
+        several("command", &config.cmd),
+        several("entrypoint", &config.entrypoint),
+        vec![("user", config.user.clone()), ("working directory", config.working_dir.clone())],
+    ];
+    if let Some((what, word)) = words.iter().flatten().find(|(_, word)| word.contains('\0')) {
+        return Err(Error::invalid(format!("invalid {what} {word:?}: it contains a NUL byte")));
+    }
+    let length = config.working_dir.len();
+    if length >= TOO_LONG {
+        return Err(Error::invalid(format!("the working directory has {length} bytes: at most {}", TOO_LONG - 1)));
+    }
+    Ok(())
+}
+
 fn check_network(config: &Config, host: &HostConfig, warnings: &mut Vec<String>) -> Result<()> {
     let given = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
     let publishes = host.publish_all_ports || host.port_bindings.as_ref().is_some_and(|ports| !ports.is_empty());

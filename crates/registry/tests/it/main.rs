@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 #![allow(clippy::single_range_in_vec_init, reason = "lists of ranges that were asked for")]
 
+mod answers;
 mod auth;
 mod debian;
 mod documents;
