@@ -17,6 +17,8 @@ type Test = (&'static str, fn());
 const TESTS: &[Test] = &[
     ("each_wall_stands_alone", walls::each_wall_stands_alone),
     ("all_walls_together", walls::all_walls_together),
+    ("a_kernel_that_refuses_a_wall", walls::a_kernel_that_refuses_a_wall),
+    ("a_layer_without_a_wall", walls::a_layer_without_a_wall),
     ("layers_are_the_same", same::layers_are_the_same),
     ("images_from_archives_too", same::images_from_archives_too),
     ("an_archive_is_decoded_outside", same::an_archive_is_decoded_outside),
@@ -37,7 +39,11 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[1..] {
         ["unpack"] => return brig_store::unpacker::main(),
-        ["probe", pieces, address] => return walls::probe(pieces, address),
+        ["probe", pieces, address, refused] => return walls::probe(pieces, address, refused),
+        ["refused", piece] => {
+            walls::refuse(piece);
+            return brig_store::unpacker::main();
+        }
         ["hostile", deed, host] => return hostile::child(deed, host),
         ["victim", root] => return faults::victim(root),
         _ => {}
