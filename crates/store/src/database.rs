@@ -10,8 +10,11 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, Transactio
 use crate::copy::Writes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rescue::Rescued;
-use crate::reserve::Reserve;
+use crate::reserve::{self, Reserve};
 
+/// Blocks that the log has even when the disk is full, and that the database can grow by, in bytes.
+const LOG_ROOM: u64 = 1 << 20;
+const GROWTH: u64 = 1 << 18;
 /// Idle connections for reading that are kept.
 const MAX_IDLE_READERS: usize = 4;
 
@@ -41,6 +44,9 @@ impl Database {
         connection
             .execute_batch("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, version INTEGER NOT NULL)")
             .map_err(named)?;
+        let length = path.metadata().map_or(0, |metadata| metadata.len());
+        reserve::set_aside_for(path, length, GROWTH);
+        reserve::set_aside_for(&path.with_extension("db-wal"), 0, LOG_ROOM);
         let writer = Mutex::new(Writer { connection, relaxed: false });
         Ok(Database {
             path: path.to_owned(),
@@ -101,8 +107,13 @@ impl Database {
     }
 
     fn transact<T>(&self, relaxed: bool, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T> {
-        self.reserve.make_room();
+        let is_full = self.reserve.make_room();
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_full {
+            // The log begins anew where it has its blocks. While somebody reads it that cannot be done.
+            let begun = writer.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+            begun.unwrap_or_else(|error| tracing::debug!("the log of the database goes on: {error}"));
+        }
         if writer.relaxed != relaxed {
             let level = if relaxed { "NORMAL" } else { "FULL" };
             writer.connection.pragma_update(None, "synchronous", level)?;

@@ -36,16 +36,17 @@ impl Reserve {
         Ok(reserve)
     }
 
-    /// Gives the reserve up if the disk is all but full. Costs one statvfs.
-    pub(crate) fn make_room(&self) {
-        if self.free().is_none_or(|free| free >= LOW) {
-            return;
+    /// Gives the reserve up if the disk is all but full, and tells whether it is. Costs one statvfs.
+    pub(crate) fn make_room(&self) -> bool {
+        if !self.is_low() {
+            return false;
         }
         let mut filled = self.filled.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if *filled && rustix::fs::ftruncate(&self.file, 0).is_ok() {
             tracing::warn!("the disk is full: the store's reserve was given up so that things can be removed");
             *filled = false;
         }
+        true
     }
 
     /// Sets the space aside again once there is plenty.
@@ -57,9 +58,29 @@ impl Reserve {
         *filled = rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, self.size).is_ok();
     }
 
+    /// Whether all but nothing can be written any more. Beside what is kept for root, ext4 keeps blocks that nobody may use
+    /// for files (`s_resv_clusters`, at most 4096), and counts them as free.
+    fn is_low(&self) -> bool {
+        const KEPT_BLOCKS: u64 = 4096;
+        let Ok(stat) = rustix::fs::fstatvfs(self.file.as_fd()) else { return false };
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        bytes(stat.f_bavail) < LOW && bytes(stat.f_bfree) < LOW + bytes(KEPT_BLOCKS)
+    }
+
     /// Free bytes of the file system, those kept for root included.
     fn free(&self) -> Option<u64> {
         let stat = rustix::fs::fstatvfs(self.file.as_fd()).ok()?;
         Some(stat.f_bfree.saturating_mul(stat.f_frsize))
+    }
+}
+
+/// Sets blocks aside for what a file of the database will grow to, without changing its length: with the reserve gone and
+/// the disk full again, transactions still find room. Where the file system cannot do that there is only the reserve.
+pub(crate) fn set_aside_for(path: &Path, from: u64, length: u64) {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let set = rustix::fs::open(path, flags, Mode::empty())
+        .and_then(|file| rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, from, length));
+    if let Err(errno) = set {
+        tracing::debug!("no room is set aside for {}: {errno}", path.display());
     }
 }

@@ -7,6 +7,7 @@ mod corpus;
 mod daemon_restart;
 mod docker_py;
 mod exec;
+mod full_disk;
 mod hardening_restart;
 mod harness;
 mod images;
