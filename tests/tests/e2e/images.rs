@@ -1,7 +1,7 @@
 //! Images: pulled, loaded, imported, listed, tagged, removed; and every way in which a pull can go wrong.
 
 use brig_tests::image::{digest, gzip, noise};
-use brig_tests::{Image, Layer, TestHost};
+use brig_tests::{Image, Layer, TestHost, http};
 use rustix::process::Signal;
 use serde_json::json;
 use std::os::unix::fs::MetadataExt;
@@ -316,4 +316,25 @@ fn listing_tagging_and_removing() {
     brig_tests::eventually("the layers are gone", || (layers() == 0).then_some(()));
     let history = host.brig(&["history", "busybox"]).fails(1);
     assert!(history.contains("busybox"), "{history}");
+}
+
+#[test]
+fn a_reference_leaves_the_other_names_out() {
+    let host = TestHost::new();
+    let registry = host.registry();
+    let digest = registry.push(&Image::busybox(), "team/app", "v1");
+    let name = registry.name("team/app:v1");
+    host.brig(&["pull", &name]).ok();
+    host.brig(&["tag", &name, "other:2"]).ok();
+    let list = |pattern: &str| {
+        let path = format!("/images/json?filters=%7B%22reference%22%3A%5B%22{pattern}%22%5D%7D");
+        let images = http::unix(&host.socket(), "GET", &path, b"").unwrap().json();
+        let found = images.as_array().unwrap().first().cloned().unwrap_or_default();
+        (found["RepoTags"].clone(), found["RepoDigests"].clone())
+    };
+    let known = format!("{}@{digest}", registry.name("team/app"));
+    assert_eq!(list("other"), (json!(["other:2"]), json!([])));
+    assert_eq!(list("other:*"), (json!(["other:2"]), json!([])));
+    assert_eq!(list("*/team/app"), (json!([name]), json!([known])));
+    assert_eq!(list("nosuch"), (json!(null), json!(null)));
 }

@@ -238,6 +238,14 @@ fn a_manifest_list_is_made_and_pushed() {
     let pulled = host.brig(&["pull", "--all-platforms", &list]).ok();
     assert!(pulled.contains(&format!("Digest: {pushed}")), "{pulled}");
     assert!(manifest(&["create", &registry.name("one:more"), &list]).fails(1).contains("is a manifest list"));
-    let elsewhere = manifest(&["inspect", &registry.name("none:1")]);
-    assert!(elsewhere.code == 1 && !elsewhere.stderr.is_empty(), "{elsewhere}");
+    let elsewhere = registry.name("none:1");
+    assert_eq!(manifest(&["inspect", &elsewhere]).fails(1), format!("no such manifest: {elsewhere}"));
+    // In full, all that it leads to.
+    let full: Value = serde_json::from_str(&manifest(&["inspect", "-v", &list]).ok()).unwrap();
+    for (shown, entry) in full.as_array().unwrap().iter().zip(sent["manifests"].as_array().unwrap()) {
+        assert_eq!(shown["Ref"], format!("{list}@{}", entry["digest"].as_str().unwrap()));
+        assert_eq!(shown["Descriptor"]["platform"], entry["platform"]);
+        assert_eq!(shown["SchemaV2Manifest"]["layers"].as_array().unwrap().len(), 2, "{shown}");
+    }
+    assert_eq!(full.as_array().unwrap().len(), 2);
 }

@@ -2,7 +2,7 @@
 //! Owns its flags and what it prints.
 
 use super::manifest_lists::{self, List};
-use brig_api::image::RegistryManifest;
+use brig_api::image::{Descriptor, RegistryManifest};
 use crate::command::{Args, Command, Complete, Context};
 use crate::failure::{Failure, Result};
 use crate::flags::{Flag, Matches};
@@ -33,7 +33,7 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
         if !list.exists() {
             return Err(list.missing());
         }
-        return show(&list.entry(entry)?, verbose).map(|()| 0);
+        return show(context, &list.entry(entry)?, verbose).map(|()| 0);
     }
     let list = List::of(context, &m.args[0])?;
     if list.exists() {
@@ -48,12 +48,30 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
         };
         return manifest_lists::print(&shown).map(|()| 0);
     }
-    show(&manifest_lists::look(context, &m.args[0])?, verbose).map(|()| 0)
+    show(context, &manifest_lists::look(context, &m.args[0])?, verbose).map(|()| 0)
 }
 
-fn show(manifest: &RegistryManifest, verbose: bool) -> Result<()> {
-    let shown = if verbose { full(manifest)? } else { text(manifest)? };
+fn show(context: &Context, manifest: &RegistryManifest, verbose: bool) -> Result<()> {
+    let shown = match verbose {
+        true if manifest_lists::is_list(manifest) => Value::Array(listed(context, manifest)?),
+        true => full(manifest)?,
+        false => text(manifest)?,
+    };
     manifest_lists::print(&shown)
+}
+
+/// All that a list at a registry leads to, each asked for.
+fn listed(context: &Context, list: &RegistryManifest) -> Result<Vec<Value>> {
+    let broken = |e: serde_json::Error| Failure::new(format!("{}: {e}", list.ref_));
+    let entries = text(list)?["manifests"].take();
+    let entries: Vec<Descriptor> = serde_json::from_value(entries).map_err(broken)?;
+    let name = list.ref_.split('@').next().unwrap_or_default();
+    let one = |entry: Descriptor| {
+        let ref_ = format!("{name}@{}", entry.digest);
+        let manifest = manifest_lists::look(context, &ref_)?;
+        full(&RegistryManifest { ref_, descriptor: entry, ..manifest })
+    };
+    entries.into_iter().map(one).collect()
 }
 
 /// The manifest itself.

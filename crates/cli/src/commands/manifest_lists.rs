@@ -111,7 +111,11 @@ pub fn look(context: &Context, name: &str) -> Result<RegistryManifest> {
     let client = context.client()?;
     let path = Path::new("/brig/manifests/{}/json", &[&whole(&reference)]);
     let auth = credentials::header(context, &reference.domain);
-    decode(&client.finish(client.request("GET", &path, &auth, None)?)?)
+    let answer = client.request("GET", &path, &auth, None).map_err(|failure| match failure.status {
+        Some(404) => Failure::new(format!("no such manifest: {}", whole(&reference))),
+        _ => failure,
+    })?;
+    decode(&client.finish(answer)?)
 }
 
 /// Whether this is an index's media type.

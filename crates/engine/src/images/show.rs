@@ -66,10 +66,15 @@ pub(super) fn list(images: &Images, options: ListOptions, filters: &Filters) -> 
         {
             continue;
         }
-        let (mut repo_tags, repo_digests) = names(&tags);
+        let (mut repo_tags, mut repo_digests) = names(&tags);
         if filters.contains("reference") {
             repo_tags.retain(|tag| filters.get("reference").any(|pattern| matches_reference(pattern, tag)));
-            if repo_tags.is_empty() {
+            let repository = |digest: &str| digest.split('@').next().unwrap_or_default().to_owned();
+            let fits = |digest: &String| {
+                filters.get("reference").any(|pattern| glob(pattern.as_bytes(), repository(digest).as_bytes()))
+            };
+            repo_digests.retain(fits);
+            if repo_tags.is_empty() && repo_digests.is_empty() {
                 continue;
             }
         }
