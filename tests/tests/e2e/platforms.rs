@@ -245,7 +245,7 @@ fn a_manifest_list_is_made_and_pushed() {
     for (shown, entry) in full.as_array().unwrap().iter().zip(sent["manifests"].as_array().unwrap()) {
         assert_eq!(shown["Ref"], format!("{list}@{}", entry["digest"].as_str().unwrap()));
         assert_eq!(shown["Descriptor"]["platform"], entry["platform"]);
-        assert_eq!(shown["SchemaV2Manifest"]["layers"].as_array().unwrap().len(), 2, "{shown}");
+        assert_eq!(shown["OCIManifest"]["layers"].as_array().unwrap().len(), 2, "{shown}");
     }
     assert_eq!(full.as_array().unwrap().len(), 2);
 }
