@@ -2,13 +2,16 @@
 //! Owns when that registry is asked. Must not give out what it has not verified: everything goes through the store.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use brig_oci::{Digest, Reference};
 use brig_registry::documents::fetch;
 use brig_registry::{Auth, Client, Config, Error, ErrorKind, fetch_blob};
-use brig_store::Lease;
+use brig_store::{Lease, PartialReader};
 use hyper::StatusCode;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::handlers::keep_manifest;
 use crate::refusal::Refusal;
@@ -19,8 +22,54 @@ pub struct Proxy {
     client: Client,
     host: String,
     auth: Option<Auth>,
-    /// Blobs that are being fetched: whoever wants one too waits for it.
-    fetching: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
+    /// Blobs that are being fetched, each for a repository: whoever wants one too follows it.
+    fetching: Mutex<HashMap<(String, Digest), watch::Receiver<Stage>>>,
+    /// Room for those who are given one while it arrives.
+    followers: Arc<Semaphore>,
+}
+
+/// A blob of at least this length is given out while it arrives, in bytes: of a smaller one it is known first that it is whole.
+const LARGE: u64 = 1 << 20;
+/// How many clients are given a blob while it arrives: each holds a thread that waits, and there are only so many.
+const FOLLOWERS: usize = 64;
+/// How long a fetch waits for another one of the same blob.
+const ANOTHER: Duration = Duration::from_secs(600);
+
+/// Where a fetch is.
+#[derive(Clone)]
+enum Stage {
+    Asking,
+    Arriving(Arc<Arriving>),
+    /// As [`Proxy::judge`] has it.
+    Ended(Result<bool, Refusal>),
+}
+
+/// A blob on its way in.
+struct Arriving {
+    reader: PartialReader,
+    size: u64,
+}
+
+/// A blob that was asked for.
+pub(crate) enum Had {
+    /// It is here.
+    Kept,
+    /// It is not, and the other registry could not be asked.
+    Away,
+    /// It arrives, with its length in bytes. Its end fails if it is not what was asked for.
+    Arriving(Along, u64),
+}
+
+/// Reads a blob while it arrives.
+pub(crate) struct Along {
+    reader: PartialReader,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Read for Along {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.reader.read(buffer)
+    }
 }
 
 impl Proxy {
@@ -42,7 +91,13 @@ impl Proxy {
             .filter(|reference| reference.domain() == host)
             .ok_or_else(|| format!("{address}: not the address of a registry, which is host[:port]"))?;
         let client = Client::new(Config { insecure, ..Config::default() }).map_err(|error| error.message)?;
-        Ok(Proxy { client, host: host.to_owned(), auth, fetching: Mutex::default() })
+        Ok(Proxy {
+            client,
+            host: host.to_owned(),
+            auth,
+            fetching: Mutex::default(),
+            followers: Arc::new(Semaphore::new(FOLLOWERS)),
+        })
     }
 
     fn reference(&self, name: &str, rest: &str) -> Result<Reference, Refusal> {
@@ -64,19 +119,56 @@ impl Proxy {
         Ok(true)
     }
 
-    /// Fetches a blob and keeps it. `Ok(false)` as above.
-    pub(crate) async fn blob(&self, registry: &Registry, name: &str, digest: &Digest) -> Result<bool, Refusal> {
-        let turn =
-            self.fetching.lock().unwrap_or_else(PoisonError::into_inner).entry(digest.clone()).or_default().clone();
-        let _turn = turn.lock().await;
-        let outcome = self.blob_now(registry, name, digest).await;
-        self.fetching.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
-        outcome
+    /// Fetches a blob and keeps it, once for all who ask meanwhile. With `along` a large one is given out while it arrives. The
+    /// fetch goes on though its client leaves.
+    pub(crate) async fn blob(
+        self: &Arc<Self>,
+        registry: &Registry,
+        name: &str,
+        digest: &Digest,
+        along: bool,
+    ) -> Result<Had, Refusal> {
+        let key = (name.to_owned(), digest.clone());
+        let mut stage = {
+            let mut fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+            let running = fetching.get(&key).cloned();
+            running.unwrap_or_else(|| {
+                let (tell, stage) = watch::channel(Stage::Asking);
+                fetching.insert(key.clone(), stage.clone());
+                let (proxy, registry) = (self.clone(), registry.clone());
+                tokio::spawn(async move {
+                    let outcome = proxy.fetch(&registry, &key.0, &key.1, &tell).await;
+                    proxy.fetching.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+                    tell.send_replace(Stage::Ended(outcome));
+                });
+                stage
+            })
+        };
+        loop {
+            match stage.borrow_and_update().clone() {
+                Stage::Ended(outcome) => return outcome.map(|kept| if kept { Had::Kept } else { Had::Away }),
+                Stage::Arriving(arriving) if along => {
+                    if let Ok(place) = self.followers.clone().try_acquire_owned() {
+                        let size = arriving.size;
+                        return Ok(Had::Arriving(Along { reader: arriving.reader.again(), _place: place }, size));
+                    }
+                }
+                Stage::Arriving(_) | Stage::Asking => {}
+            }
+            stage.changed().await.map_err(Refusal::internal)?;
+        }
     }
 
-    async fn blob_now(&self, registry: &Registry, name: &str, digest: &Digest) -> Result<bool, Refusal> {
+    /// Whether it could be fetched.
+    async fn fetch(
+        &self,
+        registry: &Registry,
+        name: &str,
+        digest: &Digest,
+        tell: &watch::Sender<Stage>,
+    ) -> Result<bool, Refusal> {
         let (repository, wanted) = (name.to_owned(), digest.clone());
-        // Somebody else's turn may have brought it.
+        // One that has just ended may have brought it.
         let is_here = move |inner: &crate::registry::Inner| {
             let linked = inner.repositories.blob_size(&repository, &wanted)?;
             Ok(linked.is_some_and(|size| inner.store.blob_size(&wanted) == Some(size)))
@@ -85,9 +177,19 @@ impl Proxy {
             return Ok(true);
         }
         let partial_name = format!("proxy-{}-{}", digest.algorithm(), digest.hex());
-        let partial = Arc::new(registry.blocking(move |inner| Ok(inner.store.partials().open(&partial_name)?)).await?);
+        // The same for another repository, where somebody else may see it, is waited for.
+        let partial = registry
+            .blocking(move |inner| Ok(inner.store.partials().open_within(&partial_name, ANOTHER)?))
+            .await
+            .map(Arc::new)?;
         let wanted = self.reference(name, &format!("@{digest}"))?;
-        if let Err(error) = fetch_blob(&self.client, &wanted, digest, &partial, self.auth.as_ref()).await {
+        let begun = |size: Option<u64>| {
+            if let Some(size) = size.filter(|size| *size >= LARGE) {
+                tell.send_replace(Stage::Arriving(Arc::new(Arriving { reader: partial.reader(), size })));
+            }
+        };
+        if let Err(error) = fetch_blob(&self.client, &wanted, digest, &partial, self.auth.as_ref(), &begun).await {
+            partial.fail(std::io::ErrorKind::ConnectionAborted, error.message.clone());
             return self.judge(&error, name);
         }
         let (repository, digest) = (name.to_owned(), digest.clone());

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::body::{Answer, Body};
 
 /// Why a request is not done.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
     code: &'static str,
@@ -19,7 +19,7 @@ pub(crate) struct Refusal {
     more: Box<More>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct More {
     detail: Value,
     headers: Vec<(HeaderName, HeaderValue)>,

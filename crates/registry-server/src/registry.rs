@@ -30,7 +30,7 @@ pub struct Settings {
     /// Manifests, tags and blobs may be deleted.
     pub deletion: bool,
     /// The registry that this one is a cache of; nothing is pushed then.
-    pub proxy: Option<Proxy>,
+    pub proxy: Option<Arc<Proxy>>,
     /// Images that are here already, and as which images are kept that are pushed.
     pub shelf: Option<Box<dyn Shelf>>,
     /// How long a client may take for its next bytes, either way.

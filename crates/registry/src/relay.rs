@@ -5,6 +5,7 @@ use std::sync::Arc;
 use brig_oci::{Digest, Reference};
 use brig_store::Partial;
 use bytes::Bytes;
+use hyper::header::CONTENT_LENGTH;
 use hyper::{Method, StatusCode};
 
 use crate::answer::{Asked, refusal};
@@ -16,17 +17,19 @@ use crate::pull::blocking;
 use crate::session::{Session, check_encoding, sessions};
 
 /// Fetches a blob of any size from the first endpoint that has it, to the end of `partial`, which is emptied first. Its digest
-/// is verified by whoever publishes it.
+/// is verified by whoever publishes it. `begun` is called each time that an endpoint begins to send it, with its length if that
+/// was told: from then on a reader of `partial` follows it.
 pub async fn fetch_blob(
     client: &Client,
     reference: &Reference,
     digest: &Digest,
     partial: &Arc<Partial>,
     auth: Option<&Auth>,
+    begun: &(dyn Fn(Option<u64>) + Send + Sync),
 ) -> Result<()> {
     let mut failed = None;
     for session in sessions(&client.inner(), reference, auth)? {
-        match blob_from(&session, digest, partial).await {
+        match blob_from(&session, digest, partial, begun).await {
             Ok(()) => return Ok(()),
             Err(failure) => failed = Some(failure.error),
         }
@@ -34,7 +37,12 @@ pub async fn fetch_blob(
     Err(failed.expect("the registry itself is always among the endpoints"))
 }
 
-async fn blob_from(session: &Session, digest: &Digest, partial: &Arc<Partial>) -> std::result::Result<(), Failure> {
+async fn blob_from(
+    session: &Session,
+    digest: &Digest,
+    partial: &Arc<Partial>,
+    begun: &(dyn Fn(Option<u64>) + Send + Sync),
+) -> std::result::Result<(), Failure> {
     /// How much is collected before a thread is taken to write it, in bytes.
     const BATCH: usize = 512 << 10;
     let request = Outgoing::new(Method::GET, session.url(&format!("blobs/{digest}")).await?);
@@ -45,6 +53,7 @@ async fn blob_from(session: &Session, digest: &Digest, partial: &Arc<Partial>) -
     check_encoding(&response)?;
     let emptied = partial.clone();
     blocking(move || Ok(emptied.truncate(0)?)).await?;
+    begun(response.header(&CONTENT_LENGTH).and_then(|text| text.parse().ok()));
     let (mut batch, mut collected) = (Vec::new(), 0);
     loop {
         let piece = response.chunk().await?;

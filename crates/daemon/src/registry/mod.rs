@@ -7,6 +7,7 @@ mod options;
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use brig_registry_server::{Acceptor, Registry, Settings, Store};
@@ -108,7 +109,7 @@ fn settings(options: &Options) -> Result<Settings, String> {
         access: options.access()?,
         read_only: options.read_only,
         deletion: !options.no_delete,
-        proxy: options.upstream()?,
+        proxy: options.upstream()?.map(Arc::new),
         ..Settings::default()
     })
 }

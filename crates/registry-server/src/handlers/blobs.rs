@@ -1,9 +1,10 @@
 //! Blobs: given out, whole or in part, and deleted. Must not show one that the repository does not link.
 
 use std::fs::File;
+use std::io::Read;
 
 use brig_oci::Digest;
-use brig_store::{ErrorKind, LayerBlob, Packed, Removed};
+use brig_store::{ErrorKind, Packed, Removed};
 use hyper::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE, RANGE,
 };
@@ -11,6 +12,7 @@ use hyper::{Response, StatusCode};
 
 use super::{Ask, CONTENT_DIGEST, done, set};
 use crate::body::{Answer, Body};
+use crate::proxy::Had;
 use crate::range::{self, Wanted};
 use crate::refusal::Refusal;
 use crate::registry::Inner;
@@ -26,11 +28,14 @@ pub(super) async fn get(ask: Ask, name: String, digest: String) -> Result<Answer
     let found = ask.registry.blocking(move |inner| find(inner, &repository, &wanted, is_head)).await;
     let (source, size) = match (found, &ask.registry.inner.settings.proxy) {
         (Err(refusal), Some(proxy)) if refusal.status == StatusCode::NOT_FOUND => {
-            if !proxy.blob(&ask.registry, &name, &digest).await? {
-                return Err(proxy.away());
+            match proxy.blob(&ask.registry, &name, &digest, !is_head).await? {
+                Had::Away => return Err(proxy.away()),
+                Had::Arriving(along, size) => (Source::Made(Box::new(along)), size),
+                Had::Kept => {
+                    let wanted = digest.clone();
+                    ask.registry.blocking(move |inner| find(inner, &name, &wanted, is_head)).await?
+                }
             }
-            let wanted = digest.clone();
-            ask.registry.blocking(move |inner| find(inner, &name, &wanted, is_head)).await?
         }
         (found, _) => found?,
     };
@@ -58,7 +63,7 @@ fn give(ask: &Ask, digest: &Digest, source: Source, size: u64) -> Result<Answer,
     let body = match source {
         _ if ask.is_head() => Body::empty(),
         Source::File(file) => Body::file(file, part.start, part.end),
-        Source::Made(blob) => Body::made(*blob, part.start, part.end),
+        Source::Made(blob) => Body::made(blob, part.start, part.end),
         Source::Known => return Err(Refusal::internal(format!("blob {digest} was only asked about"))),
     };
     let mut answer = Response::new(body);
@@ -82,8 +87,8 @@ fn give(ask: &Ask, digest: &Digest, source: Source, size: u64) -> Result<Answer,
 /// Where a blob's bytes are.
 enum Source {
     File(File),
-    /// Made again from a layer.
-    Made(Box<LayerBlob>),
+    /// Made again from a layer, or still arriving.
+    Made(Box<dyn Read + Send>),
     /// They can be had, and were not asked for.
     Known,
 }

@@ -2,6 +2,7 @@
 //! Must not interpret more of one than what it names.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use brig_oci::{Descriptor, Digest, Document, MAX_MANIFEST_SIZE, media_type};
 use brig_store::{ErrorKind, ManifestInfo, NewManifest, PutManifest, Referenced, Removed, digest};
@@ -68,7 +69,7 @@ pub(super) async fn get(ask: Ask, name: String, reference: String) -> Result<Ans
         away = Some(proxy);
     }
     let found = ask.registry.blocking(move |inner| read(inner, &name, &wanted, is_head)).await?;
-    let (info, bytes) = found.ok_or_else(|| away.map_or_else(unknown, Proxy::away))?;
+    let (info, bytes) = found.ok_or_else(|| away.map_or_else(unknown, |proxy: &Arc<Proxy>| proxy.away()))?;
     let tag = format!("\"{}\"", info.digest);
     if ask.header(IF_NONE_MATCH)?.is_some_and(|text| text.split(',').any(|entry| entry.trim() == tag)) {
         return done(StatusCode::NOT_MODIFIED, &[(ETAG, &tag)]);

@@ -1,13 +1,15 @@
 //! Standing in for another registry: fetched once, kept, given out when that one is away.
 
-use brig_registry_server::{Proxy, Settings};
+use std::io::{Read as _, Write as _};
+
+use brig_registry_server::{Access, Auth, Htpasswd, Proxy, Settings};
 use brig_store::digest;
 
 use crate::rig::{MANIFEST, Rig};
 
 fn cache_of(upstream: &Rig) -> Rig {
     let proxy = Proxy::new(&format!("http://{}", upstream.address), None).unwrap();
-    Rig::with(Settings { proxy: Some(proxy), ..Settings::default() })
+    Rig::with(Settings { proxy: Some(proxy.into()), ..Settings::default() })
 }
 
 #[test]
@@ -54,6 +56,94 @@ fn many_who_want_the_same_fetch_it_once() {
         }
     });
     assert!(cache.store.partials().list().unwrap().is_empty());
+}
+
+/// A registry that sends the first half of a blob, and the rest when it is told to.
+fn slow_registry(blob: &'static [u8], go_on: std::sync::mpsc::Receiver<&'static [u8]>) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                // Not TLS, which is tried first.
+                if stream.read(&mut byte).unwrap_or(0) == 0 || byte[0] == 0x16 {
+                    break;
+                }
+                head.push(byte[0]);
+            }
+            if head.is_empty() {
+                continue;
+            }
+            let answer = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length";
+            if !String::from_utf8_lossy(&head).contains("/blobs/") {
+                write!(stream, "{answer}: 2\r\n\r\n{{}}").ok();
+                continue;
+            }
+            write!(stream, "{answer}: {}\r\n\r\n", blob.len()).unwrap();
+            stream.write_all(&blob[..blob.len() / 2]).unwrap();
+            let Ok(rest) = go_on.recv() else { return };
+            stream.write_all(rest).unwrap();
+        }
+    });
+    address
+}
+
+#[test]
+fn a_large_blob_is_given_out_while_it_arrives() {
+    let blob: &'static [u8] = vec![7u8; 8 << 20].leak();
+    let (tell, go_on) = std::sync::mpsc::channel();
+    let proxy = Proxy::new(&format!("http://{}", slow_registry(blob, go_on)), None).unwrap();
+    let cache = Rig::with(Settings { proxy: Some(proxy.into()), ..Settings::default() });
+    let path = format!("/v2/a/blobs/{}", digest::sha256_of(blob));
+    let ask = || {
+        let mut stream = cache.connect();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut begun = vec![0; 2 << 20];
+        stream.read_exact(&mut begun).unwrap();
+        (stream, begun)
+    };
+    // Both have a quarter of it though the other registry has sent but half.
+    let (first, second) = (ask(), ask());
+    // The end is another one than it should be: nobody is given a whole blob, and nothing is kept.
+    tell.send(vec![8u8; 4 << 20].leak()).unwrap();
+    for (mut stream, mut got) in [first, second] {
+        stream.read_to_end(&mut got).ok();
+        assert!(got.len() < blob.len(), "{}", got.len());
+    }
+    let again = ask();
+    tell.send(&blob[4 << 20..]).unwrap();
+    let (mut stream, mut got) = again;
+    stream.read_to_end(&mut got).unwrap();
+    assert!(got.ends_with(blob));
+    // Kept: the other one is not asked again.
+    assert!(cache.get(&path).body == blob);
+}
+
+#[test]
+fn a_cache_has_credentials_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("users");
+    std::fs::write(&file, format!("cache:{}\n", bcrypt::hash("secret", 4).unwrap())).unwrap();
+    let access = Access::Password(Htpasswd::open(&file, "test").unwrap());
+    let upstream = Rig::with(Settings { access, ..Settings::default() });
+    let login = "Basic Y2FjaGU6c2VjcmV0";
+    let headers = [("Authorization", login), ("Content-Type", "application/octet-stream")];
+    let blob = digest::sha256_of(b"word");
+    let pushed = upstream.ask("POST", &format!("/v2/a/b/blobs/uploads/?digest={blob}"), &headers, b"word");
+    assert_eq!(pushed.status, 201, "{pushed:?}");
+    let cache = |password: &str| {
+        let auth = Auth { username: "cache".into(), password: password.into(), ..Auth::default() };
+        let proxy = Proxy::new(&format!("http://{}", upstream.address), Some(auth)).unwrap();
+        Rig::with(Settings { proxy: Some(proxy.into()), ..Settings::default() })
+    };
+    let path = format!("/v2/a/b/blobs/{blob}");
+    assert_eq!(cache("secret").get(&path).text(), "word");
+    // Who is refused there has nothing here, and is not told the password either.
+    let refused = cache("wrong").get(&path);
+    assert!(refused.status >= 400 && !refused.text().contains("wrong"), "{refused:?}");
 }
 
 #[test]
