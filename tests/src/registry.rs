@@ -6,7 +6,7 @@ use crate::host::{TestHost, binary};
 use crate::http;
 use crate::image::{Image, digest};
 use crate::wait::eventually;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
@@ -120,12 +120,33 @@ impl Registry {
         http::tcp_part(&self.netns, &self.address, path, range).expect("the registry answers")
     }
 
-    /// Ends it as a service manager would; the exit code.
-    pub fn stop(mut self) -> Option<i32> {
-        let mut child = self.child.take().expect("a process of its own");
+    /// Tells it to end, as a service manager would.
+    pub fn terminate(&self) {
+        let child = self.child.as_ref().expect("a process of its own");
         let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).expect("a pid is not zero");
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the registry can be signalled");
+    }
+
+    /// Waits for its end; the exit code.
+    pub fn ended(mut self) -> Option<i32> {
+        let mut child = self.child.take().expect("a process of its own");
         child.wait().expect("the registry can be waited for").code()
+    }
+
+    /// Ends it as a service manager would; the exit code.
+    pub fn stop(self) -> Option<i32> {
+        self.terminate();
+        self.ended()
+    }
+
+    /// Sends an unfinished request; the stream to go on with.
+    pub fn begin(&self, head: &str, body: &[u8]) -> std::net::TcpStream {
+        let mut stream =
+            http::connect(&self.netns, &self.address, Duration::from_secs(5)).expect("the registry answers");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a socket has time limits");
+        stream.write_all(format!("{head}\r\nHost: {}\r\n\r\n", self.address).as_bytes()).expect("it listens");
+        stream.write_all(body).expect("it listens");
+        stream
     }
 
     /// `127.0.0.1:5000/name`

@@ -19,6 +19,7 @@ mod platforms;
 mod registries;
 mod registry_engine;
 mod registry_faults;
+mod registry_keys;
 mod registry_serve;
 mod registry_settings;
 mod resume;

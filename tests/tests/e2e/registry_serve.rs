@@ -2,7 +2,7 @@
 
 use brig_tests::image::{digest, noise};
 use brig_tests::{Image, Layer, TestHost, http, needs};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
 const OWN: &str = "127.0.0.1:5001";
@@ -88,6 +88,58 @@ fn a_killed_registry_goes_on_where_it_was() {
     let manifest = registry.ask("GET", "/v2/team/app/manifests/v1", &[]);
     assert_eq!(manifest.header("docker-content-digest"), Some(kept.as_str()));
     assert_eq!(registry.stop(), Some(0));
+}
+
+#[test]
+fn told_to_end_it_finishes_what_is_under_way() {
+    let host = TestHost::without_daemon(&[]);
+    let registry = host.brig_registry(OWN, &[]);
+    let blob = noise(4 << 20);
+    let begin = |registry: &brig_tests::Registry| {
+        let begun = registry.ask("POST", "/v2/team/app/blobs/uploads/", &[]);
+        let path = begun.header("location").expect("an upload has a location").to_owned();
+        let head = format!("PUT {path}?digest={} HTTP/1.1\r\nContent-Length: {}", digest(&blob), blob.len());
+        let stream = registry.begin(&head, &blob[..2 << 20]);
+        let arrived = || {
+            let range =
+                registry.ask("GET", &path, &[]).header("range").and_then(|text| text.strip_prefix("0-")?.parse().ok());
+            range.unwrap_or(0) + 1
+        };
+        while arrived() < 1 << 20 {
+            std::thread::yield_now();
+        }
+        (path, stream)
+    };
+    let (_, mut stream) = begin(&registry);
+    registry.terminate();
+    brig_tests::eventually("nobody is let in any more", || {
+        http::connect(&host.netns, OWN, Duration::from_secs(1)).is_err().then_some(())
+    });
+    stream.write_all(&blob[2 << 20..]).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    assert_eq!(registry.ended(), Some(0));
+    let registry = host.brig_registry(OWN, &[]);
+    let location = format!("/v2/team/app/blobs/{}", digest(&blob));
+    assert!(registry.ask("GET", &location, &[]).body == blob);
+    // A client that does not end is cut off when that is said twice; what it had sent is there afterwards.
+    let (path, stream) = begin(&registry);
+    registry.terminate();
+    brig_tests::eventually("nobody is let in any more", || {
+        http::connect(&host.netns, OWN, Duration::from_secs(1)).is_err().then_some(())
+    });
+    registry.terminate();
+    let begun = std::time::Instant::now();
+    assert_eq!(registry.ended(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    drop(stream);
+    let registry = host.brig_registry(OWN, &[]);
+    let status = registry.ask("GET", &path, &[]);
+    let from: usize = status.header("range").and_then(|text| text.strip_prefix("0-")?.parse().ok()).expect("it tells");
+    assert!(from + 1 >= 1 << 20, "{from}");
+    let done = registry.ask("PUT", &format!("{path}?digest={}", digest(&blob)), &blob[from + 1..]);
+    assert_eq!(done.status, 201, "{}", done.text());
 }
 
 #[test]
