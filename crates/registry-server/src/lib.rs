@@ -10,6 +10,7 @@ mod access;
 mod body;
 mod handlers;
 mod link;
+mod peers;
 mod proxy;
 mod query;
 mod range;

@@ -33,6 +33,8 @@ pub struct Settings {
     pub proxy: Option<Arc<Proxy>>,
     /// Images that are here already, and as which images are kept that are pushed.
     pub shelf: Option<Box<dyn Shelf>>,
+    /// How many connections one client may have at once; more are closed as they come.
+    pub client_connections: usize,
     /// How long a client may take for its next bytes, either way.
     pub patience: Duration,
 }
@@ -45,6 +47,7 @@ impl Default for Settings {
             deletion: true,
             proxy: None,
             shelf: None,
+            client_connections: 1024,
             patience: Duration::from_secs(60),
         }
     }

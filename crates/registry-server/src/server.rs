@@ -20,6 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::access::Need;
 use crate::body::{Answer, Pieces};
 use crate::handlers::{self, API_VERSION, Ask};
+use crate::peers::Peers;
 use crate::query::Query;
 use crate::refusal::Refusal;
 use crate::registry::Registry;
@@ -50,6 +51,7 @@ impl Registry {
     /// under way have ended, or have had half a minute to.
     pub async fn serve(&self, acceptor: Acceptor, mut stop: watch::Receiver<bool>) {
         let room = Arc::new(Semaphore::new(CONNECTIONS));
+        let peers = Peers::new(self.inner.settings.client_connections);
         let mut connections = JoinSet::new();
         loop {
             let Ok(place) = room.clone().acquire_owned().await else { break };
@@ -59,10 +61,14 @@ impl Registry {
             };
             match accepted {
                 Ok((stream, peer)) => {
+                    let Some(own) = peers.enter(peer.ip()) else {
+                        tracing::warn!("{peer} has too many connections: another one is closed");
+                        continue;
+                    };
                     let (registry, tls, stop) = (self.clone(), acceptor.tls.clone(), stop.clone());
                     connections.spawn(async move {
                         registry.connection(stream, peer, tls, stop).await;
-                        drop(place);
+                        drop((place, own));
                     });
                     while connections.try_join_next().is_some() {}
                 }

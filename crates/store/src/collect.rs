@@ -56,11 +56,17 @@ impl Upkeep<'_> {
         let _gate = store.gate();
         store.inner.reserve.make_room();
         let mut reclaimed = Reclaimed::default();
-        let shown = repositories::live_blobs(store)?;
+        // What is given from one hand to another, an image's to a repository's or the other way round, has both for a moment:
+        // asking one, the other, and the one again misses nothing.
+        let mut shown = repositories::live_blobs(store)?;
+        let held = live_blobs(store, &store.catalog());
         // What a repository shows can be had, also after the image that it was taken for is gone.
-        let keep = [keep, &packed::layers_behind(store, &shown)?].concat();
+        let mut keep = [keep, &packed::layers_behind(store, &shown)?].concat();
+        keep.extend(store.catalog().live_layers(&[]));
+        shown.extend(repositories::live_blobs(store)?);
+        keep.extend(packed::layers_behind(store, &shown)?);
         collect_layers(store, &keep, &mut reclaimed)?;
-        let mut live = live_blobs(store, &store.catalog());
+        let mut live = held;
         live.extend(shown);
         packed::collect(store, &live, &mut reclaimed)?;
         collect_blobs(store, &live, &mut reclaimed)?;

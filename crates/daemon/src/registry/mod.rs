@@ -110,6 +110,7 @@ fn settings(options: &Options) -> Result<Settings, String> {
         read_only: options.read_only,
         deletion: !options.no_delete,
         proxy: options.upstream()?.map(Arc::new),
+        client_connections: options.client_connections,
         ..Settings::default()
     })
 }

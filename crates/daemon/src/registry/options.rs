@@ -75,6 +75,10 @@ pub struct Options {
     #[arg(long)]
     pub no_delete: bool,
 
+    /// How many connections one client may have at once
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub client_connections: usize,
+
     /// Time between collections of what nothing needs, as 30m or 1h; 0 for none
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = time)]
     pub gc_interval: Duration,

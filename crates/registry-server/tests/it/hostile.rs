@@ -221,3 +221,17 @@ fn uploads_that_are_begun_cost_no_files() {
     rig.collect();
     assert_eq!(Repositories::of(&rig.store).uploads().count().unwrap(), 0);
 }
+
+#[test]
+fn one_client_cannot_take_all_connections() {
+    let rig = Rig::with(Settings { client_connections: 3, ..Settings::default() });
+    let held: Vec<_> = (0..3).map(|_| rig.connect()).collect();
+    // They are counted in the order in which they came.
+    let mut fourth = rig.connect();
+    assert_eq!(fourth.read(&mut [0]).unwrap_or(0), 0, "it is closed");
+    drop(held);
+    let begun = std::time::Instant::now();
+    while std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| rig.get("/v2/"))).is_err() {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(10), "there is room again");
+    }
+}
