@@ -30,6 +30,9 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// How long requests to its registry may.
 const LAST_TRANSFERS: Duration = Duration::from_secs(5);
 
+/// How long a listener may take to end that has nothing to do but that.
+const LISTENERS_GONE: Duration = Duration::from_secs(5);
+
 /// Runs the daemon with a command line, its program name first, until it is told to stop.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
@@ -165,10 +168,14 @@ async fn serve(options: &Options, args: Vec<OsString>, set_level: SetLevel) -> R
         }
     }
     notify("STOPPING=1");
-    // Dropping the listeners removes the sockets; requests that are under way have a moment to end.
+    // Dropping the listeners removes the sockets, which is waited for: where threads are busy the process would end before it.
+    tasks.iter().for_each(tokio::task::JoinHandle::abort);
     for task in tasks {
-        task.abort();
+        if tokio::time::timeout(LISTENERS_GONE, task).await.is_err() {
+            tracing::warn!("a listener did not end in time: its socket may be left");
+        }
     }
+    // Requests that are under way have a moment to end.
     if let Some(registry) = registry {
         registry.end(LAST_TRANSFERS).await;
     }

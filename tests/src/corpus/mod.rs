@@ -219,3 +219,31 @@ pub fn check_layer(case: &str, expected: &[(&str, &str)], found: &BTreeMap<Strin
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    /// docs/hostile-inputs.md: every test that it names is there, and so is each family of archives.
+    #[test]
+    fn the_page_names_tests_that_there_are() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let page = std::fs::read_to_string(root.join("docs/hostile-inputs.md")).expect("the page is there");
+        let (mut named, mut wrong) = (0, Vec::new());
+        for word in page.split('`').skip(1).step_by(2).filter(|word| word.contains(".rs")) {
+            let (file, test) = word.split_once(':').unwrap_or((word, ""));
+            let text = std::fs::read_to_string(root.join(file)).unwrap_or_default();
+            if text.is_empty() || (!test.is_empty() && !text.contains(&format!("fn {test}("))) {
+                wrong.push(word);
+            }
+            named += 1;
+        }
+        assert!(wrong.is_empty() && named > 50, "{named}: {wrong:#?}");
+        let mut names: Vec<String> = super::all("/nowhere").into_iter().map(|case| case.name).collect();
+        names.extend(super::streams().into_iter().map(|stream| stream.name.to_owned()));
+        for family in (1..=29).filter(|number| *number != 26) {
+            let family = format!("A{family:02} ");
+            assert!(names.iter().any(|name| name.starts_with(&family)), "no case of {family}");
+        }
+    }
+}

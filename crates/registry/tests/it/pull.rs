@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use brig_oci::{Digest, Platform, media_type};
 use brig_registry::{Config, ErrorKind, PullEvent, RegistrySettings};
@@ -43,7 +43,9 @@ async fn progress_is_what_docker_shows() {
     let slow = image.layers[0].digest();
     registry.hook_blob(&slow, |_| Reply::Slow(2_000, Duration::from_millis(8)));
     let host = TestBox::new();
+    let begun = Instant::now();
     host.pull(&registry.name("app:v1")).await.unwrap();
+    let most = begun.elapsed().as_millis() as usize / 100 + 2;
     let events = host.events();
     assert_eq!(events[0], PullEvent::Resolved { tag: "v1".into(), repository: "app".into() });
     let id = slow.hex()[..12].to_owned();
@@ -54,8 +56,8 @@ async fn progress_is_what_docker_shows() {
         .filter(|e| matches!(e, PullEvent::Downloading { id: i, .. } | PullEvent::DownloadComplete { id: i } | PullEvent::PullComplete { id: i } if *i == id))
         .collect();
     let steps = of_slow.len() - 2;
-    // About 0.9 seconds of download.
-    assert!((2..=14).contains(&steps), "{steps} download events: {of_slow:?}");
+    // About 0.9 seconds of download, and however much longer on a busy machine: one event for each tenth of a second.
+    assert!((2..=most).contains(&steps), "{steps} download events: {of_slow:?}");
     assert_eq!(
         of_slow[steps..],
         [&PullEvent::DownloadComplete { id: id.clone() }, &PullEvent::PullComplete { id: id.clone() }]
