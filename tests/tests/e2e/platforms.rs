@@ -75,6 +75,7 @@ fn an_index_is_kept_whole_if_asked() {
     assert_eq!(tree(&host), of(&[("s390x", false), ("amd64", true), ("arm64", false), ("attestation", false)]));
     let pulled = host.brig(&["pull", "--all-platforms", &name]).ok();
     assert!(pulled.contains(&format!("Digest: {index}")), "{pulled}");
+    assert!(pulled.starts_with("v1: Pulling from multi\n") && pulled.matches("Pulling from").count() == 1, "{pulled}");
     assert_eq!(tree(&host), of(&[("s390x", true), ("amd64", true), ("arm64", true), ("attestation", true)]));
     assert_eq!(images(&host), name, "the parts are not images of their own");
     let which = |platform: &str| {

@@ -2,6 +2,7 @@
 //! before what lists them; the bytes are the registry's and the store's.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use brig_oci::{Descriptor, Digest, Document, Index, Reference, media_type};
 use brig_registry::{Auth, PullEvent, PushEvent, Pushed, documents};
@@ -30,6 +31,15 @@ pub(super) async fn pull(
     let mut todo: Vec<(usize, Descriptor)> = index.manifests.into_iter().rev().map(|entry| (0, entry)).collect();
     let mut documents = vec![(top.digest.clone(), top.bytes)];
     let (mut first, mut seen) = (None, HashSet::new());
+    let begun = AtomicBool::new(false);
+    // The images are told of as parts of one, under the name that was asked for.
+    let show = |event: PullEvent| match event {
+        PullEvent::Resolved { .. } if begun.swap(true, Ordering::Relaxed) => {}
+        PullEvent::Resolved { tag, repository } => {
+            show(PullEvent::Resolved { tag: reference.tag().map_or(tag, str::to_owned), repository });
+        }
+        event => show(event),
+    };
     while let Some((depth, entry)) = todo.pop() {
         if !seen.insert(entry.digest.clone()) {
             continue;
@@ -54,7 +64,7 @@ pub(super) async fn pull(
             documents::pull_raw(&images.client, &images.store, &child, auth).await.map_err(from_registry)?;
             continue;
         }
-        let pulled = images.client.pull(&images.store, &child, auth, None, show).await.map_err(from_registry)?;
+        let pulled = images.client.pull(&images.store, &child, auth, None, &show).await.map_err(from_registry)?;
         first.get_or_insert(pulled.image_id);
     }
     for (digest, bytes) in &documents {
