@@ -46,7 +46,7 @@ pub async fn pull_raw(client: &Client, store: &Store, reference: &Reference, aut
     let wanted = parts.iter().filter(|part| !is_foreign(part));
     try_join_all(wanted.map(|part| raw_blob(store, &session, part))).await?;
     let (store, digest, bytes) = (store.clone(), named.digest.clone(), named.bytes);
-    blocking(move || Ok(store.put_blob_as(&digest, &bytes)?)).await?;
+    blocking(move || Ok(store.put_blobs(&[(&digest, &bytes)])?)).await?;
     Ok(named.digest)
 }
 

@@ -2,8 +2,8 @@
 //! Must only be given names that this program chose.
 
 use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -61,6 +61,64 @@ pub(crate) fn publish(
         return Err(error);
     }
     sync(to, path)
+}
+
+/// A file that is to be published.
+pub(crate) struct NewFile<'a> {
+    /// Where.
+    pub(crate) directory: BorrowedFd<'a>,
+    pub(crate) name: &'a str,
+    /// Only names it in errors.
+    pub(crate) path: PathBuf,
+    pub(crate) bytes: &'a [u8],
+}
+
+/// Publishes files as [`publish`] does one, from temporary names in `from`, waiting for the disk twice in all. Those of which
+/// something fails before the first rename are not there; nothing else stays behind.
+pub(crate) fn publish_all(from: BorrowedFd<'_>, files: &[NewFile<'_>]) -> Result<()> {
+    let mut temporaries = Vec::with_capacity(files.len());
+    let published = write_all(from, files, &mut temporaries).and_then(|()| {
+        files.iter().zip(&temporaries).try_for_each(|(file, temporary)| {
+            rustix::fs::renameat(from, temporary, file.directory, file.name)
+                .map_err(|errno| Error::io(format!("rename to {}", file.path.display()), errno))
+        })
+    });
+    if let Err(error) = published {
+        for temporary in &temporaries {
+            // The error that is reported is the first one; what is left is swept at the next open in any case.
+            let _swept_later = rustix::fs::unlinkat(from, temporary, AtFlags::empty());
+        }
+        return Err(error);
+    }
+    let mut synced: Vec<i32> = Vec::new();
+    for file in files {
+        if !synced.contains(&file.directory.as_raw_fd()) {
+            sync(file.directory, &file.path)?;
+            synced.push(file.directory.as_raw_fd());
+        }
+    }
+    Ok(())
+}
+
+/// Writes the files under temporary names, which are told, to the disk: many at the price of one.
+fn write_all(from: BorrowedFd<'_>, files: &[NewFile<'_>], temporaries: &mut Vec<String>) -> Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let mut last = None;
+    for file in files {
+        let failed = |call: &str, error: std::io::Error| Error::io(format!("{call} {}", file.path.display()), error);
+        let temporary = unique_name()?;
+        let fd = rustix::fs::openat(from, &*temporary, flags, Mode::from_raw_mode(0o600))
+            .map_err(|errno| failed("create a temporary file for", errno.into()))?;
+        temporaries.push(temporary);
+        let mut new = std::fs::File::from(fd);
+        new.write_all(file.bytes).map_err(|error| failed("write", error))?;
+        last = Some((new, file));
+    }
+    match last {
+        Some((only, file)) if files.len() == 1 => sync(only.as_fd(), &file.path),
+        Some(_) => rustix::fs::syncfs(from).map_err(|errno| Error::io("syncfs", errno)),
+        None => Ok(()),
+    }
 }
 
 /// Renames without replacing: `Ok(false)` if something stands at the target.

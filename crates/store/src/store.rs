@@ -16,7 +16,7 @@ use crate::database::Database;
 use crate::digest;
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
-use crate::layer::{self, LayerIngest};
+use crate::layer::LayerIngest;
 use crate::packed::Packer;
 use crate::partial::{self, PartialDir, Partials};
 use crate::quarantine::Quarantine;
@@ -185,19 +185,21 @@ impl Store {
     /// Stores bytes under their SHA-256 digest; durable when this returns. At most [`MAX_BLOB_SIZE`].
     pub fn put_blob(&self, bytes: &[u8]) -> Result<Digest> {
         let digest = digest::sha256_of(bytes);
-        store_blob(self, &digest, bytes)?;
+        store_blobs(self, &[(&digest, bytes)])?;
         Ok(digest)
     }
 
-    /// As [`Store::put_blob`], under a digest of whichever algorithm, which is verified.
-    pub fn put_blob_as(&self, digest: &Digest, bytes: &[u8]) -> Result<()> {
-        if !digest::matches(digest, bytes) {
-            return Err(Error::new(
-                ErrorKind::Mismatch,
-                format!("content of {} bytes does not match {digest}", bytes.len()),
-            ));
+    /// As [`Store::put_blob`], under digests of whichever algorithm, which are verified. The disk is waited for once: durable
+    /// when this returns, all of them; on an error none that was not here before, unless the disk failed while they were
+    /// given their names.
+    pub fn put_blobs(&self, blobs: &[(&Digest, &[u8])]) -> Result<()> {
+        for (digest, bytes) in blobs {
+            if !digest::matches(digest, bytes) {
+                let text = format!("content of {} bytes does not match {digest}", bytes.len());
+                return Err(Error::new(ErrorKind::Mismatch, text));
+            }
         }
-        store_blob(self, digest, bytes)
+        store_blobs(self, blobs)
     }
 
     /// A blob's bytes, verified again. At most [`MAX_BLOB_SIZE`].
@@ -264,7 +266,8 @@ impl Store {
     /// Makes an unpacked layer part of the store, on top of `parent`: durable when this returns. If it is already
     /// here the new copy is dropped. On failure nothing stays behind.
     pub fn commit_layer(&self, ingest: LayerIngest, parent: Option<&Digest>) -> Result<LayerInfo> {
-        layer::commit(self, ingest, parent)
+        let committed = LayerIngest::commit_all(vec![ingest], parent)?.pop();
+        committed.ok_or_else(|| Error::invalid("no layer was committed"))
     }
 
     /// The uncompressed tar that a layer was unpacked from, made again byte for byte. The layer stays while it is read.
@@ -307,15 +310,18 @@ impl Inner {
     }
 }
 
-fn store_blob(store: &Store, digest: &Digest, bytes: &[u8]) -> Result<()> {
-    if bytes.len() as u64 > MAX_BLOB_SIZE {
-        return Err(Error::invalid(format!("blob of {} bytes: at most {MAX_BLOB_SIZE} are kept whole", bytes.len())));
+fn store_blobs(store: &Store, blobs: &[(&Digest, &[u8])]) -> Result<()> {
+    let mut new: Vec<durable::NewFile<'_>> = Vec::with_capacity(blobs.len());
+    for (digest, bytes) in blobs {
+        let size = bytes.len() as u64;
+        if size > MAX_BLOB_SIZE {
+            return Err(Error::invalid(format!("blob of {size} bytes: at most {MAX_BLOB_SIZE} are kept whole")));
+        }
+        lease::arrives(store, digest);
+        if store.blob_size(digest) != Some(size) && new.iter().all(|file| file.name != digest.hex()) {
+            let (directory, path) = (store.inner.blobs(digest).as_fd(), store.inner.blob_path(digest));
+            new.push(durable::NewFile { directory, name: digest.hex(), path, bytes });
+        }
     }
-    let dir = store.inner.blobs(digest).as_fd();
-    lease::arrives(store, digest);
-    if store.blob_size(digest) == Some(bytes.len() as u64) {
-        return Ok(());
-    }
-    let ingest = store.inner.dirs.ingest.as_fd();
-    durable::publish(ingest, &durable::unique_name()?, dir, digest.hex(), &store.inner.blob_path(digest), bytes)
+    durable::publish_all(store.inner.dirs.ingest.as_fd(), &new)
 }

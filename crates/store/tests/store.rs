@@ -4,7 +4,7 @@
 mod common;
 
 use brig_oci::Digest;
-use brig_store::{ErrorKind, ImageRecord, Lease, Store};
+use brig_store::{ErrorKind, ImageRecord, LayerIngest, Lease, Store};
 use common::{Tar, layer, open, unpack};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 
@@ -48,6 +48,36 @@ fn layers_are_unpacked_in_any_order_and_committed_from_below() {
     let orphan = unpack(&store, &Tar::new().file("x", b"").finish()).unwrap();
     let nowhere = brig_store::digest::sha256_of(b"nowhere");
     assert_eq!(store.commit_layer(orphan, Some(&nowhere)).unwrap_err().kind, ErrorKind::NotFound);
+}
+
+#[test]
+fn layers_are_committed_together() {
+    let (_dir, store) = open();
+    let (base, hidden) =
+        (Tar::new().dir("d", 0o700).file("d/low", b"low").finish(), Tar::new().file("x", b"x").finish());
+    let above = Tar::new().link("d/link", "d/low").finish();
+    let opaque = Tar::new().file(".wh..wh..opq", b"").finish();
+    let stack = |tars: &[&Vec<u8>]| tars.iter().map(|tar| unpack(&store, tar).unwrap()).collect::<Vec<_>>();
+    // The target of the third one's link, and what its directory is like, come along in the first one.
+    let infos = LayerIngest::commit_all(stack(&[&base, &hidden, &above]), None).unwrap();
+    let diff = common::diff(&store, &infos[2].chain_id);
+    assert_eq!(std::fs::read(diff.join("d/link")).unwrap(), b"low");
+    assert_eq!(diff.join("d").metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    let chain: Vec<_> = infos.iter().map(|info| info.parent.as_ref()).collect();
+    assert_eq!(chain, [None, Some(&infos[0].chain_id), Some(&infos[1].chain_id)]);
+    // What is here stays as it is, in the middle of what is new too.
+    let again = LayerIngest::commit_all(stack(&[&base, &hidden, &hidden]), None).unwrap();
+    assert_eq!(again[..2], infos[..2]);
+    assert!(store.layer(&again[2].chain_id).is_some_and(|info| info.parent == Some(infos[1].chain_id.clone())));
+    // An opaque root hides what came along before it too: there is nothing to link to.
+    let before = common::count(&store, "layers");
+    let refused = LayerIngest::commit_all(stack(&[&opaque, &base, &opaque, &above]), None).unwrap_err();
+    assert!(refused.message.contains("d/link"), "{refused}");
+    // All of them or none.
+    store.wait_for_removals();
+    let left = common::count(&store, "ingest") + common::count(&store, "trash");
+    assert_eq!((common::count(&store, "layers"), left), (before, 0));
+    assert_eq!(LayerIngest::commit_all(Vec::new(), None).unwrap(), []);
 }
 
 #[test]
@@ -202,7 +232,7 @@ fn damage_is_reported_and_healed() {
     let blob = store.put_blob(b"content").unwrap();
     std::fs::write(store.root().join("blobs/sha256").join(blob.hex()), b"CONTENT").unwrap();
     assert_eq!(store.read_blob(&blob).unwrap_err().kind, ErrorKind::Corrupt);
-    assert_eq!(store.put_blob_as(&blob, b"other").unwrap_err().kind, ErrorKind::Mismatch);
+    assert_eq!(store.put_blobs(&[(&blob, b"other")]).unwrap_err().kind, ErrorKind::Mismatch);
 }
 
 #[test]

@@ -68,7 +68,7 @@ pub(super) async fn pull(
         first.get_or_insert(pulled.image_id);
     }
     for (digest, bytes) in &documents {
-        images.store.put_blob_as(digest, bytes).map_err(from_store)?;
+        images.store.put_blobs(&[(digest, bytes)]).map_err(from_store)?;
     }
     let none = || Error::not_found(format!("{} leads to no image that this engine could keep", reference.familiar()));
     let family = images.family_of(&top.digest).ok_or_else(none)?;

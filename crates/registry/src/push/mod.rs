@@ -13,7 +13,7 @@ use brig_oci::{Descriptor, Digest, Document, ImageConfig, Manifest, Reference, m
 use brig_store::{Packed as Forms, Store};
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 pub use self::event::PushEvent;
 use self::packed::Packed;
@@ -28,6 +28,11 @@ use crate::session::Session;
 
 /// Other repositories that a token is asked for, to mount from.
 const MOST_SOURCES: usize = 8;
+
+/// Layers of at most so many bytes take one place of those for uploads, all others [`PLACES`]: what a registry does for each
+/// blob takes longer than sending a small one.
+const SMALL: u64 = 1 << 20;
+const PLACES: usize = 3;
 
 /// Where progress goes.
 type Progress<'a> = &'a (dyn Fn(PushEvent) + Send + Sync);
@@ -55,6 +60,7 @@ impl Client {
     ) -> Result<Pushed> {
         let image = read(store, id, reference).await?;
         let _pin = store.pin(&image.chains);
+        let _urgent = brig_store::Packed::of(store).pause();
         let endpoint = self.inner().config.registry(reference.domain()).map_err(Error::invalid)?;
         let sources: BTreeSet<&str> = image.elsewhere.values().map(String::as_str).take(MOST_SOURCES).collect();
         let session = Session::for_push(self.inner(), endpoint, reference.clone(), auth, &sources);
@@ -182,13 +188,19 @@ impl Push<'_> {
     /// Sees to it that the repository has all layers, several at once; tells as what.
     async fn layers(&self) -> Result<Vec<Descriptor>> {
         let at_once = self.session.inner.config.max_concurrent_uploads.clamp(1, 64);
+        let places = if at_once == 1 { 1 } else { at_once * PLACES };
+        let free = Semaphore::new(places);
         // A layer that an image has twice is sent once: the second waits, and finds it there.
         let turns: BTreeMap<&Digest, Mutex<()>> = self.image.diff_ids.iter().map(|id| (id, Mutex::default())).collect();
         let layer = async |nth: usize| {
+            let original = self.image.original.as_ref().map(|(manifest, _)| &manifest.layers[nth]);
+            let taken = if original.is_some_and(|layer| layer.size <= SMALL) { 1 } else { PLACES.min(places) };
             let _turn = turns[&self.image.diff_ids[nth]].lock().await;
+            let _places = free.acquire_many(u32::try_from(taken).unwrap_or(1)).await;
             self.layer(nth).await
         };
-        stream::iter((0..self.image.diff_ids.len()).map(layer)).buffered(at_once).try_collect().await
+        let layers = 0..self.image.diff_ids.len();
+        stream::iter(layers.map(layer)).buffered(places).try_collect().await
     }
 
     /// Sees to it that the repository has the `nth` layer; tells as what.

@@ -35,6 +35,8 @@ pub(crate) const MAX_CONTENT: u64 = 1 << 50;
 const MAX_PATH: usize = 4095;
 /// How much of a file is written before its way to the disk begins, in bytes.
 const WRITE_BACK: u64 = 4 << 20;
+/// How much of a file's end is worth that too; what is smaller goes with the layer.
+const WRITE_BACK_REST: u64 = 256 << 10;
 /// Ids beyond a container's range of 65,536 are kept, and shown there as nobody's.
 const CONTAINER_IDS: u32 = 65_536;
 
@@ -237,6 +239,9 @@ fn copy<R: BufRead>(body: &mut Archive<Tape<R>>, file: Option<&File>, offset: u6
             process::start_write_back(file.as_fd(), begun, at - begun);
             begun = at;
         }
+    }
+    if let Some(file) = file.filter(|_| at - begun >= WRITE_BACK_REST) {
+        process::start_write_back(file.as_fd(), begun, at - begun);
     }
     body.input().recorder.end_part();
     Ok(end)

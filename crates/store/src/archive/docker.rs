@@ -67,7 +67,7 @@ fn image(store: &Store, parts: &Parts, entry: Entry) -> Result<Planned> {
         is_part: false,
     };
     if let Some((descriptor, manifest)) = layout::original(parts, &digest::sha256_of(&planned.config)) {
-        store.put_blob_as(&descriptor.digest, parts.blob(&descriptor.digest, descriptor.size)?)?;
+        store.put_blobs(&[(&descriptor.digest, parts.blob(&descriptor.digest, descriptor.size)?)])?;
         let listed = manifest.layers.into_iter();
         planned.layers =
             listed.map(|layer| ListedLayer { path: blob_path(&layer.digest), blob: Some(layer) }).collect();

@@ -174,7 +174,7 @@ fn gather(
     let bytes = parts.blob(&entry.digest, entry.size)?;
     let document = Document::parse(bytes, Some(&entry.media_type))
         .map_err(|error| Error::invalid(format!("{}: {error}", entry.digest)))?;
-    store.put_blob_as(&entry.digest, bytes)?;
+    store.put_blobs(&[(&entry.digest, bytes)])?;
     match document {
         Document::Index(index) => {
             for entry in &index.manifests {
@@ -209,7 +209,7 @@ fn is_image(entry: &Descriptor, manifest: &Manifest) -> bool {
 fn keep_raw(store: &Store, parts: &Parts, manifest: &Manifest) -> Result<()> {
     for part in std::iter::once(&manifest.config).chain(&manifest.layers) {
         if let Ok(bytes) = parts.blob(&part.digest, part.size) {
-            store.put_blob_as(&part.digest, bytes)?;
+            store.put_blobs(&[(&part.digest, bytes)])?;
         }
     }
     Ok(())

@@ -16,6 +16,7 @@ use crate::catalog::ImageRecord;
 use crate::decompress::decompress;
 use crate::digest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::layer::LayerIngest;
 use crate::lease::Lease;
 use crate::store::Store;
 use parts::Parts;
@@ -142,18 +143,21 @@ impl Planned {
 
     /// Commits the layers, makes the image, gives it its names. One without any is reported once, nameless.
     fn store(self, store: &Store, lease: &Lease, parts: &mut Parts) -> Result<Vec<Loaded>> {
-        let mut parent: Option<Digest> = None;
+        let (mut parent, mut below, mut missing) = (None, None, Vec::new());
         for (diff_id, listed) in self.diff_ids.iter().zip(&self.layers) {
             let chain_id = digest::chain_id(parent.as_ref(), diff_id);
             lease.hold(&chain_id);
-            if store.layer(&chain_id).is_none() {
-                store.commit_layer(parts.take_layer(&listed.path)?, parent.as_ref())?;
+            if !missing.is_empty() || store.layer(&chain_id).is_none() {
+                missing.push(parts.take_layer(&listed.path)?);
+            } else {
+                below = Some(chain_id.clone());
             }
             if let Some(descriptor) = &listed.blob {
                 parts.keep_packed(store, &listed.path, descriptor, diff_id);
             }
             parent = Some(chain_id);
         }
+        LayerIngest::commit_all(missing, below.as_ref())?;
         let id = store.put_blob(&self.config)?;
         store.put_image(ImageRecord::new(id.clone(), self.manifest))?;
         if self.is_part {

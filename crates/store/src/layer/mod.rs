@@ -12,7 +12,7 @@ pub(crate) use duplicate::describe;
 pub(crate) use stream::unpack_stream;
 
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use brig_oci::Digest;
@@ -194,6 +194,17 @@ impl LayerIngest {
     }
 }
 
+impl LayerIngest {
+    /// Makes unpacked layers of one store part of it, each on top of the one before it and the first on top of `parent`:
+    /// durable when this returns, all of them or none. The disk is waited for once. Those that are already here are dropped.
+    pub fn commit_all(ingests: Vec<LayerIngest>, parent: Option<&Digest>) -> Result<Vec<LayerInfo>> {
+        match ingests.first().map(|ingest| ingest.store.clone()) {
+            Some(store) => commit(&store, ingests, parent),
+            None => Ok(Vec::new()),
+        }
+    }
+}
+
 impl Drop for LayerIngest {
     fn drop(&mut self) {
         if matches!(self.state, State::Published) {
@@ -206,34 +217,56 @@ impl Drop for LayerIngest {
     }
 }
 
-/// See [`Store::commit_layer`].
-pub(crate) fn commit(store: &Store, mut ingest: LayerIngest, parent: Option<&Digest>) -> Result<LayerInfo> {
-    let State::Unpacked(unpacked, applied) = &ingest.state else {
-        return Err(Error::invalid("only a layer that was unpacked whole can be committed"));
-    };
-    let chain_id = digest::chain_id(parent, &unpacked.diff_id);
-    if let Some(existing) = existing(store, &chain_id) {
-        return Ok(existing);
-    }
-    let below: Vec<PathBuf> = match parent {
-        Some(parent) if !store.is_whole(parent) => {
-            return Err(Error::not_found(format!("the layer below, {parent}, is not in the store")));
+/// See [`LayerIngest::commit_all`].
+fn commit(store: &Store, ingests: Vec<LayerIngest>, parent: Option<&Digest>) -> Result<Vec<LayerInfo>> {
+    let mut infos: Vec<LayerInfo> = Vec::with_capacity(ingests.len());
+    let mut brought: Vec<(LayerIngest, LayerInfo)> = Vec::new();
+    // Where the files of the layers below are, the nearest first: those that come along are still in their ingests.
+    let mut below: Vec<PathBuf> = Vec::new();
+    for ingest in ingests {
+        let State::Unpacked(unpacked, applied) = &ingest.state else {
+            return Err(Error::invalid("only a layer that was unpacked whole can be committed"));
+        };
+        let parent = infos.last().map(|info| &info.chain_id).or(parent);
+        let chain_id = digest::chain_id(parent, &unpacked.diff_id);
+        if let Some(existing) = existing(store, &chain_id) {
+            lay_on(&mut below, store.inner.root.join("layers").join(chain_id.hex()), existing.opaque);
+            infos.push(existing);
+            continue;
         }
-        Some(parent) => store.diff_paths(&store.catalog(), parent),
-        None => Vec::new(),
-    };
-    below::complete(&ingest.root, applied, &below)?;
-    let info = LayerInfo {
-        chain_id,
-        diff_id: unpacked.diff_id.clone(),
-        parent: parent.cloned(),
-        size_bytes: unpacked.content_bytes,
-        opaque: applied.opaque,
-    };
-    let dir: OwnedFd = durable::open_directory(&store.inner.root.join("ingest").join(&ingest.name))?;
-    info::write(dir.as_fd(), &info)?;
-    rustix::fs::syncfs(&dir).map_err(|errno| Error::io("syncfs", errno))?;
-    publish(store, &mut ingest, info)
+        if let Some(parent) = parent.filter(|_| brought.is_empty()) {
+            if !store.is_whole(parent) {
+                return Err(Error::not_found(format!("the layer below, {parent}, is not in the store")));
+            }
+            below = store.diff_paths(&store.catalog(), parent);
+        }
+        below::complete(&ingest.root, applied, &below)?;
+        let info = LayerInfo {
+            chain_id,
+            diff_id: unpacked.diff_id.clone(),
+            parent: parent.cloned(),
+            size_bytes: unpacked.content_bytes,
+            opaque: applied.opaque,
+        };
+        info::write(ingest.dir.as_fd(), &info)?;
+        lay_on(&mut below, store.inner.root.join("ingest").join(&ingest.name), info.opaque);
+        infos.push(info.clone());
+        brought.push((ingest, info));
+    }
+    if brought.is_empty() {
+        return Ok(infos);
+    }
+    rustix::fs::syncfs(&store.inner.dirs.ingest).map_err(|errno| Error::io("syncfs", errno))?;
+    publish(store, &mut brought)?;
+    Ok(infos)
+}
+
+/// Puts a layer in `directory` on top of those whose files are in `below`; an opaque one hides them.
+fn lay_on(below: &mut Vec<PathBuf>, directory: PathBuf, opaque: bool) {
+    if opaque {
+        below.clear();
+    }
+    below.insert(0, directory.join(recipe::DIFF));
 }
 
 /// The layer, if it is here already: then it has arrived as if it had been brought.
@@ -244,41 +277,56 @@ fn existing(store: &Store, chain: &Digest) -> Option<LayerInfo> {
     Some(existing)
 }
 
-/// The steps that make it visible: directory in place and synced, then the row.
-fn publish(store: &Store, ingest: &mut LayerIngest, info: LayerInfo) -> Result<LayerInfo> {
+/// The steps that make them visible: directories in place and synced, then the rows, all in one. From below; on an error
+/// none of them is there.
+fn publish(store: &Store, brought: &mut [(LayerIngest, LayerInfo)]) -> Result<()> {
     let _gate = store.gate();
-    if let Some(existing) = store.layer(&info.chain_id) {
-        store.catalog_mut().arrived(&info.chain_id);
-        return Ok(existing);
-    }
-    // The layer below was here when this one was completed from it; a collection may have come between.
-    if info.parent.as_ref().is_some_and(|parent| !store.is_whole(parent)) {
-        return Err(Error::not_found("the layer below was removed meanwhile"));
-    }
     let dirs = &store.inner.dirs;
-    let path = store.inner.root.join("layers").join(info.chain_id.hex());
-    marks::make_way(store, &info.chain_id)?;
-    let moved = durable::rename_new(dirs.ingest.as_fd(), &ingest.name, dirs.layers.as_fd(), info.chain_id.hex())
-        .map_err(|errno| Error::io(format!("rename to {}", path.display()), errno))?;
-    if !moved {
-        return Err(Error::corrupt(format!("{} is in the way of a layer", path.display())));
-    }
-    ingest.state = State::Published;
-    let recorded = durable::sync(dirs.layers.as_fd(), &path).and_then(|()| {
+    let mut moved: Vec<LayerInfo> = Vec::with_capacity(brought.len());
+    let outcome = brought.iter_mut().try_for_each(|(ingest, info)| {
+        if store.layer(&info.chain_id).is_some() {
+            return Ok(());
+        }
+        // The layer below was here when this one was completed from it; a collection may have come between.
+        let comes_along = |parent: &Digest| moved.last().is_some_and(|below| below.chain_id == *parent);
+        if info.parent.as_ref().is_some_and(|parent| !comes_along(parent) && !store.is_whole(parent)) {
+            return Err(Error::not_found("the layer below was removed meanwhile"));
+        }
+        let path = store.inner.root.join("layers").join(info.chain_id.hex());
+        marks::make_way(store, &info.chain_id)?;
+        let renamed = durable::rename_new(dirs.ingest.as_fd(), &ingest.name, dirs.layers.as_fd(), info.chain_id.hex())
+            .map_err(|errno| Error::io(format!("rename to {}", path.display()), errno))?;
+        if !renamed {
+            return Err(Error::corrupt(format!("{} is in the way of a layer", path.display())));
+        }
+        ingest.state = State::Published;
+        moved.push(info.clone());
+        Ok(())
+    });
+    let recorded = outcome.and_then(|()| {
+        durable::sync(dirs.layers.as_fd(), &store.inner.root.join("layers"))?;
         store.inner.database.write(|db| {
-            db.execute("DELETE FROM store_damaged WHERE chain_id = ?1", [info.chain_id.as_str()])?;
-            record(db, &info)
+            moved.iter().try_for_each(|info| {
+                db.execute("DELETE FROM store_damaged WHERE chain_id = ?1", [info.chain_id.as_str()])?;
+                record(db, info)
+            })
         })
     });
     if let Err(error) = recorded {
-        store.inner.trash.take(dirs.layers.as_fd(), info.chain_id.hex().as_ref())?;
+        for info in moved.iter().rev() {
+            store.inner.trash.take(dirs.layers.as_fd(), info.chain_id.hex().as_ref())?;
+        }
         return Err(error);
     }
     let mut catalog = store.catalog_mut();
-    catalog.arrived(&info.chain_id);
-    catalog.damaged.remove(&info.chain_id);
-    catalog.layers.insert(info.chain_id.clone(), info.clone());
-    Ok(info)
+    for (_, info) in brought {
+        catalog.arrived(&info.chain_id);
+    }
+    for info in moved {
+        catalog.damaged.remove(&info.chain_id);
+        catalog.layers.insert(info.chain_id.clone(), info);
+    }
+    Ok(())
 }
 
 /// Writes a layer's row.

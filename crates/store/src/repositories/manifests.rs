@@ -74,7 +74,7 @@ impl Repositories {
     pub fn put_manifest(&self, repository: &str, new: &NewManifest<'_>, tags: &[String]) -> Result<PutManifest> {
         // The blob first, so that a row never names what is not there; kept until the row leads to it.
         let _lease = Lease::begin(&self.store);
-        self.store.put_blob_as(new.digest, new.bytes)?;
+        self.store.put_blobs(&[(new.digest, new.bytes)])?;
         let annotations = match new.subject {
             Some(_) => serde_json::to_string(new.annotations).map_err(|error| Error::invalid(error.to_string()))?,
             None => String::new(),
