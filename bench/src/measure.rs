@@ -105,18 +105,25 @@ impl Peak {
         let stop = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&stop);
         let watching = std::thread::spawn(move || {
-            let mut peaks = HashMap::new();
-            while !flag.load(Ordering::Relaxed) {
-                look(pid, &mut peaks);
+            let (mut most, mut before) = (0.0f64, HashMap::new());
+            loop {
+                let is_last = flag.load(Ordering::Relaxed);
+                let mut now = HashMap::new();
+                look(pid, &mut now);
+                // Who has ended since counts once more: it may have grown after it was looked at.
+                before.extend(&now);
+                most = most.max(before.values().sum());
+                before = now;
+                if is_last {
+                    return most;
+                }
                 std::thread::sleep(Duration::from_millis(5));
             }
-            look(pid, &mut peaks);
-            peaks.values().sum()
         });
         Peak { stop, watching }
     }
 
-    /// The sum of the processes' peaks, in KiB: no less than the peak of their sum.
+    /// The highest sum of the peaks of processes that were there together, in KiB: no less than the peak of their sum.
     pub fn end(self) -> f64 {
         self.stop.store(true, Ordering::Relaxed);
         self.watching.join().expect("the watcher does not panic")

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The host's address on the link to its neighbour.
 pub const HOST: &str = "10.99.0.1";
@@ -137,6 +137,26 @@ impl TestHost {
         BufReader::new(stdout).read_line(&mut told).expect("the daemon's output can be read");
         self.daemon = Some(child);
         assert_eq!(told, "\n", "the daemon did not start:\n{}", self.daemon_log());
+    }
+
+    /// Waits until every compressed layer has made way for its recipe. The thread that works on it has the lowest priority
+    /// there is, which beside other tests is none: it gets an ordinary one.
+    pub fn wait_for_recipes(&self) {
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.daemon_pid())).expect("the daemon runs").flatten() {
+            if std::fs::read_to_string(task.path().join("comm")).unwrap_or_default() == "store-pack\n" {
+                Run::new("chrt", &["-o", "-p", "0", &task.file_name().to_string_lossy()]).output().ok();
+            }
+        }
+        let packed = self.data_root.join("packed");
+        let begun = Instant::now();
+        let waiting = || {
+            let mut files = std::fs::read_dir(&packed).expect("the store has a folder of compressed forms").flatten();
+            files.any(|entry| entry.path().extension().is_some())
+        };
+        while waiting() {
+            assert!(begun.elapsed() < Duration::from_secs(300), "layers are still compressed");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// The daemon's process id.

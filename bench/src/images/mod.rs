@@ -11,7 +11,7 @@ use brig_tests::command::Run;
 use brig_tests::{Registry, TestHost, host, skip};
 use engines::{Engine, Operation};
 use sample::Subject;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Parts of docker's time that a pull, and any other operation, may take.
 const PULL_LIMIT: f64 = 1.0 / 3.0;
@@ -160,9 +160,14 @@ impl Bench<'_> {
             let peak = peak.map(Peak::end);
             let used = disk(&engine.data()).saturating_sub(before);
             let own = engine.name() == "brig";
-            let of_unpacked = used as f64 / unpacked as f64;
+            let of_unpacked = |used: u64| used as f64 / unpacked as f64;
             let name = format!("disk after pull / unpacked, {}", engine.name());
-            lines.push(ratio(&name, of_unpacked, if own { DISK_LIMIT } else { f64::MAX }));
+            lines.push(ratio(&name, of_unpacked(used), f64::MAX));
+            if let Engine::Brig(host) = engine {
+                host.wait_for_recipes();
+                let settled = disk(&engine.data()).saturating_sub(before);
+                lines.push(ratio("disk once recipes are made / unpacked, brig", of_unpacked(settled), DISK_LIMIT));
+            }
             if let Some(kib) = peak {
                 let limit = if own { MEMORY_LIMIT } else { f64::MAX };
                 lines.push(memory(&format!("pull, peak memory, {}", engine.name()), kib, limit));
@@ -173,7 +178,7 @@ impl Bench<'_> {
     }
 
     /// Every operation once by every engine.
-    fn round(&mut self, remote: &str, archive: &std::path::Path) {
+    fn round(&mut self, remote: &str, archive: &Path) {
         self.floor_once();
         for operation in ORDER {
             for at in 0..self.measured.len() {

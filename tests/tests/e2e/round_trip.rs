@@ -3,7 +3,6 @@
 
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 use brig_tests::registry::Registry;
 use brig_tests::{Image, Layer, Run, TestHost, eventually, needs};
@@ -39,22 +38,6 @@ fn du(path: &Path) -> u64 {
     sizes.split_whitespace().next().unwrap().parse().unwrap()
 }
 
-/// Waits until every compressed layer has its recipe. The thread that works on it has the lowest priority there is, which
-/// beside other tests is none: it gets an ordinary one.
-fn wait_for_recipes(host: &TestHost, packed: &Path) {
-    for task in std::fs::read_dir(format!("/proc/{}/task", host.daemon_pid())).unwrap().map(|task| task.unwrap()) {
-        if std::fs::read_to_string(task.path().join("comm")).unwrap_or_default() == "store-pack\n" {
-            Run::new("chrt", &["-o", "-p", "0", &task.file_name().to_string_lossy()]).output().ok();
-        }
-    }
-    let begun = Instant::now();
-    let waiting = || std::fs::read_dir(packed).unwrap().any(|entry| entry.unwrap().path().extension().is_some());
-    while waiting() {
-        assert!(begun.elapsed() < Duration::from_secs(300), "layers are still compressed");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
 /// What somebody has pushed as `name` comes and goes again.
 fn comes_back(host: &TestHost, registry: &Registry, repository: &str, has_recipe: bool) {
     let (kind, before) = registry.raw_manifest(repository, "1");
@@ -62,7 +45,7 @@ fn comes_back(host: &TestHost, registry: &Registry, repository: &str, has_recipe
     host.brig(&["pull", &name]).ok();
     let store = host.data_root.join("v1");
     if has_recipe {
-        wait_for_recipes(host, &store.join("packed"));
+        host.wait_for_recipes();
         let unpacked: u64 =
             std::fs::read_dir(store.join("layers")).unwrap().map(|l| du(&l.unwrap().path().join("diff"))).sum();
         let used: u64 = ["layers", "packed", "blobs", "partial"].iter().map(|folder| du(&store.join(folder))).sum();
