@@ -16,7 +16,9 @@ use crate::error::{Error, Result};
 use crate::layer::info;
 use crate::lock;
 use crate::packed::{self, Form};
+use crate::partial::Partial;
 use crate::quarantine::Quarantine;
+use crate::repositories::{Repositories, UPLOAD};
 use crate::store::{Inner, Store};
 use crate::trash;
 
@@ -70,12 +72,27 @@ pub(crate) fn sweep(store: &Store) -> Result<()> {
     for name in trash::names(dirs.ingest.as_fd(), &root.join("ingest"))? {
         trash.take(dirs.ingest.as_fd(), &name)?;
     }
+    uploads(store)?;
     layers(store)?;
     if store.inner.database.rescued().is_some() {
         forget_what_is_gone(store)?;
         images(store)?;
     }
     writable_layers(store)
+}
+
+/// Uploads to a registry are forgotten before their bytes go; without its id nobody can go on with one.
+fn uploads(store: &Store) -> Result<()> {
+    let known = Repositories::of(store).uploads();
+    for info in store.partials().list()? {
+        let Some(id) = info.name.strip_prefix(UPLOAD) else { continue };
+        if known.find(id)?.is_none() {
+            store.partials().open(&info.name).and_then(Partial::discard).unwrap_or_else(|error| {
+                tracing::warn!("an upload that nobody knows of any more stays: {error}");
+            });
+        }
+    }
+    Ok(())
 }
 
 /// A directory without a row was published by somebody whose row is lost, or was about to be removed: its own info says what

@@ -30,6 +30,9 @@ const OPERATIONS: &[Operation] = &[
     ("repair", repair),
     ("open", open_only),
     ("rescue", rescue),
+    ("commit", commit),
+    ("pack", pack),
+    ("registry", registry),
 ];
 
 /// The steps at which a process is killed: before the nth call of a kind, counted for each thread.
@@ -153,6 +156,111 @@ fn container(root: &Path) {
     store.prepare("second", chain.as_ref()).unwrap();
 }
 
+/// The container's changes become a layer and an image.
+fn commit(root: &Path) {
+    let store = open(root);
+    let _lease = Lease::begin(&store);
+    let layer = brig_store::commit_active(&store, "container").unwrap().unwrap();
+    let [shared, old] = old_tars();
+    let mut diff_ids: Vec<Digest> = [&shared, &old].map(|tar| brig_store::digest::sha256_of(tar)).into();
+    diff_ids.push(layer.diff_id);
+    let diff_ids: Vec<String> = diff_ids.iter().map(|digest| format!("\"{digest}\"")).collect();
+    let config = format!(
+        r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#,
+        diff_ids.join(",")
+    );
+    let id = store.put_blob(config.as_bytes()).unwrap();
+    store.put_image(ImageRecord::new(id.clone(), None)).unwrap();
+    store.tag(NEW, &id, None).unwrap();
+}
+
+/// The compressed form in which a layer came: spooled, kept, and made a recipe of.
+fn pack(root: &Path) {
+    let store = open(root);
+    let _lease = Lease::begin(&store);
+    let (blob, diff_id) = (packed_blob(root), brig_store::digest::sha256_of(&packed_tar()));
+    if store.layer(&diff_id).is_none() {
+        common::layer(&store, &packed_tar(), None);
+    }
+    let digest = brig_store::digest::sha256_of(&blob);
+    let packed = brig_store::Packed::of(&store);
+    if packed.forms(&diff_id).unwrap().is_empty() {
+        let spooled = store.partials().open("form").unwrap();
+        let there = usize::try_from(spooled.len()).unwrap();
+        spooled.append(&blob[there..]).unwrap();
+        packed.keep(spooled, &digest, &diff_id, "application/vnd.oci.image.layer.v1.tar+gzip").unwrap();
+    }
+    packed.wait();
+    assert!(packed.forms(&diff_id).unwrap()[0].has_recipe);
+    let mut made = Vec::new();
+    std::io::Read::read_to_end(&mut packed.blob(&digest).unwrap(), &mut made).unwrap();
+    assert!(made == blob);
+}
+
+/// Large enough for a recipe to be worth it.
+fn packed_tar() -> Vec<u8> {
+    let text: String = (0..20_000).map(|n: u32| format!("{} of {}\n", n.wrapping_mul(2_654_435_761), n % 97)).collect();
+    Tar::new().file("text", text.as_bytes()).finish()
+}
+
+/// That layer as a program would send it.
+fn packed_blob(root: &Path) -> Vec<u8> {
+    let path = root.parent().unwrap().join("blob.gz");
+    if !path.exists() {
+        std::fs::write(path.with_extension(""), packed_tar()).unwrap();
+        assert!(Command::new("gzip").args(["-nf6"]).arg(path.with_extension("")).status().unwrap().success());
+    }
+    std::fs::read(path).unwrap()
+}
+
+/// A push to a registry and a delete: an upload, a blob, its link, two manifests, one of which goes again with what it held.
+fn registry(root: &Path) {
+    let store = open(root);
+    let repositories = brig_store::Repositories::of(&store);
+    let push = |bytes: &[u8]| {
+        let _lease = Lease::begin(&store);
+        let digest = brig_store::digest::sha256_of(bytes);
+        if repositories.blob_size("team/app", &digest).unwrap().is_some() {
+            return digest;
+        }
+        let id = repositories.uploads().begin("team/app", "").unwrap();
+        let upload = store.partials().open(&format!("upload-{id}")).unwrap();
+        upload.append(bytes).unwrap();
+        upload.commit(&digest).unwrap();
+        repositories.link_blob("team/app", &digest, bytes.len() as u64).unwrap();
+        repositories.uploads().end(&id).unwrap();
+        digest
+    };
+    let manifest = |layer: &Digest, tag: &str| {
+        let media_type = "application/vnd.oci.image.manifest.v1+json";
+        let entry = format!(r#"{{"mediaType":"a/b","digest":"{layer}","size":1}}"#);
+        let text = format!(r#"{{"schemaVersion":2,"mediaType":"{media_type}","config":{entry},"layers":[{entry}]}}"#);
+        let digest = brig_store::digest::sha256_of(text.as_bytes());
+        let new = brig_store::NewManifest {
+            is_whole: true,
+            digest: &digest,
+            bytes: text.as_bytes(),
+            media_type,
+            blobs: std::slice::from_ref(layer),
+            manifests: &[],
+            subject: None,
+            artifact_type: None,
+            annotations: &std::collections::BTreeMap::new(),
+        };
+        let put = repositories.put_manifest("team/app", &new, &[tag.to_owned()]).unwrap();
+        assert_eq!(put, brig_store::PutManifest::Done);
+        digest
+    };
+    manifest(&push(b"kept layer"), "kept");
+    let gone = manifest(&push(b"layer that goes"), "gone");
+    repositories.delete_manifest("team/app", &gone).unwrap();
+    repositories.tidy(std::time::Duration::ZERO, false, &[]).unwrap();
+    for id in repositories.uploads().expire(std::time::Duration::ZERO).unwrap() {
+        store.partials().open(&format!("upload-{id}")).unwrap().discard().unwrap();
+    }
+    store.gc(&[]).unwrap();
+}
+
 /// A layer that nothing uses and a file are to be set aside.
 fn repair(root: &Path) {
     let store = open(root);
@@ -263,7 +371,7 @@ fn sweep(name: &str, operation: fn(&Path)) {
             store.upkeep().prune().unwrap();
             store.wait_for_removals();
             assert_eq!((common::count(&store, "ingest"), common::count(&store, "trash")), (0, 0), "{name}, {when}");
-            let layers = if matches!(name, "load" | "pull") { 3 } else { 2 };
+            let layers = if matches!(name, "load" | "pull" | "commit") { 3 } else { 2 };
             assert_eq!(common::count(&store, "layers"), layers, "{name}, killed before {when}: nothing is left over");
             if status.success() {
                 break;
@@ -292,7 +400,7 @@ macro_rules! swept {
 
 swept! {
     killed_in_load, killed_in_import, killed_in_pull, killed_in_tag, killed_in_rmi, killed_in_prune, killed_in_container,
-    killed_in_repair, killed_in_open, killed_in_rescue
+    killed_in_repair, killed_in_open, killed_in_rescue, killed_in_commit, killed_in_pack, killed_in_registry
 }
 
 /// Nothing is renamed to where it counts before its bytes are on the disk, and the rename itself is on the disk before
@@ -303,8 +411,9 @@ fn what_is_published_is_synced_before_and_after() {
         return;
     }
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    for (name, _) in
-        OPERATIONS.iter().filter(|(name, _)| matches!(*name, "load" | "import" | "pull" | "open" | "rescue"))
+    for (name, _) in OPERATIONS
+        .iter()
+        .filter(|(name, _)| matches!(*name, "load" | "import" | "pull" | "open" | "rescue" | "commit" | "registry"))
     {
         let (_dir, root) = base();
         let trace = root.with_extension("trace");

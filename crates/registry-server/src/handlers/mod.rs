@@ -71,7 +71,7 @@ impl Ask {
 
 /// The name of an upload's bytes in the store.
 pub(crate) fn partial_name(id: &str) -> String {
-    format!("upload-{id}")
+    format!("{}{id}", brig_store::UPLOAD)
 }
 
 /// Does what a request asks.

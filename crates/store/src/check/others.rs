@@ -5,7 +5,7 @@ use brig_oci::Document;
 use super::{Check, Finding};
 use crate::error::Result;
 use crate::packed::{self, Unsound};
-use crate::repositories::sound;
+use crate::repositories::{UPLOAD, sound};
 
 /// Compressed forms: each can be had, and no other file is there.
 pub(super) fn packed(check: &mut Check<'_>) -> Result<()> {
@@ -65,7 +65,7 @@ pub(super) fn partials(check: &mut Check<'_>) -> Result<()> {
         check.store.partials().list()?.into_iter().filter(|info| info.open).map(|info| info.name).collect();
     for (name, is_plain) in check.store.inner.partials.strays()? {
         let path = root.join(&name);
-        let upload = name.to_str().and_then(|name| name.strip_prefix("upload-"));
+        let upload = name.to_str().and_then(|name| name.strip_prefix(UPLOAD));
         let problem = match upload.filter(|_| is_plain) {
             Some(id) => {
                 let is_known = crate::Repositories::of(check.store).uploads().find(id)?.is_some();

@@ -26,6 +26,9 @@ pub use listing::{Referrer, Referrers};
 pub use manifests::{ManifestInfo, NewManifest, PutManifest, Referenced};
 pub use uploads::{UploadInfo, Uploads};
 
+/// What the names of uploads' bytes begin with among the unfinished blobs; their id follows.
+pub const UPLOAD: &str = "upload-";
+
 pub(crate) const SCHEMA: &[&str] = &["
     CREATE TABLE repositories (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, created_at INTEGER NOT NULL);
     CREATE TABLE repository_blobs (
