@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::recipe::{DIFF, RECIPE, REPLACED};
 
-/// Checks the directory `layer`, whose files are `files`, and closes it to everybody else.
+/// Checks the directory `layer`, whose files are `files`, takes it back and closes it to everybody else.
 ///
 /// # Errors
 /// `Invalid` if anything is missing, is something else, or is there beside them.
@@ -21,6 +21,8 @@ pub(super) fn check(layer: &Root, files: &Root) -> Result<()> {
     let failed = |errno: Errno| Error::io("look at what was unpacked", errno);
     let directory = layer.open_in(Path::new(""), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
     rustix::fs::fchmod(&directory, Mode::from_raw_mode(0o700)).map_err(failed)?;
+    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+    rustix::fs::fchown(&directory, Some(user), Some(group)).map_err(failed)?;
     let own = rustix::fs::fstat(files.as_fd()).map_err(failed)?;
     let mut missing = vec![DIFF, RECIPE];
     for entry in Dir::read_from(&directory).map_err(failed)? {

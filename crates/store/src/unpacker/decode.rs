@@ -4,7 +4,6 @@
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
 
 use brig_sys::mount::{Attr, Context};
 use rustix::event::PollFlags;
@@ -75,7 +74,7 @@ impl<R: Read> Read for Decoded<'_, R> {
             return Ok(0);
         }
         // However long nobody read, that was not its fault.
-        self.process.alive = Instant::now();
+        self.process.goes_on();
         loop {
             match rustix::io::read(&self.output, &mut *buffer) {
                 Ok(0) => return self.process.last_word().map(|_| 0).map_err(io::Error::from),
@@ -103,7 +102,7 @@ impl<R: Read> Decoded<'_, R> {
         };
         match rustix::io::write(input, &self.piece[self.at..self.filled]) {
             Ok(written) => {
-                self.process.alive = Instant::now();
+                self.process.goes_on();
                 self.at += written;
             }
             Err(Errno::INTR) => {}
@@ -129,7 +128,7 @@ impl<R: Read> Decoded<'_, R> {
                 Err(error) => return Err(error),
             }
         }
-        self.process.alive = Instant::now();
+        self.process.goes_on();
         Ok(())
     }
 

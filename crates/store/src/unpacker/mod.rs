@@ -55,6 +55,8 @@ const FAILED: u8 = b'F';
 
 /// How long the process may take for any step, by default.
 const STALLED: Duration = Duration::from_secs(60);
+/// How many times as long it may only say that it is alive: what the pipe holds may be a thousand times as much to write.
+const LONGEST: u32 = 60;
 /// How much is read from the input at a time, and kept in the pipe, in bytes.
 const PIECE: usize = 256 * 1024;
 /// The kernel's choice when memory is short: rather this than the daemon or a container.
@@ -158,6 +160,8 @@ struct Process<'a> {
     unpacker: &'a Unpacker,
     /// When it last gave a sign of life or took input.
     alive: Instant,
+    /// When it last took input or gave output: words alone do not keep it for ever.
+    further: Instant,
     lists: Vec<u8>,
     /// It was given all there is.
     fed: bool,
@@ -184,7 +188,7 @@ impl<'a> Process<'a> {
         command.stdin(Stdio::from(theirs.into_fd())).stdout(Stdio::from(nowhere)).stderr(Stdio::from(again));
         let child = command.spawn().map_err(|error| Error::io("start the process that unpacks layers", error))?;
         let alive = Instant::now();
-        Ok(Process { child, channel, unpacker, alive, lists: Vec::new(), fed: false, last_word: None })
+        Ok(Process { child, channel, unpacker, alive, further: alive, lists: Vec::new(), fed: false, last_word: None })
     }
 
     fn send(&mut self, bytes: &[u8], fds: &[std::os::fd::BorrowedFd<'_>]) -> Result<()> {
@@ -245,6 +249,13 @@ impl<'a> Process<'a> {
     fn hear(&mut self) -> Result<bool> {
         let message = self.channel.receive()?.bytes;
         self.alive = Instant::now();
+        let longest = self.unpacker.stalled * LONGEST;
+        if self.further.elapsed() > longest {
+            let seconds = longest.as_secs_f32();
+            let text =
+                format!("the process that unpacks the layer did not come further for {seconds} seconds and was ended");
+            return Err(Error::invalid(text));
+        }
         match message.split_first() {
             Some((&PROGRESS, _)) => {}
             Some((&LOCKED, missing)) => self.unpacker.tell(missing),
@@ -262,6 +273,12 @@ impl<'a> Process<'a> {
         Ok(self.last_word.is_some())
     }
 
+    /// It has taken input or given output, or had neither to take nor to give.
+    fn goes_on(&mut self) {
+        self.alive = Instant::now();
+        self.further = self.alive;
+    }
+
     /// Gives it everything there is to read, and hears it meanwhile. Ends early if it has had its last word.
     fn feed(&mut self, reader: &mut dyn Read, pipe: OwnedFd) -> Result<()> {
         let mut piece = vec![0; PIECE];
@@ -273,12 +290,12 @@ impl<'a> Process<'a> {
                 Err(error) => return Err(Error::input("read the layer", &error)),
             };
             // However long the input was waited for, that was not its fault.
-            self.alive = Instant::now();
+            self.goes_on();
             let mut left = &piece[..length];
             while !left.is_empty() {
                 match rustix::io::write(&pipe, left) {
                     Ok(written) => {
-                        self.alive = Instant::now();
+                        self.goes_on();
                         left = &left[written..];
                     }
                     Err(Errno::INTR) => {}
@@ -298,7 +315,7 @@ impl<'a> Process<'a> {
 
     /// Tells it that there is no more input.
     fn ended(&mut self) -> Result<()> {
-        self.alive = Instant::now();
+        self.goes_on();
         self.fed = true;
         match self.channel.send(&[END], &[]) {
             // It may have had its last word already.

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -38,6 +39,8 @@ const DEEDS: &[(&str, &str)] = &[
     ("a device number", "out of range"),
     ("a path outside", "leads out of the root"),
     ("descriptors", "cannot be"),
+    ("given away", ""),
+    ("signs of life without end", "did not come further"),
 ];
 
 /// The other process: plays the unpacking one as far as the conversation goes.
@@ -96,6 +99,10 @@ pub fn child(deed: &str, host: &str) -> ExitCode {
         "info is a link" => link(&format!("{host}/canary"), "info"),
         "something else" => make("other", FileType::RegularFile),
         "open to all" => rustix::fs::chmodat(&directory, ".", Mode::from_raw_mode(0o777), AtFlags::empty()).unwrap(),
+        "given away" => {
+            let (user, group) = (rustix::fs::Uid::from_raw(1000), rustix::fs::Gid::from_raw(1000));
+            rustix::fs::chownat(&directory, ".", Some(user), Some(group), AtFlags::empty()).unwrap();
+        }
         "endless sizes" => content = i64::MAX as u64,
         "an attribute of overlayfs" => lists = attribute("trusted.overlay.redirect"),
         "an attribute of the host" => lists = attribute("security.selinux"),
@@ -107,6 +114,10 @@ pub fn child(deed: &str, host: &str) -> ExitCode {
     }
     if !lists.is_empty() {
         channel.send(&[b"N", &lists[..]].concat(), &[]).unwrap();
+    }
+    // For ever, until nobody listens.
+    while deed == "signs of life without end" && channel.send(b"P", &[]).is_ok() {
+        std::thread::sleep(Duration::from_millis(2));
     }
     let diff_id = brig_store::digest::sha256_of(&tar);
     let mut done = [b"D", diff_id.hex().as_bytes()].concat();
@@ -140,6 +151,8 @@ fn one(deed: &'static str, said: &str) {
     let dir = tempfile::tempdir().unwrap();
     let canary = brig_tests::corpus::Canary::beneath(dir.path());
     let unpacker = Unpacker::new(std::env::current_exe().unwrap(), ["hostile", deed, canary.host()]);
+    let patience = if deed == "signs of life without end" { 50 } else { 60_000 };
+    let unpacker = unpacker.stalled_after(Duration::from_millis(patience));
     let root = dir.path().join("v1");
     let store = Store::open_with(&root, Options { unpacker: Some(unpacker) }).unwrap();
     let tar = Tar::new().file("file", b"").finish();
@@ -174,6 +187,6 @@ fn one(deed: &'static str, said: &str) {
 }
 
 fn closed(layer: &Path) {
-    let mode = std::os::unix::fs::PermissionsExt::mode(&layer.symlink_metadata().unwrap().permissions());
-    assert_eq!(mode & 0o7777, 0o700, "{layer:?}");
+    let metadata = layer.symlink_metadata().unwrap();
+    assert_eq!((metadata.mode() & 0o7777, metadata.uid(), metadata.gid()), (0o700, 0, 0), "{layer:?}");
 }
