@@ -211,6 +211,27 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("memory can be compressed into")
 }
 
+/// What a program of the machine makes of its standard input.
+pub fn piped(program: &str, arguments: &[&str], input: &[u8]) -> Vec<u8> {
+    let (piped, name) = (std::process::Stdio::piped, program);
+    let mut program = std::process::Command::new(name);
+    let child = program.args(arguments).stdin(piped()).stdout(piped()).spawn();
+    let mut child = child.unwrap_or_else(|error| panic!("{name}: {error}"));
+    let mut stdin = child.stdin.take().expect("stdin is a pipe");
+    let output = std::thread::scope(|scope| {
+        // One that ends early does not read to the end, and says why by its code.
+        scope.spawn(move || stdin.write_all(input).ok());
+        child.wait_with_output().expect("the program can be waited for")
+    });
+    assert!(output.status.success(), "{name}: {}", output.status);
+    output.stdout
+}
+
+/// As the gzip program compresses, at a level.
+pub fn gzip_program(bytes: &[u8], level: u32) -> Vec<u8> {
+    piped("gzip", &[&format!("-{level}"), "-c"], bytes)
+}
+
 /// Bytes that do not compress, the same every time.
 pub fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;

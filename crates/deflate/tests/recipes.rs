@@ -5,6 +5,7 @@
 use std::io::{Read, Write};
 
 use brig_deflate::{Analysed, Error, Form, analyse, compress, rebuild};
+use brig_tests::image::gzip_program;
 use flate2::write::GzEncoder;
 use flate2::{Compress, Compression, FlushCompress, GzBuilder};
 use proptest::prelude::*;
@@ -128,22 +129,6 @@ fn flushed_streams_and_fixed_codes() {
         encoder.compress_vec(&[], &mut stream, FlushCompress::Finish).unwrap();
         check(&dressed(&stream), &text);
     }
-}
-
-/// What gzip(1), which every Debian has, makes of a text.
-fn gzip_program(text: &[u8], level: u32) -> Vec<u8> {
-    let mut program = std::process::Command::new("gzip")
-        .args([&format!("-{level}"), "-c"])
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let (mut input, text) = (program.stdin.take().unwrap(), text.to_vec());
-    let writer = std::thread::spawn(move || input.write_all(&text).unwrap());
-    let output = program.wait_with_output().unwrap();
-    writer.join().unwrap();
-    assert!(output.status.success());
-    output.stdout
 }
 
 #[test]

@@ -4,37 +4,22 @@
 mod common;
 
 use std::io::Write;
-use std::process::{Command, Stdio};
 
 use brig_oci::{Digest, ImageConfig, Platform};
 use brig_store::archive::{LoadEvent, Loaded, import, load};
 use brig_store::digest::sha256_of;
 use brig_store::{ErrorKind, Result, Store};
+use brig_tests::image::{gzip, piped};
 use common::{Tar, config, open};
 
 fn run(store: &Store, archive: &[u8]) -> Result<Vec<Loaded>> {
     load(store, archive, &[], &mut |_| {})
 }
 
-fn gzip(data: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(data).unwrap();
-    encoder.finish().unwrap()
-}
-
 fn bzip2(data: &[u8]) -> Vec<u8> {
     let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
     encoder.write_all(data).unwrap();
     encoder.finish().unwrap()
-}
-
-fn xz(data: &[u8]) -> Vec<u8> {
-    let mut child = Command::new("xz").arg("-c1").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut input = child.stdin.take().unwrap();
-    std::thread::scope(|scope| {
-        scope.spawn(move || input.write_all(data).unwrap());
-        child.wait_with_output().unwrap().stdout
-    })
 }
 
 fn layers() -> [Vec<u8>; 2] {
@@ -63,7 +48,13 @@ fn classic(tags: &str) -> Vec<u8> {
 
 #[test]
 fn docker_save_loads_packed_or_not() {
-    for pack in [|data: &[u8]| data.to_vec(), gzip, bzip2, xz, |data: &[u8]| zstd::encode_all(data, 1).unwrap()] {
+    for pack in [
+        |data: &[u8]| data.to_vec(),
+        gzip,
+        bzip2,
+        |data: &[u8]| piped("xz", &["-c1"], data),
+        |data: &[u8]| zstd::encode_all(data, 1).unwrap(),
+    ] {
         let (_dir, store) = open();
         let mut events = Vec::new();
         let archive = pack(&classic(r#"["app:1","h.io/app:2"]"#));

@@ -4,12 +4,13 @@
 
 mod common;
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 
 use brig_oci::Digest;
 use brig_store::digest::sha256_of;
 use brig_store::{CheckOptions, ErrorKind, Finding, ImageRecord, Lease, Packed, Store};
+use brig_tests::image::gzip_program;
 
 /// A tar with a bit of everything that compresses, larger than a stretch.
 fn tar(seed: u64) -> Vec<u8> {
@@ -27,20 +28,6 @@ fn tar(seed: u64) -> Vec<u8> {
         builder.append_data(&mut header, format!("dir/file{nth}"), &content[..]).unwrap();
     }
     builder.into_inner().unwrap()
-}
-
-fn gzip_program(text: &[u8], level: u32) -> Vec<u8> {
-    let mut program = std::process::Command::new("gzip")
-        .args([&format!("-{level}"), "-c"])
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let (mut input, text) = (program.stdin.take().unwrap(), text.to_vec());
-    let writer = std::thread::spawn(move || input.write_all(&text).unwrap());
-    let output = program.wait_with_output().unwrap();
-    writer.join().unwrap();
-    output.stdout
 }
 
 /// Stores a layer, and a blob as the form that it came in.

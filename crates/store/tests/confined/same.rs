@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 use brig_store::unpacker::Unpacker;
 use brig_store::{ErrorKind, LayerInfo, Options, Packing, Store};
 
+use brig_tests::image::gzip;
+
 use crate::common::{self, Entry, Tar};
 
 pub fn unpacker() -> Unpacker {
@@ -72,12 +74,6 @@ fn sparse() -> Vec<u8> {
     map.resize(512, 0);
     map.resize(1024, 9);
     map
-}
-
-fn gzip(tar: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(tar).unwrap();
-    encoder.finish().unwrap()
 }
 
 /// The listing of a layer, with the attributes that matter, and its tar made again.
