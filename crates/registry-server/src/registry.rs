@@ -67,6 +67,9 @@ pub(crate) struct Inner {
     pub(crate) documents: Documents,
     /// Manifests that are taken in at once: layers are unpacked for them.
     pub(crate) taking: Semaphore,
+    /// Between the moment in which a manifest's blobs are found to be shown and the one in which it holds them, nobody else may
+    /// let go of them.
+    pub(crate) handing_over: Mutex<()>,
     writing: Mutex<HashMap<String, Arc<AtomicU64>>>,
     /// Told when an upload is not written any more.
     ended: Notify,
@@ -83,6 +86,7 @@ impl Registry {
                 settings,
                 documents: Documents::default(),
                 taking: Semaphore::new(TAKING),
+                handing_over: Mutex::default(),
                 writing: Mutex::default(),
                 ended: Notify::new(),
             }),

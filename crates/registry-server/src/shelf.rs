@@ -2,7 +2,7 @@
 //! beside what was pushed to it, and that neither is lost for the other. Must not know what they are called elsewhere.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use brig_oci::{Digest, Document, media_type};
 use brig_store::{ErrorKind, ManifestInfo, Packed, Referenced};
@@ -130,6 +130,10 @@ impl Inner {
         self.settings.shelf.as_deref()
     }
 
+    fn hand_over(&self) -> MutexGuard<'_, ()> {
+        self.handing_over.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Every document that the images of a repository lead to, until `found` is.
     fn walk(&self, repository: &str, mut found: impl FnMut(&Digest, &Leads) -> bool) {
         let mut todo: Vec<(usize, Digest)> =
@@ -247,6 +251,7 @@ impl Inner {
         let Some(shelf) = self.shelf() else {
             return store_manifest(self, repository, digest, bytes, parsed, tags, true).map(|()| None);
         };
+        let turn = self.hand_over();
         self.bring(repository, parsed, 0)?;
         let was_here = self.repositories.manifest(repository, &Referenced::Digest(digest))?.is_some();
         // It holds its blobs from here on.
@@ -256,12 +261,14 @@ impl Inner {
                 self.anchor(repository, &old, 0)?;
             }
         }
+        drop(turn);
         match shelf.take(repository, digest, tags) {
             Ok(Taken::Image) => {
                 for tag in tags {
                     self.repositories.delete_tag(repository, tag)?;
                 }
                 if !tags.is_empty() {
+                    let _turn = self.hand_over();
                     self.release(repository, digest, 0)?;
                 }
                 Ok(None)
@@ -295,6 +302,7 @@ impl Inner {
     pub(crate) fn unshelve_tag(&self, repository: &str, tag: &str) -> Result<bool, Refusal> {
         let Some(shelf) = self.shelf() else { return Ok(false) };
         if let Some(old) = shelf.meaning(repository, tag) {
+            let _turn = self.hand_over();
             self.anchor(repository, &old, 0)?;
         }
         Ok(shelf.untag(repository, tag)?)

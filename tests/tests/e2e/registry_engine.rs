@@ -5,6 +5,7 @@ use brig_tests::image::{digest, gzip};
 use brig_tests::{Image, Layer, Registry, TestHost, eventually, needs};
 use serde_json::{Value, json};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const ADDRESS: &str = "127.0.0.1:5000";
 
@@ -387,4 +388,72 @@ fn manifests_of_all_forms_come_back_as_they_came() {
     }
     let run = ["run", "--rm", "--network", "none", "nested:outer", "cat", "/etc/mine"];
     assert_eq!(host.brig(&run).ok(), "mine");
+}
+
+/// Counts the end of a thread, however it ends.
+struct Ended<'a>(&'a AtomicUsize);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn pushes_beside_prunes_and_collections_lose_nothing() {
+    let (host, registry) = serving_with(&["gc-grace=1m", "gc-interval=1s", "gc-untagged"]);
+    let images: Vec<Image> = (0..12)
+        .map(|n| {
+            image().with(Layer::new().file("etc/number", 0o644, format!("number {}", n % 4)), &[("author", json!(n))])
+        })
+        .collect();
+    let done = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for part in images.chunks(4) {
+            let (registry, done) = (&registry, &done);
+            scope.spawn(move || {
+                let _end = Ended(done);
+                for one in part {
+                    let (manifest, blobs) = one.distributable();
+                    // By its digest first, as a part of an index comes; the tag is its own.
+                    registry.push_parts(&blobs, &manifest, "app", &digest(&manifest));
+                    registry.push_parts(&[], &manifest, "app", &digest(&manifest)[7..19]);
+                }
+            });
+        }
+        scope.spawn(|| {
+            while done.load(Ordering::Relaxed) < 3 {
+                host.brig(&["image", "prune", "-f"]).ok();
+            }
+        });
+    });
+    host.brig(&["image", "prune", "-f"]).ok();
+    for one in &images {
+        let (manifest, blobs) = one.distributable();
+        let got = registry.ask("GET", &format!("/v2/app/manifests/{}", &digest(&manifest)[7..19]), &[]);
+        assert!(got.body == manifest, "{}", got.text());
+        for blob in blobs {
+            assert!(registry.ask("GET", &format!("/v2/app/blobs/{}", digest(&blob)), &[]).body == blob);
+        }
+    }
+    assert_eq!(host.brig(&["images", "-q"]).ok().lines().count(), images.len());
+}
+
+#[test]
+fn a_killed_daemon_has_what_was_pushed_and_goes_on_with_the_rest() {
+    let (mut host, registry) = serving();
+    let (manifest, blobs) = image().distributable();
+    let second = image().with(Layer::new().file("etc/second", 0o644, "2"), &[]);
+    let (other, parts) = second.distributable();
+    registry.push_parts(&blobs, &manifest, "app", "1");
+    parts.iter().for_each(|blob| registry.push_blob("app", blob));
+    host.kill_daemon();
+    host.start_daemon();
+    let got = registry.ask("GET", "/v2/app/manifests/1", &[]);
+    assert!(got.body == manifest, "{}", got.text());
+    for blob in &blobs {
+        assert!(registry.ask("GET", &format!("/v2/app/blobs/{}", digest(blob)), &[]).body == *blob);
+    }
+    registry.push_parts(&[], &other, "app", "2");
+    assert_eq!(host.brig(&["run", "--rm", "--network", "none", "app:2", "cat", "/etc/second"]).ok(), "2");
 }
