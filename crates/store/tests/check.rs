@@ -578,3 +578,20 @@ fn uploads_that_nobody_knows_of_are_moved() {
     assert!(found.len() == 1 && found[0].mended && found[0].problem.contains("upload"), "{found:#?}");
     assert_eq!((check(&registry.store, FULL), registry.store.partials().list().unwrap()), (vec![], vec![]));
 }
+
+#[test]
+fn uploads_that_nobody_knows_of_go_at_the_next_start() {
+    let registry = Registry::new();
+    let id = registry.repositories.uploads().begin("team/app", "").unwrap();
+    let name = |id: &str| format!("{}{id}", brig_store::UPLOAD);
+    for name in [name(&id), name("0123"), "sha256-abc".to_owned()] {
+        registry.store.partials().open(&name).unwrap().append(b"half").unwrap();
+    }
+    let Registry { _dir, store, repositories, .. } = registry;
+    let root = store.root().to_owned();
+    drop((store, repositories));
+    let mut names: Vec<String> =
+        Store::open(&root).unwrap().partials().list().unwrap().into_iter().map(|info| info.name).collect();
+    names.sort();
+    assert_eq!(names, ["sha256-abc".to_owned(), name(&id)]);
+}

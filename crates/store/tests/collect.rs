@@ -271,6 +271,45 @@ fn what_is_freed_is_what_du_says() {
     assert!(freed.abs_diff(difference) * 100 <= difference, "freed {freed}, du says {difference}");
 }
 
+#[test]
+fn what_is_measured_is_what_du_says() {
+    let (dir, store) = open();
+    let root = dir.path().join("v1");
+    let measured = |what: &str| {
+        rustix::fs::sync();
+        let names = ["layers", "blobs", "packed", "partial", "ingest"];
+        let is: u64 = names.iter().map(|name| du(&root.join(name))).sum();
+        let said = store.upkeep().usage().images;
+        assert!(said.abs_diff(is) * 100 <= is, "{what}: {said} said, {is} by du");
+        is
+    };
+    let mut tar = Tar::new().dir("d", 0o755).file("big", &vec![7; 600_000]);
+    for n in 0..100 {
+        tar = tar.file(&format!("d/{n}"), &[5; 9000]).link(&format!("d/{n}-again"), &format!("d/{n}"));
+    }
+    let tar = tar.finish();
+    let info = layer(&store, &tar, None);
+    let one = measured("a layer");
+    // A download under way, with a gap, and its layer half unpacked.
+    let partial = store.partials().open("sha256-abc").unwrap();
+    partial.append(&[1; 300_000]).unwrap();
+    partial.write_at(2_000_000, &[2; 300_000]).unwrap();
+    let mut ingest = store.begin_layer().unwrap();
+    ingest.unpack(&Tar::new().file("more", &[9; 400_000]).finish()[..]).unwrap();
+    let more = measured("beside a pull");
+    assert!(more > one + 900_000, "{more} after {one}");
+    drop((partial, ingest));
+    store.wait_for_removals();
+    // A compressed form that waits for its recipe.
+    let packed = brig_store::Packed::of(&store);
+    let _pause = packed.pause();
+    let form = store.partials().open("form").unwrap();
+    form.append(&[3; 700_000]).unwrap();
+    packed.keep(form, &brig_store::digest::sha256_of(&[3; 700_000]), &info.diff_id, "a/b").unwrap();
+    let packed = measured("with a compressed form");
+    assert!(packed > one + 1_200_000, "{packed} after {one}");
+}
+
 /// Bytes on the disk, as `du` counts them; without the database, whose log grows meanwhile.
 fn du(path: &std::path::Path) -> u64 {
     let output = std::process::Command::new("du")
