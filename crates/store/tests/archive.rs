@@ -209,8 +209,9 @@ fn hostile_docker_archives_are_refused() {
         "not what its name says",
     );
     refused(&case("a.tar", r#"["a.tar"]"#, "[]"), ErrorKind::Invalid, "not a JSON document");
-    refused(&Tar::new().symlink("x", "/etc/passwd").finish(), ErrorKind::Invalid, "absolute link");
-    refused(&Tar::new().symlink("x", "../y").finish(), ErrorKind::Invalid, "leads out");
+    refused(&Tar::new().symlink("manifest.json", "/etc/passwd").finish(), ErrorKind::Invalid, "absolute link");
+    refused(&Tar::new().symlink("dev/fd", "/proc/self/fd").finish(), ErrorKind::Invalid, "import it");
+    refused(&Tar::new().symlink("manifest.json", "../y").finish(), ErrorKind::Invalid, "leads out");
     let lap = Tar::new().symlink("manifest.json", "b").symlink("b", "manifest.json").finish();
     refused(&lap, ErrorKind::Invalid, "links of links");
     refused(&Tar::new().file("repositories", b"{}").finish(), ErrorKind::Invalid, "older than 1.10");

@@ -68,7 +68,7 @@ pub fn load(
     } else {
         let hint = match parts.has("repositories") {
             true => ": it was made by a Docker older than 1.10, save it again with a current one",
-            false => "",
+            false => "; if it holds the files of a system, import it",
         };
         return Err(Error::invalid(format!(
             "not an image archive: it has neither manifest.json (docker save) nor index.json (OCI layout){hint}"

@@ -40,7 +40,7 @@ pub(super) struct Parts {
 enum Part {
     Document(Vec<u8>),
     Layer(Box<LayerPart>),
-    /// What looked like a layer and could not be unpacked: only a failure if an image lists it.
+    /// What looked like a layer and could not be unpacked, or a link that leads nowhere: only a failure if an image lists it.
     Broken(Error),
     Link(String),
 }
@@ -74,7 +74,8 @@ impl Parts {
             let described = |error: Error| error.context(member.name.escape_ascii());
             let name = path(&member.name).map_err(described)?;
             let part = match member.kind {
-                Kind::Symlink => Part::Link(beside(&name, &member.link).map_err(described)?),
+                // Only wrong if an image lists it.
+                Kind::Symlink => beside(&name, &member.link).map_or_else(|e| Part::Broken(described(e)), Part::Link),
                 Kind::HardLink => Part::Link(path(&member.link).map_err(described)?),
                 Kind::File if member.segments.is_none() => {
                     let spools = layers < MAX_SPOOLED;
@@ -110,6 +111,7 @@ impl Parts {
     pub(super) fn document(&self, name: &str) -> Result<&[u8]> {
         match self.parts.get(self.follow(name)?) {
             Some(Part::Document(bytes)) => Ok(bytes),
+            Some(Part::Broken(error)) => Err(error.clone()),
             Some(_) => Err(Error::invalid(format!("{name} in the archive is not a JSON document"))),
             None => Err(Error::invalid(format!("{name} is missing in the archive"))),
         }
