@@ -230,7 +230,7 @@ fn commit(store: &Store, ingests: Vec<LayerIngest>, parent: Option<&Digest>) -> 
         let parent = infos.last().map(|info| &info.chain_id).or(parent);
         let chain_id = digest::chain_id(parent, &unpacked.diff_id);
         if let Some(existing) = existing(store, &chain_id) {
-            lay_on(&mut below, store.inner.root.join("layers").join(chain_id.hex()), existing.opaque);
+            below.insert(0, store.inner.root.join("layers").join(chain_id.hex()).join(recipe::DIFF));
             infos.push(existing);
             continue;
         }
@@ -249,7 +249,7 @@ fn commit(store: &Store, ingests: Vec<LayerIngest>, parent: Option<&Digest>) -> 
             opaque: applied.opaque,
         };
         info::write(ingest.dir.as_fd(), &info)?;
-        lay_on(&mut below, store.inner.root.join("ingest").join(&ingest.name), info.opaque);
+        below.insert(0, store.inner.root.join("ingest").join(&ingest.name).join(recipe::DIFF));
         infos.push(info.clone());
         brought.push((ingest, info));
     }
@@ -259,14 +259,6 @@ fn commit(store: &Store, ingests: Vec<LayerIngest>, parent: Option<&Digest>) -> 
     rustix::fs::syncfs(&store.inner.dirs.ingest).map_err(|errno| Error::io("syncfs", errno))?;
     publish(store, &mut brought)?;
     Ok(infos)
-}
-
-/// Puts a layer in `directory` on top of those whose files are in `below`; an opaque one hides them.
-fn lay_on(below: &mut Vec<PathBuf>, directory: PathBuf, opaque: bool) {
-    if opaque {
-        below.clear();
-    }
-    below.insert(0, directory.join(recipe::DIFF));
 }
 
 /// The layer, if it is here already: then it has arrived as if it had been brought.
