@@ -147,7 +147,7 @@ impl TestHost {
                 Run::new("chrt", &["-o", "-p", "0", &task.file_name().to_string_lossy()]).output().ok();
             }
         }
-        let packed = self.data_root.join("packed");
+        let packed = self.data_root.join("v1/packed");
         let begun = Instant::now();
         let waiting = || {
             let mut files = std::fs::read_dir(&packed).expect("the store has a folder of compressed forms").flatten();

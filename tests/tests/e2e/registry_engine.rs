@@ -261,6 +261,8 @@ fn what_an_artifact_shares_with_an_image_outlives_it() {
         "layers": [layer],
     });
     registry.push_parts(&[empty], &serde_json::to_vec(&artifact).unwrap(), "app", "artifact");
+    // From now on the blob is made of the layer.
+    host.wait_for_recipes();
     host.brig(&["rmi", "app:1"]).ok();
     host.brig(&["system", "prune", "-af"]).ok();
     let wanted = layer["digest"].as_str().unwrap();
