@@ -46,7 +46,7 @@ pub use database::Database;
 pub use decompress::{Packing, decompress, decompress_sniffed};
 pub use durable::scratch_file;
 pub use error::{Error, ErrorKind, Result};
-pub use layer::{LayerIngest, Unpacked};
+pub use layer::{InFile, Input, LayerIngest, Unpacked};
 pub use lease::{Lease, Pin};
 pub use packed::{Compression, Form, LayerBlob, Packed, Pause};
 pub use partial::{Partial, PartialInfo, PartialReader, Partials};

@@ -3,8 +3,6 @@
 //! pulls takes.
 
 use std::collections::HashMap;
-use std::io::Read;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use brig_oci::{Descriptor, Digest};
@@ -118,15 +116,18 @@ async fn run(
 
 async fn fetch(wanted: &Wanted, download: &Download, store: &Store) -> Result<LayerIngest> {
     loop {
-        let reader = download.reader().await?;
+        let mut reader = download.reader().await?;
         let generation = reader.generation();
-        let broken = Arc::new(AtomicBool::new(false));
-        let along = Along { reader, broken: broken.clone() };
         let (on, layer) = (store.clone(), wanted.clone());
-        let unpacked = super::blocking(move || unpack(&on, along, &layer)).await;
+        let work = move || {
+            let unpacked = unpack(&on, &mut reader, &layer);
+            Ok((unpacked, reader.is_broken()))
+        };
+        let (unpacked, is_broken) = super::blocking(work).await?;
+        // Where the blob broke off the download has its own words for why.
         if let Err(error) = &unpacked
             && error.kind == ErrorKind::Storage
-            && !broken.load(Ordering::Acquire)
+            && !is_broken
         {
             // Room on a full disk is worth more than a part of a blob.
             download.abandon();
@@ -139,22 +140,11 @@ async fn fetch(wanted: &Wanted, download: &Download, store: &Store) -> Result<La
     }
 }
 
-/// The blob as it arrives. Remembers whether it broke off: then the download has its own words for why.
-struct Along {
-    reader: PartialReader,
-    broken: Arc<AtomicBool>,
-}
-
-impl Read for Along {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        self.reader.read(buffer).inspect_err(|_| self.broken.store(true, Ordering::Release))
-    }
-}
-
-fn unpack(store: &Store, blob: Along, wanted: &Wanted) -> Result<LayerIngest> {
+/// Unpacks the blob as it arrives.
+fn unpack(store: &Store, blob: &mut PartialReader, wanted: &Wanted) -> Result<LayerIngest> {
     let digest = &wanted.descriptor.digest;
     let mut ingest = store.begin_layer()?;
-    let unpacked = ingest.unpack_blob(blob, packing(&wanted.descriptor)).map_err(|error| {
+    let unpacked = ingest.unpack_input(blob, packing(&wanted.descriptor)).map_err(|error| {
         let mut error = Error::from(error);
         error.message = format!("layer {digest}: {}", error.message);
         error

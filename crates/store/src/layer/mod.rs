@@ -5,10 +5,12 @@
 pub(crate) mod below;
 mod duplicate;
 pub(crate) mod info;
+mod input;
 mod shape;
 mod stream;
 
 pub(crate) use duplicate::describe;
+pub use input::{InFile, Input};
 pub(crate) use stream::unpack_stream;
 
 use std::io::Read;
@@ -28,6 +30,7 @@ use crate::durable;
 use crate::error::{Error, Result};
 use crate::recipe;
 use crate::store::Store;
+use input::Stream;
 
 /// The longest uncompressed tar of one layer, in bytes.
 pub const MAX_LAYER_SIZE: u64 = 128 << 30;
@@ -108,13 +111,18 @@ impl LayerIngest {
     /// one, else in this one. With `packing` the stream must be packed so, else its first bytes tell. Reads to the stream's
     /// end unless it fails. Once only for each ingest.
     pub fn unpack_blob(&mut self, reader: impl Read, packing: Option<Packing>) -> Result<Unpacked> {
-        self.unpack_as(reader, packing, Content::Written)
+        self.unpack_as(&mut Stream(reader), packing, Content::Written)
+    }
+
+    /// As [`LayerIngest::unpack_blob`], from what may lie in a file.
+    pub fn unpack_input(&mut self, input: &mut dyn Input, packing: Option<Packing>) -> Result<Unpacked> {
+        self.unpack_as(input, packing, Content::Written)
     }
 
     /// Unpacks an uncompressed tar without the content of its files, and completes it from the layers below: what a layer is
     /// to look like. Not to be committed. Tells what came of it, with where the files are.
     pub(crate) fn unpack_hollow(&mut self, reader: impl Read) -> Result<(&Root, &Applied)> {
-        self.unpack_as(reader, Some(Packing::Plain), Content::LeftOut)?;
+        self.unpack_as(&mut Stream(reader), Some(Packing::Plain), Content::LeftOut)?;
         match std::mem::replace(&mut self.state, State::Failed) {
             State::Unpacked(_, applied) => self.state = State::Hollow(applied),
             state => self.state = state,
@@ -125,14 +133,14 @@ impl LayerIngest {
         }
     }
 
-    fn unpack_as(&mut self, mut reader: impl Read, packing: Option<Packing>, content: Content) -> Result<Unpacked> {
+    fn unpack_as(&mut self, input: &mut dyn Input, packing: Option<Packing>, content: Content) -> Result<Unpacked> {
         if !matches!(self.state, State::Empty) {
             return Err(Error::invalid("a layer can be unpacked only once"));
         }
         self.state = State::Failed;
         let outcome = match &self.store.inner.unpacker {
-            Some(unpacker) => unpacker.unpack(&self.dir, &mut reader, packing, content),
-            None => decompress::decompress_as(reader, packing)
+            Some(unpacker) => unpacker.unpack(&self.dir, input, packing, content),
+            None => decompress::decompress_as(input, packing)
                 .and_then(|plain| unpack_stream(&self.dir, &self.root, plain, content, &|| {})),
         };
         self.finish(outcome)

@@ -35,11 +35,12 @@ use brig_sys::mount::{self, Attr, Change};
 use brig_sys::process;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::pipe::PipeFlags;
+use rustix::pipe::{PipeFlags, SpliceFlags};
 
 use crate::apply::Content;
 use crate::decompress::{Packing, ZSTD_HEAD, ZSTD_USUAL_LOG, ZSTD_WINDOW_LOG, needs_large_window};
 use crate::error::{Error, Result};
+use crate::layer::{InFile, Input};
 pub use confine::{Missing, PIECES, Piece, isolate, lock};
 pub use helper::main;
 use notes::{MAX_LISTS, Outcome};
@@ -97,17 +98,17 @@ impl Unpacker {
         Unpacker { stalled, ..self }
     }
 
-    /// Unpacks what `reader` gives into the ingest directory `directory`.
+    /// Unpacks what `input` gives into the ingest directory `directory`.
     pub(crate) fn unpack(
         &self,
         directory: &Root,
-        reader: &mut dyn Read,
+        input: &mut dyn Input,
         packing: Option<Packing>,
         content: Content,
     ) -> Result<Outcome> {
         let mut head = Vec::with_capacity(ZSTD_HEAD);
         let limit = ZSTD_HEAD as u64;
-        reader.take(limit).read_to_end(&mut head).map_err(|error| Error::input("read the layer", &error))?;
+        input.take(limit).read_to_end(&mut head).map_err(|error| Error::input("read the layer", &error))?;
         let large = packing != Some(Packing::Plain) && needs_large_window(&head);
         let _alone = large.then(|| self.large.lock().unwrap_or_else(PoisonError::into_inner));
         let window_log = if large { ZSTD_WINDOW_LOG } else { ZSTD_USUAL_LOG };
@@ -122,7 +123,9 @@ impl Unpacker {
         let job = [JOB, code, u8::try_from(window_log).unwrap_or_default()];
         process.send(&job, &[mount.as_fd(), read_end.as_fd()])?;
         drop((read_end, mount));
-        process.feed(&mut head.as_slice().chain(reader), write_end)?;
+        if process.write(&head, &write_end)? == Wants::More {
+            process.feed(input, write_end)?;
+        }
         process.outcome()
     }
 
@@ -133,6 +136,22 @@ impl Unpacker {
         let missing = notes::decode_error(&[&[0], missing].concat()).message;
         tracing::warn!("layers are unpacked less confined than they could be, as the kernel refuses: {missing}");
     }
+}
+
+/// Whether the process takes more input.
+#[derive(PartialEq, Eq)]
+enum Wants {
+    More,
+    /// It has had its last word, or is gone.
+    Nothing,
+}
+
+/// What came of moving a file's bytes to the process.
+enum Moved {
+    Bytes(u64),
+    /// They have to be read.
+    Cannot,
+    NotWanted,
 }
 
 /// A detached mount of the directory alone, from which nothing is run and no device opened.
@@ -279,38 +298,99 @@ impl<'a> Process<'a> {
         self.further = self.alive;
     }
 
-    /// Gives it everything there is to read, and hears it meanwhile. Ends early if it has had its last word.
-    fn feed(&mut self, reader: &mut dyn Read, pipe: OwnedFd) -> Result<()> {
-        let mut piece = vec![0; PIECE];
+    /// Gives it everything there is, and hears it meanwhile. Ends early if it has had its last word.
+    fn feed(&mut self, input: &mut dyn Input, pipe: OwnedFd) -> Result<()> {
+        let failed = |error: std::io::Error| Error::input("read the layer", &error);
+        let mut is_moved = true;
+        let mut piece = Vec::new();
         loop {
-            let length = match reader.read(&mut piece) {
-                Ok(0) => break,
-                Ok(length) => length,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(Error::input("read the layer", &error)),
+            let wants = match if is_moved { input.in_file().map_err(failed)? } else { None } {
+                Some(there) if there.length == 0 => break,
+                Some(there) => match self.splice(&there, &pipe)? {
+                    Moved::Bytes(length) => {
+                        input.pass(length);
+                        Wants::More
+                    }
+                    Moved::Cannot => {
+                        is_moved = false;
+                        continue;
+                    }
+                    Moved::NotWanted => Wants::Nothing,
+                },
+                None => {
+                    piece.resize(PIECE, 0);
+                    match input.read(&mut piece) {
+                        Ok(0) => break,
+                        Ok(length) => self.write(&piece[..length], &pipe)?,
+                        Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                        Err(error) => return Err(failed(error)),
+                    }
+                }
             };
-            // However long the input was waited for, that was not its fault.
-            self.goes_on();
-            let mut left = &piece[..length];
-            while !left.is_empty() {
-                match rustix::io::write(&pipe, left) {
-                    Ok(written) => {
-                        self.goes_on();
-                        left = &left[written..];
+            if wants == Wants::Nothing {
+                return Ok(());
+            }
+        }
+        drop(pipe);
+        self.ended()
+    }
+
+    /// Writes all of it to the process.
+    fn write(&mut self, mut left: &[u8], pipe: &OwnedFd) -> Result<Wants> {
+        // However long the input was waited for, that was not its fault.
+        self.goes_on();
+        while !left.is_empty() {
+            match rustix::io::write(pipe, left) {
+                Ok(written) => {
+                    self.goes_on();
+                    left = &left[written..];
+                }
+                Err(errno) => {
+                    if self.is_over(errno, pipe)? {
+                        return Ok(Wants::Nothing);
                     }
-                    Err(Errno::INTR) => {}
-                    // It does not read any more, and has said why or will not say anything.
-                    Err(Errno::PIPE) => return Ok(()),
-                    Err(Errno::AGAIN) => {
-                        if self.wait(&[(&pipe, PollFlags::OUT)])? && self.hear()? {
-                            return Ok(());
-                        }
-                    }
-                    Err(errno) => return Err(Error::io("write to the process that unpacks layers", errno)),
                 }
             }
         }
-        self.ended()
+        Ok(Wants::More)
+    }
+
+    /// Moves some bytes of a file to the process: their pages, not a copy of them.
+    fn splice(&mut self, there: &InFile<'_>, pipe: &OwnedFd) -> Result<Moved> {
+        self.goes_on();
+        let length = usize::try_from(there.length).unwrap_or(usize::MAX).min(PIECE);
+        loop {
+            let mut at = there.at;
+            match rustix::pipe::splice(there.file, Some(&mut at), pipe, None, length, SpliceFlags::NONBLOCK) {
+                Ok(0) => {
+                    let cut =
+                        std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "a file of the store became shorter");
+                    return Err(Error::input("read the layer", &cut));
+                }
+                Ok(moved) => {
+                    self.goes_on();
+                    return Ok(Moved::Bytes(moved as u64));
+                }
+                // Not every file system gives its pages away.
+                Err(Errno::INVAL) => return Ok(Moved::Cannot),
+                Err(errno) => {
+                    if self.is_over(errno, pipe)? {
+                        return Ok(Moved::NotWanted);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What it means that nothing could be put into the pipe: whether it has had its last word. Else waits until there is room.
+    fn is_over(&mut self, errno: Errno, pipe: &OwnedFd) -> Result<bool> {
+        match errno {
+            Errno::INTR => Ok(false),
+            // It does not read any more, and has said why or will not say anything.
+            Errno::PIPE => Ok(true),
+            Errno::AGAIN => Ok(self.wait(&[(pipe, PollFlags::OUT)])? && self.hear()?),
+            errno => Err(Error::io("write to the process that unpacks layers", errno)),
+        }
     }
 
     /// Tells it that there is no more input.

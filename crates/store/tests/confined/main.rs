@@ -21,6 +21,7 @@ const TESTS: &[Test] = &[
     ("a_layer_without_a_wall", walls::a_layer_without_a_wall),
     ("layers_are_the_same", same::layers_are_the_same),
     ("images_from_archives_too", same::images_from_archives_too),
+    ("a_blob_is_handed_on_as_it_arrives", same::a_blob_is_handed_on_as_it_arrives),
     ("an_archive_is_decoded_outside", same::an_archive_is_decoded_outside),
     ("packing_is_what_was_said", same::packing_is_what_was_said),
     ("a_killed_process_is_one_failed_layer", faults::a_killed_process_is_one_failed_layer),

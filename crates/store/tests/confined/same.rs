@@ -208,3 +208,42 @@ pub fn packing_is_what_was_said() {
     let error = store.begin_layer().unwrap().unpack_blob(&gzip(&tar)[..], Some(Packing::Zstd)).unwrap_err();
     assert_eq!(error.message, "said to be packed as zstd, but it is gzip");
 }
+
+/// A file of the store is not read but moved, whatever comes at a time, and only as far as it is there.
+pub fn a_blob_is_handed_on_as_it_arrives() {
+    let (_dir, store) = confined();
+    let noise: Vec<u8> = (0..3_000_000u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let tar = Tar::new().file("a", &noise).file("b", b"end").finish();
+    for (packed, name) in [(tar.clone(), "plain"), (gzip(&tar), "gzip")] {
+        let partial = store.partials().open(name).unwrap();
+        let (mut reader, mut ingest) = (partial.reader(), store.begin_layer().unwrap());
+        let unpacked = std::thread::scope(|scope| {
+            let unpacking = scope.spawn(|| ingest.unpack_input(&mut reader, None));
+            let mut left = &packed[..];
+            for size in [1, 17, 1, 4095, 1, 70_000, 1_000_003].into_iter().cycle() {
+                let (now, later) = left.split_at(size.min(left.len()));
+                partial.append(now).unwrap();
+                left = later;
+                if left.is_empty() {
+                    break;
+                }
+            }
+            partial.finish();
+            unpacking.join().unwrap().unwrap()
+        });
+        assert_eq!(
+            (unpacked.diff_id, unpacked.size),
+            (brig_store::digest::sha256_of(&tar), tar.len() as u64),
+            "{name}"
+        );
+        assert!(!reader.is_broken());
+        partial.discard().unwrap();
+    }
+    // One that breaks off is no layer, though all of it that came was a whole one.
+    let partial = store.partials().open("cut").unwrap();
+    let (mut reader, mut ingest) = (partial.reader(), store.begin_layer().unwrap());
+    partial.append(&tar).unwrap();
+    partial.fail(std::io::ErrorKind::ConnectionReset, "the wire is cut");
+    let refused = ingest.unpack_input(&mut reader, None).unwrap_err();
+    assert!(refused.message.contains("the wire is cut") && reader.is_broken(), "{refused}");
+}
