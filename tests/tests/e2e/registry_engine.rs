@@ -1,7 +1,7 @@
 //! The registry over an engine's own storage (`brig daemon --serve-registry`): what is pushed there is an image of the engine, and
 //! the engine's images can be had from there.
 
-use brig_tests::image::{digest, gzip};
+use brig_tests::image::{digest, gzip, gzip_program};
 use brig_tests::{Image, Layer, Registry, TestHost, eventually, needs};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -251,9 +251,17 @@ fn artifacts_and_indexes_are_kept_beside_images() {
 #[test]
 fn what_an_artifact_shares_with_an_image_outlives_it() {
     let (host, registry) = serving_with(&["gc-grace=3s", "gc-interval=1s"]);
-    let (manifest, blobs) = image().distributable();
-    registry.push_parts(&blobs, &manifest, "app", "1");
-    let kept: Value = serde_json::from_slice(&manifest).unwrap();
+    // Of the gzip program's work there is a recipe.
+    let image = Image::busybox().with(Layer::new().file("etc/mine", 0o600, "mine, and mine again\n".repeat(9_999)), &[]);
+    let (manifest, mut blobs) = image.distributable();
+    let mut kept: Value = serde_json::from_slice(&manifest).unwrap();
+    for (nth, layer) in image.layers.iter().enumerate() {
+        let packed = gzip_program(layer, 6);
+        kept["layers"][nth]["digest"] = json!(digest(&packed));
+        kept["layers"][nth]["size"] = json!(packed.len());
+        blobs.push(packed);
+    }
+    registry.push_parts(&blobs, &serde_json::to_vec(&kept).unwrap(), "app", "1");
     let (layer, empty) = (kept["layers"][1].clone(), b"{}".to_vec());
     let artifact = json!({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "artifactType": "application/x",

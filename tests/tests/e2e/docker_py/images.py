@@ -80,7 +80,8 @@ fails("list by nonsense", errors.APIError, 400, lambda: client.images.list(filte
 image = client.images.get("py/data:1")
 is_same("labels", image.labels, {"from": "data"})
 is_same("environment", image.attrs["Config"]["Env"], ["A=b"])
-is_same("short id", image.short_id, image.id[:19])
+# Ten digits of it or twelve, by the version.
+is_same("short id", image.id[: len(image.short_id)], image.short_id)
 fails("get", errors.ImageNotFound, 404, lambda: client.images.get("nosuch"))
 history = image.history()
 is_same("history", [(len(history), history[0]["Tags"], history[0]["Comment"])], [(1, ["py/data:1"], "Imported from -")])
@@ -137,7 +138,9 @@ is_same("login", api.login("a", "b", registry=f"http://{registry}", reauth=True)
 command = ["/bin/sh", "-c", "echo x > /new; while :; do read line; done"]
 box = client.containers.create(f"{repository}:1", command=command, stdin_open=True)
 box.start()
-while {"Path": "/new", "Kind": 1} not in (box.diff() or []):
+for _ in range(400):
+    if {"Path": "/new", "Kind": 1} in (box.diff() or []):
+        break
     time.sleep(0.05)
 made = box.commit(
     repository="py/commit", tag="1", message="m", author="a", changes=['CMD ["true"]'], conf={"Labels": {"q": "1"}}
@@ -145,7 +148,8 @@ made = box.commit(
 config = made.attrs["Config"]
 is_same("commit", (made.tags, made.attrs["Comment"], made.attrs["Author"]), (["py/commit:1"], "m", "a"))
 is_same("its configuration", (config["Cmd"], config["Labels"]["q"], config["Env"]), (["true"], "1", ["A=b"]))
-is_same("a commit without a name", box.commit(pause=False).tags, [])
+# Debian 12's version always pauses.
+is_same("a commit without a name", box.commit().tags, [])
 with tarfile.open(fileobj=io.BytesIO(b"".join(box.export(chunk_size=4096)))) as files:
     is_same("export", {"new", "bin/sh", "etc/motd"} <= set(files.getnames()), True)
 used = client.df()
