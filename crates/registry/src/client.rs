@@ -49,7 +49,27 @@ pub(crate) struct Inner {
     pub(crate) transport: Transport,
     pub(crate) tokens: Tokens,
     pub(crate) flights: Arc<Flights>,
+    pub(crate) limits: Limits,
+}
+
+/// How much is done at once.
+#[derive(Clone)]
+pub(crate) struct Limits {
     pub(crate) downloads: Arc<Semaphore>,
+    /// Layers that are unpacked, each in a process: those that wait for their downloads, which may be for ever, and one for
+    /// each processor.
+    pub(crate) unpacking: Arc<Semaphore>,
+}
+
+impl Limits {
+    fn new(downloads: usize) -> Limits {
+        let downloads = downloads.clamp(1, 64);
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Limits {
+            downloads: Arc::new(Semaphore::new(downloads)),
+            unpacking: Arc::new(Semaphore::new(downloads + processors)),
+        }
+    }
 }
 
 impl Client {
@@ -129,15 +149,15 @@ fn inner(config: Config, before: Option<&Inner>) -> Result<Inner> {
         proxies: config.proxies.clone(),
     };
     let at_once = config.max_concurrent_downloads;
-    let downloads = match before {
-        Some(before) if before.config.max_concurrent_downloads == at_once => Arc::clone(&before.downloads),
-        _ => Arc::new(Semaphore::new(at_once.clamp(1, 64))),
+    let limits = match before {
+        Some(before) if before.config.max_concurrent_downloads == at_once => before.limits.clone(),
+        _ => Limits::new(at_once),
     };
     Ok(Inner {
         transport: Transport::new(dialer, user_agent, config.stall_timeout),
         tokens: Tokens::default(),
         flights: before.map_or_else(Arc::default, |before| Arc::clone(&before.flights)),
-        downloads,
+        limits,
         config,
     })
 }

@@ -252,7 +252,8 @@ fn artifacts_and_indexes_are_kept_beside_images() {
 fn what_an_artifact_shares_with_an_image_outlives_it() {
     let (host, registry) = serving_with(&["gc-grace=3s", "gc-interval=1s"]);
     // Of the gzip program's work there is a recipe.
-    let image = Image::busybox().with(Layer::new().file("etc/mine", 0o600, "mine, and mine again\n".repeat(9_999)), &[]);
+    let image =
+        Image::busybox().with(Layer::new().file("etc/mine", 0o600, "mine, and mine again\n".repeat(9_999)), &[]);
     let (manifest, mut blobs) = image.distributable();
     let mut kept: Value = serde_json::from_slice(&manifest).unwrap();
     for (nth, layer) in image.layers.iter().enumerate() {

@@ -11,6 +11,7 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
 use tokio::task::AbortHandle;
 
 use super::download::{Download, Downloads};
+use crate::client::Limits;
 use crate::error::{Error, ErrorKind, Result};
 use crate::session::Session;
 
@@ -77,7 +78,7 @@ impl Flights {
         wanted: &Wanted,
         sources: &[Arc<Session>],
         store: &Store,
-        limit: &Arc<Semaphore>,
+        limits: &Limits,
     ) -> (Arc<Flight>, bool) {
         let key = (wanted.descriptor.digest.clone(), wanted.chain_id.clone());
         let mut flights = self.flights.lock().unwrap_or_else(|e| e.into_inner());
@@ -87,24 +88,31 @@ impl Flights {
             return (flight, true);
         }
         flights.retain(|_, flight| flight.strong_count() > 0);
-        let download = self.downloads.join(&wanted.descriptor, sources, store, limit);
+        let download = self.downloads.join(&wanted.descriptor, sources, store, &limits.downloads);
         let (publish, stage) = watch::channel(Stage::Working);
         let slot = Arc::new(AsyncMutex::new(None));
-        let work = run(wanted.clone(), download.clone(), store.clone(), publish, slot.clone());
+        let work = Work { wanted: wanted.clone(), download: download.clone(), store: store.clone() };
+        let work = run(work, limits.unpacking.clone(), publish, slot.clone());
         let flight = Arc::new(Flight { download, stage, slot, task: tokio::spawn(work).abort_handle() });
         flights.insert(key, Arc::downgrade(&flight));
         (flight, false)
     }
 }
 
-async fn run(
+/// What one flight works with.
+struct Work {
     wanted: Wanted,
     download: Arc<Download>,
     store: Store,
+}
+
+async fn run(
+    work: Work,
+    unpacking: Arc<Semaphore>,
     stage: watch::Sender<Stage>,
     slot: Arc<AsyncMutex<Option<LayerIngest>>>,
 ) {
-    let last = match fetch(&wanted, &download, &store).await {
+    let last = match fetch(&work, &unpacking).await {
         Ok(ingest) => {
             *slot.lock().await = Some(ingest);
             Stage::Ready
@@ -114,9 +122,11 @@ async fn run(
     stage.send_replace(last);
 }
 
-async fn fetch(wanted: &Wanted, download: &Download, store: &Store) -> Result<LayerIngest> {
+async fn fetch(Work { wanted, download, store }: &Work, unpacking: &Semaphore) -> Result<LayerIngest> {
     loop {
+        // Once there is one the download is under way: who waits for a byte has its place, who has all bytes goes on.
         let mut reader = download.reader().await?;
+        let _place = unpacking.acquire().await.expect("the client never closes its limit of unpacking");
         let generation = reader.generation();
         let (on, layer) = (store.clone(), wanted.clone());
         let work = move || {

@@ -68,7 +68,7 @@ impl Layers<'_> {
         let followers: Vec<_> = missing
             .iter()
             .map(|&nth| {
-                let flight = self.inner.flights.join(&wanted[nth], self.sources, self.store, &self.inner.downloads);
+                let flight = self.inner.flights.join(&wanted[nth], self.sources, self.store, &self.inner.limits);
                 self.follow(flight, nth, &wanted[nth], &places, watched.clone())
             })
             .collect();
@@ -100,7 +100,7 @@ impl Layers<'_> {
                 Err(error) if joined => {
                     tracing::debug!("{}: a shared download failed: {error}; beginning anew", layer.descriptor.digest);
                     joined = false;
-                    flight = self.inner.flights.join(layer, self.sources, self.store, &self.inner.downloads).0;
+                    flight = self.inner.flights.join(layer, self.sources, self.store, &self.inner.limits).0;
                 }
                 Err(error) => return Err(error),
             }

@@ -113,7 +113,8 @@ pub(crate) async fn raw_blob(store: &Store, session: &Arc<Session>, descriptor: 
         return Ok(());
     }
     let inner = &session.inner;
-    let download = inner.flights.downloads.join(descriptor, std::slice::from_ref(session), store, &inner.downloads);
+    let download =
+        inner.flights.downloads.join(descriptor, std::slice::from_ref(session), store, &inner.limits.downloads);
     download.verified().await?;
     let (store, digest, size) = (store.clone(), descriptor.digest.clone(), descriptor.size);
     blocking(move || {
