@@ -23,8 +23,20 @@ fn patience(holder: &str) -> Duration {
     if is_ending { Duration::from_secs(10) } else { Duration::ZERO }
 }
 
+/// A locked store.
+pub(crate) struct Lock(OwnedFd);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing would not do: a child that is just being started has the file too, until it runs its program.
+        if let Err(errno) = rustix::fs::flock(&self.0, FlockOperation::Unlock) {
+            tracing::warn!("the store's lock is left until this process ends: {errno}");
+        }
+    }
+}
+
 /// Locks the store and writes down by whom.
-pub(crate) fn take(root: &Path) -> Result<OwnedFd> {
+pub(crate) fn take(root: &Path) -> Result<Lock> {
     let path = root.join(NAME);
     let failed = |call: &str, errno: Errno| Error::io(format!("{call} {}", path.display()), errno);
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -57,5 +69,5 @@ pub(crate) fn take(root: &Path) -> Result<OwnedFd> {
     if let Err(errno) = written {
         tracing::warn!("write {}: {errno}", path.display());
     }
-    Ok(lock)
+    Ok(Lock(lock))
 }

@@ -17,6 +17,7 @@ use crate::digest;
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layer::LayerIngest;
+use crate::lock::Lock;
 use crate::packed::Packer;
 use crate::partial::{self, PartialDir, Partials};
 use crate::quarantine::Quarantine;
@@ -66,7 +67,7 @@ pub(crate) struct Inner {
     /// Where layers are unpacked, if not here.
     pub(crate) unpacker: Option<Unpacker>,
     /// Locked for as long as the store is open.
-    _lock: OwnedFd,
+    _lock: Lock,
 }
 
 /// The directories of the store, open.

@@ -271,3 +271,23 @@ fn a_lock_that_a_killed_process_has_not_let_go_of_yet_is_waited_for() {
     Store::open(base.path()).unwrap();
     later.join().unwrap();
 }
+
+/// Children that are just being started have every file of this process for a moment, the lock among them.
+#[test]
+fn a_store_that_was_let_go_of_is_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("v1");
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    std::process::Command::new("true").status().unwrap();
+                }
+            });
+        }
+        let opened: Result<Vec<()>, _> = (0..100).map(|_| Store::open(&root).map(drop)).collect();
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        opened.unwrap();
+    });
+}
