@@ -5,7 +5,7 @@ mod common;
 
 use brig_oci::Digest;
 use brig_store::{ErrorKind, ImageRecord, LayerIngest, Lease, Store};
-use common::{Tar, layer, open, unpack};
+use common::{Entry, Tar, layer, open, unpack};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 
 #[test]
@@ -118,6 +118,14 @@ fn whiteouts_are_overlayfs_ones() {
     assert_eq!(common::xattr(&diff.join("e"), "trusted.overlay.opaque").as_deref(), Some(&b"y"[..]));
     assert_eq!(diff.join("e").metadata().unwrap().permissions().mode() & 0o777, 0o755, "not what the whiteout hides");
     assert_eq!(common::listing(&diff).len(), 5, "{:?}", common::listing(&diff));
+    // The mark of the longest name is longer than any name.
+    let long = "n".repeat(255);
+    let base = layer(&store, &Tar::new().entry(&Entry { name: long.as_bytes(), ..Entry::default() }).finish(), None);
+    let mark = format!(".wh.{long}");
+    let upper = Tar::new().entry(&Entry { name: mark.as_bytes(), ..Entry::default() }).finish();
+    let upper = layer(&store, &upper, Some(&base.chain_id));
+    let removed = common::diff(&store, &upper.chain_id).join(&long).symlink_metadata().unwrap();
+    assert!(removed.file_type().is_char_device());
 }
 
 #[test]

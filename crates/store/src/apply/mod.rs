@@ -439,7 +439,8 @@ pub(crate) fn clean(name: &[u8]) -> Result<PathBuf> {
                     return Err(Error::invalid("a name that leads out of the root"));
                 }
             }
-            part if part.len() > 255 => {
+            // What a whiteout removes may have the longest name there is.
+            part if part.strip_prefix(WHITEOUT).unwrap_or(part).len() > 255 => {
                 return Err(Error::invalid(format!("a name with a part of {} bytes: at most 255", part.len())));
             }
             part => path.push(OsStr::from_bytes(part)),
