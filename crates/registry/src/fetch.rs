@@ -9,6 +9,7 @@ use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderValue};
 
 use crate::client::Inner;
 use crate::error::{Error, ErrorKind, Result, printable};
+use crate::net::proxy::percent_decode;
 use crate::net::tls::Trust;
 use crate::net::transport::{Outgoing, Response};
 use crate::net::url::Url;
@@ -87,32 +88,10 @@ fn address(text: &str) -> Result<(Url, Option<Vec<u8>>)> {
     let url =
         Url::parse(&bare).map_err(|why| Error::invalid(format!("cannot import from {}: {why}", printable(&bare))))?;
     let login = login.map(|login| match login.split_once(':') {
-        Some((user, password)) => [decoded(user), decoded(password)].join(&b':'),
-        None => [&decoded(login)[..], b":"].concat(),
+        Some((user, password)) => [percent_decode(user.as_bytes()), percent_decode(password.as_bytes())].join(&b':'),
+        None => [&percent_decode(login.as_bytes())[..], b":"].concat(),
     });
     Ok((url, login))
-}
-
-/// With `%41` as what it stands for (RFC 3986 section 2.1).
-fn decoded(text: &str) -> Vec<u8> {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        let escaped =
-            bytes.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
-        match escaped.filter(|_| byte == b'%') {
-            Some(decoded) => {
-                out.push(decoded);
-                at += 3;
-            }
-            None => {
-                out.push(byte);
-                at += 1;
-            }
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -129,7 +108,7 @@ mod tests {
         assert_eq!(read("h:81/a@b"), ("http://h:81/a@b".into(), None));
         assert_eq!(read("http://me:p%40%2fss:x@h/"), ("http://h/".into(), Some("me:p@/ss:x".into())));
         assert_eq!(read("http://me@h"), ("http://h/".into(), Some("me:".into())));
-        assert_eq!(decoded("a%4"), b"a%4");
+        assert_eq!(percent_decode(b"a%4"), b"a%4");
         for bad in ["ftp://h/x", "file:///etc/passwd", "http:///x", "http://"] {
             assert_eq!(address(bad).unwrap_err().kind, ErrorKind::Invalid, "{bad}");
         }

@@ -30,10 +30,7 @@ pub fn adopt(store: &Store, digest: &Digest, manifest: &Manifest) -> Result<Opti
         chains.push(digest::chain_id(chains.last(), diff_id));
     }
     chains.iter().for_each(|chain| lease.hold(chain));
-    for (nth, (layer, diff_id)) in manifest.layers.iter().zip(&diff_ids).enumerate() {
-        let parent = nth.checked_sub(1).map(|below| &chains[below]);
-        take_layer(store, layer, diff_id, parent, &chains[nth])?;
-    }
+    take_layers(store, &manifest.layers, &diff_ids, &chains)?;
     // Only now: what was begun for an image that then fails goes with the next collection.
     for (layer, diff_id) in manifest.layers.iter().zip(&diff_ids) {
         Packed::of(store).keep_stored(&layer.digest, diff_id, &layer.media_type)?;
@@ -73,23 +70,24 @@ fn diff_ids(store: &Store, manifest: &Manifest) -> Result<Option<Vec<Digest>>> {
     Ok(fits.then_some(diff_ids))
 }
 
-fn take_layer(
-    store: &Store,
-    layer: &Descriptor,
-    diff_id: &Digest,
-    parent: Option<&Digest>,
-    chain: &Digest,
-) -> Result<()> {
-    let forms = Packed::of(store);
-    let is_known = forms.diff_id_of(&layer.digest)?.as_ref() == Some(diff_id) || layer.digest == *diff_id;
-    let is_here = store.layer(chain).is_some();
-    if !(is_here && is_known) {
-        let ingest = unpack(store, layer, diff_id)?;
-        if !is_here {
-            store.commit_layer(ingest, parent)?;
+/// Sees to it that the layers are here, and that each blob is what it should be.
+fn take_layers(store: &Store, layers: &[Descriptor], diff_ids: &[Digest], chains: &[Digest]) -> Result<()> {
+    let (mut below, mut missing) = (None, Vec::new());
+    for ((layer, diff_id), chain) in layers.iter().zip(diff_ids).zip(chains) {
+        let is_known =
+            Packed::of(store).diff_id_of(&layer.digest)?.as_ref() == Some(diff_id) || layer.digest == *diff_id;
+        let is_here = missing.is_empty() && store.layer(chain).is_some();
+        if !(is_here && is_known) {
+            let ingest = unpack(store, layer, diff_id)?;
+            if !is_here {
+                missing.push(ingest);
+            }
+        }
+        if is_here {
+            below = Some(chain);
         }
     }
-    Ok(())
+    LayerIngest::commit_all(missing, below).map(drop)
 }
 
 /// Unpacks a blob and compares what it is with what it should be.

@@ -283,6 +283,7 @@ fn named(format: &str, error: io::Error) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use brig_tests::image::piped;
     use std::io::Write;
 
     fn gzip(data: &[u8]) -> Vec<u8> {
@@ -371,17 +372,6 @@ mod tests {
             let garbage = [&whole[..], b"garbage"].concat();
             assert_eq!(unpack(&garbage).unwrap_err().kind, crate::ErrorKind::Invalid);
         }
-    }
-
-    fn piped(program: &str, arguments: &[&str], data: &[u8]) -> Vec<u8> {
-        use std::process::{Command, Stdio};
-        let mut command = Command::new(program);
-        let mut child = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut input = child.stdin.take().unwrap();
-        std::thread::scope(|scope| {
-            scope.spawn(move || input.write_all(data).unwrap());
-            child.wait_with_output().unwrap().stdout
-        })
     }
 
     fn bzip2(data: &[u8]) -> Vec<u8> {

@@ -46,26 +46,14 @@ pub(crate) fn publish(
     path: &Path,
     bytes: &[u8],
 ) -> Result<()> {
-    let failed = |call: &str, error: std::io::Error| Error::io(format!("{call} {}", path.display()), error);
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = rustix::fs::openat(from, temporary, flags, Mode::from_raw_mode(0o600))
-        .map_err(|errno| failed("create a temporary file for", errno.into()))?;
-    let mut file = std::fs::File::from(file);
-    let written =
-        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|error| failed("write", error)).and_then(|()| {
-            rustix::fs::renameat(from, temporary, to, name).map_err(|errno| failed("rename to", errno.into()))
-        });
-    if let Err(error) = written {
-        // The error that is reported is the first one; the file is swept at the next open in any case.
-        let _swept_later = rustix::fs::unlinkat(from, temporary, AtFlags::empty());
-        return Err(error);
-    }
-    sync(to, path)
+    publish_all(from, &[NewFile { temporary: temporary.to_owned(), directory: to, name, path: path.to_owned(), bytes }])
 }
 
 /// A file that is to be published.
 pub(crate) struct NewFile<'a> {
-    /// Where.
+    /// Its name until it is whole.
+    pub(crate) temporary: String,
+    /// Where it is to be.
     pub(crate) directory: BorrowedFd<'a>,
     pub(crate) name: &'a str,
     /// Only names it in errors.
@@ -73,20 +61,20 @@ pub(crate) struct NewFile<'a> {
     pub(crate) bytes: &'a [u8],
 }
 
-/// Publishes files as [`publish`] does one, from temporary names in `from`, waiting for the disk twice in all. Those of which
+/// Publishes files as [`publish`] does one, waiting for the disk twice in all. Those of which
 /// something fails before the first rename are not there; nothing else stays behind.
 pub(crate) fn publish_all(from: BorrowedFd<'_>, files: &[NewFile<'_>]) -> Result<()> {
-    let mut temporaries = Vec::with_capacity(files.len());
-    let published = write_all(from, files, &mut temporaries).and_then(|()| {
-        files.iter().zip(&temporaries).try_for_each(|(file, temporary)| {
-            rustix::fs::renameat(from, temporary, file.directory, file.name)
+    let mut created = 0;
+    let published = write_all(from, files, &mut created).and_then(|()| {
+        files.iter().try_for_each(|file| {
+            rustix::fs::renameat(from, &*file.temporary, file.directory, file.name)
                 .map_err(|errno| Error::io(format!("rename to {}", file.path.display()), errno))
         })
     });
     if let Err(error) = published {
-        for temporary in &temporaries {
+        for NewFile { temporary, .. } in &files[..created] {
             // The error that is reported is the first one; what is left is swept at the next open in any case.
-            let _swept_later = rustix::fs::unlinkat(from, temporary, AtFlags::empty());
+            let _swept_later = rustix::fs::unlinkat(from, &**temporary, AtFlags::empty());
         }
         return Err(error);
     }
@@ -100,16 +88,15 @@ pub(crate) fn publish_all(from: BorrowedFd<'_>, files: &[NewFile<'_>]) -> Result
     Ok(())
 }
 
-/// Writes the files under temporary names, which are told, to the disk: many at the price of one.
-fn write_all(from: BorrowedFd<'_>, files: &[NewFile<'_>], temporaries: &mut Vec<String>) -> Result<()> {
+/// Writes the files under their temporary names to the disk, many at the price of one, and counts those that it made.
+fn write_all(from: BorrowedFd<'_>, files: &[NewFile<'_>], created: &mut usize) -> Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let mut last = None;
     for file in files {
         let failed = |call: &str, error: std::io::Error| Error::io(format!("{call} {}", file.path.display()), error);
-        let temporary = unique_name()?;
-        let fd = rustix::fs::openat(from, &*temporary, flags, Mode::from_raw_mode(0o600))
+        let fd = rustix::fs::openat(from, &*file.temporary, flags, Mode::from_raw_mode(0o600))
             .map_err(|errno| failed("create a temporary file for", errno.into()))?;
-        temporaries.push(temporary);
+        *created += 1;
         let mut new = std::fs::File::from(fd);
         new.write_all(file.bytes).map_err(|error| failed("write", error))?;
         last = Some((new, file));

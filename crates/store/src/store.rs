@@ -321,7 +321,8 @@ fn store_blobs(store: &Store, blobs: &[(&Digest, &[u8])]) -> Result<()> {
         lease::arrives(store, digest);
         if store.blob_size(digest) != Some(size) && new.iter().all(|file| file.name != digest.hex()) {
             let (directory, path) = (store.inner.blobs(digest).as_fd(), store.inner.blob_path(digest));
-            new.push(durable::NewFile { directory, name: digest.hex(), path, bytes });
+            let temporary = durable::unique_name()?;
+            new.push(durable::NewFile { temporary, directory, name: digest.hex(), path, bytes });
         }
     }
     durable::publish_all(store.inner.dirs.ingest.as_fd(), &new)

@@ -97,7 +97,8 @@ fn parse(setting: &str) -> Result<Proxy, String> {
     Ok(Proxy { origin, authorization })
 }
 
-fn percent_decode(text: &[u8]) -> Vec<u8> {
+/// With `%41` as what it stands for (RFC 3986 section 2.1).
+pub(crate) fn percent_decode(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut at = 0;
     while let Some(&byte) = text.get(at) {

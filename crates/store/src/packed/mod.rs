@@ -171,14 +171,7 @@ impl<'a> Packed<'a> {
         // Nobody looks between the file and its row.
         let _gate = self.store.gate();
         let size_bytes = partial.move_to(files.dir.as_fd(), &name, &files.path)?;
-        let form = Form {
-            digest: digest.clone(),
-            diff_id: diff_id.clone(),
-            media_type: media_type.to_owned(),
-            size_bytes,
-            has_recipe: false,
-        };
-        if let Err(error) = tables::insert(database, &Row { form, state: State::Waiting }) {
+        if let Err(error) = tables::insert(database, &Row::waiting(digest, diff_id, media_type, size_bytes)) {
             files.remove(&name)?;
             return Err(error);
         }

@@ -9,7 +9,7 @@ use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use super::tables::{self, Row, State};
-use super::{BLOB, Form, Packed};
+use super::{BLOB, Packed};
 use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::{durable, lease};
@@ -52,14 +52,7 @@ impl Packed<'_> {
         rustix::fs::linkat(store.inner.blobs(digest), digest.hex(), &files.dir, &name, AtFlags::empty())
             .map_err(|errno| files.failed("link", &name, errno))?;
         durable::sync(files.dir.as_fd(), &files.path)?;
-        let form = Form {
-            digest: digest.clone(),
-            diff_id: diff_id.clone(),
-            media_type: media_type.to_owned(),
-            size_bytes,
-            has_recipe: false,
-        };
-        tables::insert(database, &Row { form, state: State::Waiting })
+        tables::insert(database, &Row::waiting(digest, diff_id, media_type, size_bytes))
     }
 
     /// Removes the blob of a form that can be had without it, and sees to it that a recipe is looked for.

@@ -33,6 +33,14 @@ pub(super) struct Row {
     pub(super) state: State,
 }
 
+impl Row {
+    /// Of a blob that has no recipe yet.
+    pub(super) fn waiting(digest: &Digest, diff_id: &Digest, media_type: &str, size_bytes: u64) -> Row {
+        let (digest, diff_id, media_type) = (digest.clone(), diff_id.clone(), media_type.to_owned());
+        Row { form: Form { digest, diff_id, media_type, size_bytes, has_recipe: false }, state: State::Waiting }
+    }
+}
+
 fn number(state: State) -> i64 {
     match state {
         State::Waiting => 0,
