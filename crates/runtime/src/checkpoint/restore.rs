@@ -7,6 +7,7 @@ use std::path::Path;
 
 use brig_sys::clone::flags;
 use brig_sys::fdpass::{self, Channel};
+use brig_sys::pidfd;
 
 use super::criu::{Criu, FIRST_FD, Handover};
 use super::mountinfo::{self, Entry};
@@ -180,13 +181,28 @@ impl Run<'_> {
             cgroups: &cgroups,
             other_label: self.options.lsm_profile.is_some(),
         };
-        let pid = self.converse(&criu, &measure, console)?;
+        let mut init = None;
+        let conversed = self.converse(&criu, &measure, console, &mut init);
+        let pid = conversed.inspect_err(|_first| self.end_what_criu_holds(&criu, init))?;
         let ended = criu.finish()?;
         if ended.shell_code() != 0 {
             let error = Error::system(format!("criu failed: exit code {}", ended.shell_code()));
             return Err(self.directories.broken(&error));
         }
         Ok(pid)
+    }
+
+    /// CRIU holds what it restores by ptrace: once CRIU has ended the kernel lets it go, and it would run, unconfined perhaps.
+    /// So it ends first, while every thread of it stands still.
+    fn end_what_criu_holds(&self, criu: &Criu, init: Option<i32>) {
+        // What the images have put into another cgroup is found below init.
+        let mut pids = init.and_then(|init| verify::tree(init).ok()).unwrap_or_default();
+        pids.extend(self.cgroup.processes().unwrap_or_default());
+        for pid in pids.into_iter().filter(|pid| *pid != criu.pid()) {
+            // Gone already is as good; what is first forked hereafter dies with the cgroup.
+            let killed = pidfd::open(pid).and_then(|process| pidfd::send_signal(process.as_fd(), container::SIGKILL));
+            killed.unwrap_or_default();
+        }
     }
 
     /// In the child that becomes CRIU.
@@ -273,28 +289,28 @@ impl Run<'_> {
         Ok(opts)
     }
 
-    /// Answers CRIU until it is done; returns init.
+    /// Answers CRIU until it is done; returns init, and sets `init` as soon as it is known.
     fn converse(
         &self,
         criu: &Criu,
         measure: &Measure<'_>,
         console: &mut dyn FnMut(OwnedFd) -> Result<()>,
+        init: &mut Option<i32>,
     ) -> Result<i32> {
-        let mut init = None;
         let mut measured = false;
         loop {
             let heard = criu.next();
             let (response, fd) = heard.map_err(|error| self.directories.broken(&error))?;
             match response.kind {
                 Some(Kind::Notify) if response.success => {
-                    init = response.pid.or(init);
+                    *init = response.pid.or(*init);
                     measured |= response.script == "pre-resume";
-                    self.notified(&response, fd, init, measure, console)?;
+                    self.notified(&response, fd, *init, measure, console)?;
                     criu.notified(true)?;
                 }
                 Some(Kind::Restore) if response.success => {
                     let pid =
-                        response.pid.or(init).ok_or_else(|| Error::system("criu does not say what it restored"))?;
+                        response.pid.or(*init).ok_or_else(|| Error::system("criu does not say what it restored"))?;
                     if !measured {
                         return Err(Error::unsupported(
                             "criu did not wait before it let the container run; version 4 or later does",

@@ -300,7 +300,7 @@ fn threads(pid: i32) -> Result<Vec<PathBuf>> {
 }
 
 /// A process and all its descendants; those that have ended are left out.
-fn tree(init: i32) -> Result<Vec<i32>> {
+pub(super) fn tree(init: i32) -> Result<Vec<i32>> {
     let mut all = vec![init];
     let mut next = 0;
     while let Some(pid) = all.get(next).copied() {

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
@@ -12,7 +13,16 @@ use super::{CHECKPOINT, RESTORE, counting, counts_on, skipped};
 
 /// A saved counter with a read-only bind mount of `data` at `/vol`.
 fn saved(change: impl FnOnce(&mut Value)) -> Bundle {
-    let mut bundle = Bundle::new(super::COUNTER);
+    let bundle = running(super::COUNTER, change);
+    counts_on(&bundle, 2);
+    bundle.ok(&CHECKPOINT);
+    bundle.clean();
+    bundle
+}
+
+/// A container with that mount, running.
+fn running(script: &str, change: impl FnOnce(&mut Value)) -> Bundle {
+    let mut bundle = Bundle::new(script);
     fs::create_dir(bundle.path("data")).unwrap();
     let source = bundle.text("data");
     bundle.change(|spec| {
@@ -21,9 +31,6 @@ fn saved(change: impl FnOnce(&mut Value)) -> Bundle {
         change(spec);
     });
     bundle.ok(&["run", "--detach", "ID"]);
-    counts_on(&bundle, 2);
-    bundle.ok(&CHECKPOINT);
-    bundle.clean();
     bundle
 }
 
@@ -218,6 +225,54 @@ fn a_bundle_that_gives_less_wins() {
     bundle.ok(&RESTORE);
     bundle.ok(&["delete", "--force", "ID"]);
     bundle.clean();
+}
+
+/// Truncates `/alive` as fast as it can: whatever runs of it for an instant leaves a date there.
+const RESTLESS: &str = "while :; do : > /alive; done";
+
+/// Far from every date that a run could leave.
+fn long_ago() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1000)
+}
+
+fn last_alive(bundle: &Bundle) -> SystemTime {
+    fs::metadata(bundle.path("rootfs/alive")).and_then(|stat| stat.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// A saved container that says whether it ran.
+fn saved_restless() -> Bundle {
+    let bundle = running(RESTLESS, |_| ());
+    let begun = Instant::now();
+    while last_alive(&bundle) == SystemTime::UNIX_EPOCH {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it does not run");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    bundle.ok(&CHECKPOINT);
+    bundle.clean();
+    fs::File::options().write(true).open(bundle.path("rootfs/alive")).unwrap().set_modified(long_ago()).unwrap();
+    bundle
+}
+
+/// All of it stands still until it has been compared with the bundle; what is refused then has not run for an instant.
+#[test]
+fn what_is_refused_never_runs() {
+    if skipped("what_is_refused_never_runs") {
+        return;
+    }
+    let mut bundle = saved_restless();
+    let original = bundle.spec.clone();
+    for _ in 0..10 {
+        let nothing = json!({"bounding": [], "effective": [], "permitted": []});
+        bundle.change(|spec| spec["process"]["capabilities"] = nothing);
+        bundle.refused(&RESTORE, "process.capabilities gives 0x0");
+        assert_eq!(last_alive(&bundle), long_ago(), "it ran");
+    }
+    bundle.spec = original;
+    bundle.write();
+    bundle.ok(&RESTORE);
+    bundle.ok(&["delete", "--force", "ID"]);
+    bundle.clean();
+    assert_ne!(last_alive(&bundle), long_ago(), "whether it runs cannot be seen by its file");
 }
 
 /// Not for a moment does any process see the source of a read-only bind mount writable through the container.
