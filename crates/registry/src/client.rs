@@ -4,8 +4,10 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use brig_oci::Reference;
+use brig_store::Place;
 use hyper::header::HeaderValue;
 use hyper::{Method, StatusCode};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::answer::{Asked, refusal};
@@ -125,6 +127,13 @@ impl Client {
     /// where the registry does not have that, those of its catalog whose name contains the term.
     pub async fn search(&self, domain: &str, term: &str, limit: usize, auth: Option<&Auth>) -> Result<Vec<Found>> {
         lists::search(&self.inner(), domain, term, limit, auth).await
+    }
+
+    /// Waits until one more layer may be unpacked, among those that pulls unpack, and takes that place until the result is
+    /// dropped. Blocks; `runtime` is the one that pulls run on.
+    pub fn place_to_unpack(&self, runtime: &Handle) -> Place {
+        let places = self.inner().limits.unpacking.clone();
+        Box::new(runtime.block_on(places.acquire_owned()))
     }
 
     /// The client with the settings that it has now, whatever becomes of them.

@@ -2,7 +2,11 @@
 //! Owns that a layer is kept once, unpacked, and its blob as a form of it. Must not believe what a configuration says of a
 //! layer: each blob that is new here is unpacked and hashed.
 
+use std::any::Any;
+use std::collections::BTreeMap;
 use std::io::Read;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use brig_oci::media_type::{self, Compression};
 use brig_oci::{Descriptor, Digest, ImageConfig, Manifest};
@@ -16,12 +20,24 @@ use crate::lease::Lease;
 use crate::packed::Packed;
 use crate::store::Store;
 
+/// Held for as long as a layer is being unpacked: see [`adopt`].
+pub type Place = Box<dyn Any + Send>;
+
+/// The most layers of one image that are unpacked at once, however many places there are.
+const HANDS: usize = 16;
+
 /// Makes an image of a manifest whose blobs are all in the store; durable when this returns. `None` if it describes no image
-/// that could run here: an artifact, another system's, one whose configuration does not fit its layers.
+/// that could run here: an artifact, another system's, one whose configuration does not fit its layers. As many layers are
+/// unpacked at once as `place` gives places for, which waits where there is none.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Invalid`] and [`crate::ErrorKind::Mismatch`] if a layer is not what it should be. No image is made then.
-pub fn adopt(store: &Store, digest: &Digest, manifest: &Manifest) -> Result<Option<ImageRecord>> {
+pub fn adopt(
+    store: &Store,
+    digest: &Digest,
+    manifest: &Manifest,
+    place: &(dyn Fn() -> Place + Sync),
+) -> Result<Option<ImageRecord>> {
     let Some(diff_ids) = diff_ids(store, manifest)? else { return Ok(None) };
     let lease = Lease::begin(store);
     let _urgent = Packed::of(store).pause();
@@ -30,11 +46,9 @@ pub fn adopt(store: &Store, digest: &Digest, manifest: &Manifest) -> Result<Opti
         chains.push(digest::chain_id(chains.last(), diff_id));
     }
     chains.iter().for_each(|chain| lease.hold(chain));
-    take_layers(store, &manifest.layers, &diff_ids, &chains)?;
+    take_layers(store, &manifest.layers, &diff_ids, &chains, place)?;
     // Only now: what was begun for an image that then fails goes with the next collection.
-    for (layer, diff_id) in manifest.layers.iter().zip(&diff_ids) {
-        Packed::of(store).keep_stored(&layer.digest, diff_id, &layer.media_type)?;
-    }
+    Packed::of(store).keep_stored(manifest.layers.iter().zip(&diff_ids))?;
     // An image's id is the SHA-256 of its configuration, whichever way the manifest names it.
     let id = store.put_blob(&store.read_blob(&manifest.config.digest)?)?;
     let image = store.put_image(ImageRecord::new(id, Some(digest.clone())))?;
@@ -70,24 +84,67 @@ fn diff_ids(store: &Store, manifest: &Manifest) -> Result<Option<Vec<Digest>>> {
     Ok(fits.then_some(diff_ids))
 }
 
+/// A layer whose blob is to be unpacked.
+struct Job<'a> {
+    layer: &'a Descriptor,
+    diff_id: &'a Digest,
+    /// The layer is in its place already: the blob is only to be found out about.
+    is_here: bool,
+}
+
 /// Sees to it that the layers are here, and that each blob is what it should be.
-fn take_layers(store: &Store, layers: &[Descriptor], diff_ids: &[Digest], chains: &[Digest]) -> Result<()> {
-    let (mut below, mut missing) = (None, Vec::new());
+fn take_layers(
+    store: &Store,
+    layers: &[Descriptor],
+    diff_ids: &[Digest],
+    chains: &[Digest],
+    place: &(dyn Fn() -> Place + Sync),
+) -> Result<()> {
+    let (mut below, mut is_whole, mut jobs) = (None, true, Vec::new());
     for ((layer, diff_id), chain) in layers.iter().zip(diff_ids).zip(chains) {
         let is_known =
             Packed::of(store).diff_id_of(&layer.digest)?.as_ref() == Some(diff_id) || layer.digest == *diff_id;
-        let is_here = missing.is_empty() && store.layer(chain).is_some();
-        if !(is_here && is_known) {
-            let ingest = unpack(store, layer, diff_id)?;
-            if !is_here {
-                missing.push(ingest);
-            }
-        }
-        if is_here {
+        is_whole = is_whole && store.layer(chain).is_some();
+        if is_whole {
             below = Some(chain);
         }
+        if !(is_whole && is_known) {
+            jobs.push(Job { layer, diff_id, is_here: is_whole });
+        }
     }
-    LayerIngest::commit_all(missing, below).map(drop)
+    LayerIngest::commit_all(unpack_all(store, &jobs, place)?, below).map(drop)
+}
+
+/// Unpacks blobs side by side, and gives what is not here yet in their order. Fails with the lowest that cannot be unpacked of
+/// those that were tried.
+fn unpack_all(store: &Store, jobs: &[Job<'_>], place: &(dyn Fn() -> Place + Sync)) -> Result<Vec<LayerIngest>> {
+    let (next, has_failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let done: Mutex<BTreeMap<usize, Result<LayerIngest>>> = Mutex::default();
+    let work = || {
+        loop {
+            let nth = next.fetch_add(1, Ordering::Relaxed);
+            let Some(job) = jobs.get(nth) else { return };
+            let _place = place();
+            if has_failed.load(Ordering::Relaxed) {
+                return;
+            }
+            let unpacked = unpack(store, job.layer, job.diff_id);
+            has_failed.fetch_or(unpacked.is_err(), Ordering::Relaxed);
+            if !job.is_here || unpacked.is_err() {
+                done.lock().unwrap_or_else(PoisonError::into_inner).insert(nth, unpacked);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..jobs.len().min(HANDS) {
+            // Where no thread is to be had there are fewer.
+            if std::thread::Builder::new().name("unpack".into()).spawn_scoped(scope, work).is_err() {
+                break;
+            }
+        }
+        work();
+    });
+    done.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
 }
 
 /// Unpacks a blob and compares what it is with what it should be.

@@ -38,7 +38,7 @@ mod view;
 mod write;
 
 pub use active::Layers;
-pub use adopt::adopt;
+pub use adopt::{Place, adopt};
 pub use catalog::{ImageRecord, LayerInfo, TagRecord};
 pub use check::{CheckOptions, Finding};
 pub use collect::Reclaimed;

@@ -186,7 +186,10 @@ impl Shelf {
     fn adopt(&self, digest: &Digest, manifest: &Manifest) -> Result<Option<ImageRecord>> {
         let store = &self.images.store;
         let is_new = store.image(&manifest.config.digest).is_none();
-        let image = brig_store::adopt(store, digest, manifest).map_err(|e| match e.kind {
+        // Calls block, on threads of the runtime that pulls run on.
+        let runtime = tokio::runtime::Handle::current();
+        let place = || self.images.client.place_to_unpack(&runtime);
+        let image = brig_store::adopt(store, digest, manifest, &place).map_err(|e| match e.kind {
             // Of what was pushed, not of what is here.
             brig_store::ErrorKind::Mismatch => Error::invalid(e.message),
             _ => from_store(e),

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::os::fd::AsFd;
 
-use brig_oci::Digest;
+use brig_oci::{Descriptor, Digest};
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
@@ -35,24 +35,34 @@ impl Packed<'_> {
         Ok(tables::find(&self.store.inner.database, digest)?.map(|row| row.form.diff_id))
     }
 
-    /// As [`Packed::keep`], of a blob that is in the store: from now on it is a form as well. Whoever has made sure that all
-    /// is durable gives the blob up with [`Packed::give_up_stored`]. Nothing happens if there is no such blob, or it is the layer's own tar.
-    pub fn keep_stored(&self, digest: &Digest, diff_id: &Digest, media_type: &str) -> Result<()> {
+    /// As [`Packed::keep`], of blobs that are in the store, each with the diff id of its layer: from now on they are forms as well.
+    /// Whoever has made sure that all is durable gives each blob up with [`Packed::give_up_stored`]. Nothing happens to those that
+    /// are not there, or are the layer's own tar. The disk is waited for once.
+    pub fn keep_stored<'b>(&self, blobs: impl Iterator<Item = (&'b Descriptor, &'b Digest)>) -> Result<()> {
         let (store, files) = (self.store, &self.packer().files);
         let database = &store.inner.database;
-        lease::arrives(store, digest);
+        let mut rows: Vec<Row> = Vec::new();
+        let blobs: Vec<_> = blobs.collect();
+        blobs.iter().for_each(|(blob, _)| lease::arrives(store, &blob.digest));
         let _gate = store.gate();
-        let Some(size_bytes) = store.blob_size(digest) else { return Ok(()) };
-        if digest == diff_id || tables::find(database, digest)?.is_some() {
+        for (Descriptor { digest, media_type, .. }, diff_id) in blobs {
+            let Some(size_bytes) = store.blob_size(digest) else { continue };
+            let is_named = rows.iter().any(|row| row.form.digest == *digest);
+            if digest == diff_id || is_named || tables::find(database, digest)?.is_some() {
+                continue;
+            }
+            let name = format!("{}{BLOB}", digest.hex());
+            // Without a row it is nobody's.
+            files.remove(&name)?;
+            rustix::fs::linkat(store.inner.blobs(digest), digest.hex(), &files.dir, &name, AtFlags::empty())
+                .map_err(|errno| files.failed("link", &name, errno))?;
+            rows.push(Row::waiting(digest, diff_id, media_type, size_bytes));
+        }
+        if rows.is_empty() {
             return Ok(());
         }
-        let name = format!("{}{BLOB}", digest.hex());
-        // Without a row it is nobody's.
-        files.remove(&name)?;
-        rustix::fs::linkat(store.inner.blobs(digest), digest.hex(), &files.dir, &name, AtFlags::empty())
-            .map_err(|errno| files.failed("link", &name, errno))?;
         durable::sync(files.dir.as_fd(), &files.path)?;
-        tables::insert(database, &Row::waiting(digest, diff_id, media_type, size_bytes))
+        rows.iter().try_for_each(|row| tables::insert(database, row))
     }
 
     /// Removes the blob of a form that can be had without it, and sees to it that a recipe is looked for.
