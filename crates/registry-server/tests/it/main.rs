@@ -12,3 +12,4 @@ mod proxy;
 mod pull;
 mod push;
 mod rig;
+mod shelf;
