@@ -9,13 +9,13 @@ use std::time::Duration;
 use brig_oci::{Digest, Reference};
 use brig_registry::documents::fetch;
 use brig_registry::{Auth, Client, Config, Error, ErrorKind, fetch_blob};
-use brig_store::{Lease, PartialReader};
+use brig_store::{Lease, PartialReader, Source};
 use hyper::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::handlers::keep_manifest;
 use crate::refusal::Refusal;
-use crate::registry::Registry;
+use crate::registry::{Inner, Registry};
 
 /// The registry behind a cache.
 pub struct Proxy {
@@ -115,7 +115,8 @@ impl Proxy {
             Err(error) => return self.judge(&error, name),
         };
         let (name, tag) = (name.to_owned(), wanted.tag().map(str::to_owned));
-        registry.blocking(move |inner| keep_manifest(inner, &name, &named.digest, &named.bytes, tag)).await?;
+        let keep = move |inner: &Inner| keep_manifest(inner, &name, &named.digest, &named.bytes, tag, Source::Registry);
+        registry.blocking(keep).await?;
         Ok(true)
     }
 

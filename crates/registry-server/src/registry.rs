@@ -70,6 +70,8 @@ pub(crate) struct Inner {
     /// Between the moment in which a manifest's blobs are found to be shown and the one in which it holds them, nobody else may
     /// let go of them.
     pub(crate) handing_over: Mutex<()>,
+    /// Told when something was deleted: there is room to be given back.
+    pub(crate) deleted: Notify,
     writing: Mutex<HashMap<String, Arc<AtomicU64>>>,
     /// Told when an upload is not written any more.
     ended: Notify,
@@ -87,6 +89,7 @@ impl Registry {
                 documents: Documents::default(),
                 taking: Semaphore::new(TAKING),
                 handing_over: Mutex::default(),
+                deleted: Notify::new(),
                 writing: Mutex::default(),
                 ended: Notify::new(),
             }),

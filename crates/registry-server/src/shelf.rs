@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use brig_oci::{Digest, Document, media_type};
-use brig_store::{ErrorKind, ManifestInfo, Packed, Referenced};
+use brig_store::{ErrorKind, ManifestInfo, Packed, Referenced, Source};
 
 use crate::handlers::{Parsed, keep_manifest, parse_manifest, store_manifest};
 use crate::refusal::Refusal;
@@ -206,12 +206,15 @@ impl Inner {
 
     /// Shows for its own sake what a manifest names and the repository shows through an image: from now on the manifest
     /// holds it.
-    fn bring(&self, repository: &str, parsed: &Parsed, depth: usize) -> Result<(), Refusal> {
+    fn bring(&self, repository: &str, parsed: &Parsed, depth: usize, source: Source) -> Result<(), Refusal> {
         for blob in &parsed.blobs {
             if self.repositories.blob_size(repository, blob)?.is_none()
                 && let Some(size) = self.shelved_blob(repository, blob)
             {
-                self.repositories.link_blob(repository, blob, size)?;
+                match source {
+                    Source::Here => self.repositories.show_blob(repository, blob, size)?,
+                    Source::Push | Source::Registry => self.repositories.link_blob(repository, blob, size)?,
+                }
             }
         }
         for child in parsed.manifests.iter().filter(|_| depth < DEPTH) {
@@ -225,17 +228,15 @@ impl Inner {
     /// Shows for its own sake a manifest that is shown through an image, so that it can be had by its digest when the tag is
     /// gone.
     fn anchor(&self, repository: &str, digest: &Digest, depth: usize) -> Result<(), Refusal> {
-        if self.repositories.manifest(repository, &Referenced::Digest(digest))?.is_some() {
-            return Ok(());
-        }
         let bytes = match self.store.read_blob(digest) {
             Ok(bytes) => bytes,
             // An index may list what was never here.
             Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        self.bring(repository, &parse_manifest(&bytes, None)?, depth)?;
-        keep_manifest(self, repository, digest, &bytes, None)
+        // First what holds, then what it holds: until the name is gone that leads to the image, this shows the same.
+        keep_manifest(self, repository, digest, &bytes, None, Source::Here)?;
+        self.bring(repository, &parse_manifest(&bytes, None)?, depth, Source::Here)
     }
 
     /// Takes in a manifest that was pushed: as an image if it is one, else as what it is. Tells why it is no image though it says
@@ -249,13 +250,13 @@ impl Inner {
         tags: &[String],
     ) -> Result<Option<String>, Refusal> {
         let Some(shelf) = self.shelf() else {
-            return store_manifest(self, repository, digest, bytes, parsed, tags, true).map(|()| None);
+            return store_manifest(self, repository, digest, bytes, parsed, tags, Source::Push).map(|()| None);
         };
         let turn = self.hand_over();
-        self.bring(repository, parsed, 0)?;
+        self.bring(repository, parsed, 0, Source::Push)?;
         let was_here = self.repositories.manifest(repository, &Referenced::Digest(digest))?.is_some();
         // It holds its blobs from here on.
-        store_manifest(self, repository, digest, bytes, parsed, &[], true)?;
+        store_manifest(self, repository, digest, bytes, parsed, &[], Source::Push)?;
         for tag in tags {
             if let Some(old) = shelf.meaning(repository, tag).filter(|old| old != digest) {
                 self.anchor(repository, &old, 0)?;
@@ -277,7 +278,7 @@ impl Inner {
                 for tag in tags {
                     shelf.untag(repository, tag)?;
                 }
-                store_manifest(self, repository, digest, bytes, parsed, tags, true)?;
+                store_manifest(self, repository, digest, bytes, parsed, tags, Source::Push)?;
                 let Taken::Broken(why) = taken else { return Ok(None) };
                 tracing::warn!("{digest} was pushed to {repository} and is kept, but is no image: {why}");
                 Ok(Some(why))

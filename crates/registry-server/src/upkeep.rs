@@ -7,10 +7,13 @@ use brig_store::Error;
 
 use crate::registry::Registry;
 
+/// How long after a deletion its bytes are given back: one round for many, and a blob can be asked about, or deleted, until then.
+const MORE_DELETIONS: Duration = Duration::from_secs(30);
+
 /// What is cleaned up, and how often.
 #[derive(Debug, Clone)]
 pub struct Upkeep {
-    /// Time between two rounds.
+    /// Time between two rounds at most.
     pub interval: Duration,
     /// A blob that no manifest names stays so long after it was pushed, mounted or asked for.
     pub grace: Duration,
@@ -32,6 +35,12 @@ impl Default for Upkeep {
 }
 
 impl Registry {
+    /// Waits for something to be deleted, and a while for more.
+    async fn deletions(&self) {
+        self.inner.deleted.notified().await;
+        tokio::time::sleep(MORE_DELETIONS).await;
+    }
+
     /// Does one round. Blocking.
     ///
     /// # Errors
@@ -61,10 +70,13 @@ impl Registry {
         Ok(())
     }
 
-    /// Does a round every so often, for ever.
+    /// Does a round every so often, and soon after something was deleted, for ever.
     pub async fn keep_tidy(self, upkeep: Upkeep) {
         loop {
-            tokio::time::sleep(upkeep.interval).await;
+            tokio::select! {
+                () = tokio::time::sleep(upkeep.interval) => {}
+                () = self.deletions() => {}
+            }
             let (registry, round) = (self.clone(), upkeep.clone());
             match tokio::task::spawn_blocking(move || registry.tidy(&round)).await {
                 Ok(Ok(())) => {}

@@ -56,6 +56,7 @@ impl Upkeep<'_> {
         let _gate = store.gate();
         store.inner.reserve.make_room();
         let mut reclaimed = Reclaimed::default();
+        repositories::hide_abandoned(store)?;
         // What is given from one hand to another, an image's to a repository's or the other way round, has both for a moment:
         // asking one, the other, and the one again misses nothing.
         let mut shown = repositories::live_blobs(store)?;

@@ -52,8 +52,8 @@ pub use packed::{Compression, Form, LayerBlob, Packed, Pause};
 pub use partial::{Partial, PartialInfo, PartialReader, Partials};
 pub use recipe::LayerTar;
 pub use repositories::{
-    ManifestInfo, NewManifest, PutManifest, Referenced, Referrer, Referrers, Removed, Repositories, UPLOAD, UploadInfo,
-    Uploads,
+    ManifestInfo, NewManifest, PutManifest, Referenced, Referrer, Referrers, Removed, Repositories, Source, UPLOAD,
+    UploadInfo, Uploads,
 };
 pub use store::{MAX_BLOB_SIZE, Options, Store};
 pub use upkeep::Upkeep;

@@ -464,7 +464,7 @@ impl Registry {
         );
         let digest = brig_store::digest::sha256_of(text.as_bytes());
         let new = NewManifest {
-            is_whole: true,
+            source: brig_store::Source::Push,
             digest: &digest,
             bytes: text.as_bytes(),
             media_type: MANIFEST,

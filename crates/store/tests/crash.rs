@@ -237,7 +237,7 @@ fn registry(root: &Path) {
         let text = format!(r#"{{"schemaVersion":2,"mediaType":"{media_type}","config":{entry},"layers":[{entry}]}}"#);
         let digest = brig_store::digest::sha256_of(text.as_bytes());
         let new = brig_store::NewManifest {
-            is_whole: true,
+            source: brig_store::Source::Push,
             digest: &digest,
             bytes: text.as_bytes(),
             media_type,

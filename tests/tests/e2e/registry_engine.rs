@@ -302,6 +302,53 @@ fn a_broken_image_is_kept_as_it_is_and_makes_no_image() {
     assert_eq!(host.brig(&["images", "-q", "--no-trunc"]).ok(), image().id());
 }
 
+/// The names in a directory of the store.
+fn names(host: &TestHost, dir: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(host.data_root.join("v1").join(dir)).expect("a directory of the store");
+    entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[test]
+fn what_is_deleted_gives_its_bytes_back_and_what_is_on_its_way_stays() {
+    // With an hour's grace, as it is by default.
+    let (host, registry) = serving();
+    let (manifest, blobs) = image().distributable();
+    let pushed = registry.push_parts(&blobs, &manifest, "app", "1");
+    // Another push is told that the layer below is there, sends its own, and is in the midst of one more blob.
+    let other = Image::busybox().with(Layer::new().file("etc/other", 0o644, "other\n"), &[]);
+    let (others, parts) = other.distributable();
+    let layers = |manifest: &[u8]| -> Vec<String> {
+        let kept: Value = serde_json::from_slice(manifest).unwrap();
+        let layers = kept["layers"].as_array().unwrap().iter();
+        layers.map(|layer| format!("/v2/app/blobs/{}", layer["digest"].as_str().unwrap())).collect()
+    };
+    assert!(exists(&registry, &layers(&manifest)[0]) && layers(&manifest)[0] == layers(&others)[0]);
+    let own = parts.iter().filter(|part| !blobs.contains(part));
+    own.for_each(|part| registry.push_blob("app", part));
+    let upload = registry.ask("POST", "/v2/app/blobs/uploads/", &[]).header("location").unwrap().to_owned();
+    assert_eq!(registry.ask("PATCH", &upload, b"half").status, 202);
+    assert_eq!(names(&host, "layers").len(), 2);
+    for reference in ["1", &pushed] {
+        assert_eq!(registry.ask("DELETE", &format!("/v2/app/manifests/{reference}"), &[]).status, 202);
+    }
+    let said = host.brig(&["image", "prune", "-f"]).ok();
+    assert_eq!(names(&host, "layers").len(), 1, "{said}");
+    assert_eq!(registry.ask("GET", &layers(&manifest)[1], &[]).status, 404);
+    registry.push_parts(&[], &others, "app", "2");
+    let run = ["run", "--rm", "--network", "none", "app:2", "cat", "/etc/other"];
+    assert_eq!(host.brig(&run).ok(), "other");
+    // The tag means something else, then nothing: what is left has no name, and a prune takes it.
+    registry.push(&Image::busybox(), "app", "2");
+    assert_eq!(registry.ask("DELETE", "/v2/app/manifests/2", &[]).status, 202);
+    assert_eq!(host.brig(&["images", "-aq"]).ok().lines().count(), 2);
+    let said = host.brig(&["image", "prune", "-f"]).ok();
+    assert_eq!(host.brig(&["images", "-aq"]).ok(), "", "{said}");
+    let left = ["layers", "packed", "blobs/sha256"].map(|dir| names(&host, dir));
+    assert!(left.iter().all(Vec::is_empty), "{left:?}");
+    let rest = registry.ask("PUT", &format!("{upload}?digest={}", digest(b"half a blob")), b" a blob");
+    assert_eq!(rest.status, 201, "{}", rest.text());
+}
+
 #[test]
 fn an_engines_root_is_served_by_its_daemon_only() {
     let (mut host, registry) = serving_with(&["read-only=true"]);

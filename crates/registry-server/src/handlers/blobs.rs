@@ -142,7 +142,10 @@ pub(super) async fn delete(ask: Ask, name: String, digest: String) -> Result<Ans
     let digest = route::digest(&digest)?;
     let wanted = digest.clone();
     match ask.registry.blocking(move |inner| Ok(inner.repositories.unlink_blob(&name, &wanted)?)).await? {
-        Removed::Gone => done(StatusCode::ACCEPTED, &[(CONTENT_DIGEST, digest.as_str())]),
+        Removed::Gone => {
+            ask.registry.inner.deleted.notify_one();
+            done(StatusCode::ACCEPTED, &[(CONTENT_DIGEST, digest.as_str())])
+        }
         Removed::Absent => Err(Refusal::blob_unknown(&digest)),
         Removed::InUse => Err(Refusal::new(
             StatusCode::METHOD_NOT_ALLOWED,

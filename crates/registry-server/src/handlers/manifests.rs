@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use brig_oci::{Descriptor, Digest, Document, MAX_MANIFEST_SIZE, media_type};
-use brig_store::{ErrorKind, ManifestInfo, NewManifest, PutManifest, Referenced, Removed, digest};
+use brig_store::{ErrorKind, ManifestInfo, NewManifest, PutManifest, Referenced, Removed, Source, digest};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH, LOCATION, WARNING};
 use hyper::{Response, StatusCode};
 use serde::Deserialize;
@@ -96,13 +96,14 @@ async fn is_here(ask: &Ask, name: &str, digest: &str) -> Result<bool, Refusal> {
         .await
 }
 
-/// Keeps a manifest that came from elsewhere; what it names comes when it is asked for.
+/// Keeps a manifest that nobody pushes; what it names comes when it is asked for, or is here.
 pub(crate) fn keep(
     inner: &Inner,
     repository: &str,
     digest: &Digest,
     bytes: &[u8],
     tag: Option<String>,
+    source: Source,
 ) -> Result<(), Refusal> {
     let parsed = parse(bytes, None)?;
     let tags: Vec<String> = tag.into_iter().collect();
@@ -117,7 +118,7 @@ pub(crate) fn keep(
     if tags.is_empty() && inner.repositories.manifest(repository, &wanted)?.is_some() && inner.store.has_blob(digest) {
         return Ok(());
     }
-    store(inner, repository, digest, bytes, &parsed, &tags, false)
+    store(inner, repository, digest, bytes, &parsed, &tags, source)
 }
 
 /// A manifest that the repository shows, with its bytes unless only its existence is asked for.
@@ -246,10 +247,10 @@ pub(crate) fn store(
     bytes: &[u8],
     parsed: &Parsed,
     tags: &[String],
-    is_whole: bool,
+    source: Source,
 ) -> Result<(), Refusal> {
     let new = NewManifest {
-        is_whole,
+        source,
         digest,
         bytes,
         media_type: &parsed.media_type,
@@ -274,8 +275,8 @@ pub(super) async fn delete(ask: Ask, name: String, reference: String) -> Result<
     ask.must_delete()?;
     let unknown = || Refusal::manifest_unknown(&reference);
     let target = Name::parse(&reference)?.ok_or_else(unknown)?;
-    let removed = ask
-        .registry
+    let registry = ask.registry;
+    let removed = registry
         .blocking(move |inner| {
             Ok(match &target {
                 Name::Digest(digest) => delete_manifest(inner, &name, digest)?,
@@ -287,7 +288,10 @@ pub(super) async fn delete(ask: Ask, name: String, reference: String) -> Result<
         })
         .await?;
     match removed {
-        Removed::Gone => done(StatusCode::ACCEPTED, &[]),
+        Removed::Gone => {
+            registry.inner.deleted.notify_one();
+            done(StatusCode::ACCEPTED, &[])
+        }
         Removed::Absent => Err(unknown()),
         Removed::InUse => Err(Refusal::new(
             StatusCode::METHOD_NOT_ALLOWED,

@@ -34,6 +34,29 @@ fn what_nothing_needs_goes_and_what_is_needed_stays() {
 }
 
 #[test]
+fn what_only_a_deleted_manifest_needed_goes_at_once_but_for_what_was_spoken_of_since() {
+    let rig = Rig::new();
+    let deleted = rig.push_image("a", "v1", "goes");
+    let asked = rig.push_image("a", "v2", "asked for");
+    let kept = rig.push_image("a", "v3", "kept");
+    let layer = |word: &str| digest::sha256_of(word.as_bytes());
+    let blob = |word: &str| format!("/v2/a/blobs/{}", layer(word));
+    // Somebody who is about to push an image with that layer.
+    assert_eq!(rig.ask("HEAD", &blob("asked for"), &[], b"").status, 200);
+    for digest in [&deleted, &asked] {
+        assert_eq!(rig.ask("DELETE", &format!("/v2/a/manifests/{digest}"), &[], b"").status, 202);
+    }
+    // Until the next collection it is there for those who know it.
+    assert_eq!(rig.get(&blob("goes")).text(), "goes");
+    rig.registry.tidy(&Upkeep::default()).unwrap();
+    assert_eq!(rig.get(&blob("goes")).status, 404);
+    assert!(!rig.store.root().join("blobs/sha256").join(layer("goes").hex()).exists());
+    assert_eq!(rig.get(&blob("asked for")).text(), "asked for");
+    assert_eq!(rig.get("/v2/a/manifests/v3").header("docker-content-digest"), kept);
+    assert_eq!(rig.get(&blob("kept")).text(), "kept");
+}
+
+#[test]
 fn untagged_manifests_go_only_if_asked_for() {
     let rig = Rig::new();
     let text = rig.image("a", "old", "");

@@ -14,18 +14,29 @@ pub(crate) fn forget_image(db: &Transaction<'_>, image: &Digest) -> rusqlite::Re
     shown.into_iter().try_for_each(|(repository, manifest)| hide(db, repository, &manifest))
 }
 
-/// Takes a manifest out of a repository, with its tags and the links that only it held.
+/// Takes a manifest out of a repository, with its tags and the links that only it held. What was spoken of after it was pushed
+/// stays: another push may rely on it.
 pub(super) fn hide(db: &Transaction<'_>, repository: i64, manifest: &str) -> rusqlite::Result<()> {
     let key = (repository, manifest);
+    let_go(db, repository, manifest)?;
     db.execute("DELETE FROM repository_tags WHERE repository = ?1 AND digest = ?2", key)?;
-    db.execute("DELETE FROM repository_manifests WHERE repository = ?1 AND digest = ?2", key)?;
     db.execute(
-        "DELETE FROM repository_blobs AS b WHERE repository = ?1
+        "DELETE FROM repository_blobs AS b WHERE repository = ?1 AND seen_at = 0
          AND EXISTS (SELECT 1 FROM repository_references f
                      WHERE f.repository = ?1 AND f.manifest = ?2 AND f.child = b.digest)
          AND NOT EXISTS (SELECT 1 FROM repository_references f
                          WHERE f.repository = ?1 AND f.manifest <> ?2 AND f.child = b.digest)",
         key,
     )?;
+    db.execute("DELETE FROM repository_manifests WHERE repository = ?1 AND digest = ?2", key)?;
     db.execute("DELETE FROM repository_references WHERE repository = ?1 AND manifest = ?2", key).map(drop)
+}
+
+/// Says of the blobs that a manifest names, and that were not spoken of since it was pushed, that nobody waits for them: what
+/// nothing else holds when it is gone may go.
+pub(super) fn let_go(db: &Transaction<'_>, repository: i64, manifest: &str) -> rusqlite::Result<()> {
+    let sql = "UPDATE repository_blobs SET seen_at = 0 WHERE repository = ?1
+               AND seen_at <= (SELECT pushed_at FROM repository_manifests WHERE repository = ?1 AND digest = ?2)
+               AND digest IN (SELECT child FROM repository_references WHERE repository = ?1 AND manifest = ?2)";
+    db.execute(sql, (repository, manifest)).map(drop)
 }

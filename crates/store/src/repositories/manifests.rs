@@ -6,16 +6,16 @@ use std::time::Duration;
 use brig_oci::Digest;
 use rusqlite::{OptionalExtension, Transaction};
 
-use super::images::hide;
-use super::{Removed, Repositories, find, find_or_make, now, signed, unsigned};
+use super::images::{hide, let_go};
+use super::{Removed, Repositories, before, find, find_or_make, now, signed, unsigned};
 use crate::error::{Error, Result};
 use crate::lease::Lease;
 
 /// A manifest or index to be shown in a repository.
 #[derive(Debug, Clone)]
 pub struct NewManifest<'a> {
-    /// Whether everything that it needs must be shown already; else that may come later, and is held from then on.
-    pub is_whole: bool,
+    /// Where it comes from.
+    pub source: Source,
     /// Its digest.
     pub digest: &'a Digest,
     /// Its bytes, at most [`crate::MAX_BLOB_SIZE`].
@@ -32,6 +32,17 @@ pub struct NewManifest<'a> {
     pub artifact_type: Option<&'a str>,
     /// Its annotations, shown to those who ask what refers to the subject.
     pub annotations: &'a BTreeMap<String, String>,
+}
+
+/// Where a manifest comes from that is to be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Somebody pushes it: everything that it needs must be shown already, and more may be on its way.
+    Push,
+    /// Another registry. What it needs may come later, and is held from then on.
+    Registry,
+    /// It was here before, shown by something else: nobody waits for it, nor for what it needs.
+    Here,
 }
 
 /// What became of a manifest that was to be shown.
@@ -61,7 +72,7 @@ pub struct ManifestInfo {
     pub media_type: String,
     /// Its length in bytes.
     pub size: u64,
-    /// When the tag was last set, or the manifest pushed if it was asked for by digest: seconds since 1970.
+    /// When the tag was last set, or the manifest pushed if it was asked for by digest: microseconds since 1970.
     pub updated_at: i64,
 }
 
@@ -82,7 +93,7 @@ impl Repositories {
         self.database().write(|db| {
             let id = find_or_make(db, repository)?;
             let missing = missing(db, id, new)?;
-            if new.is_whole && !missing.is_empty() {
+            if new.source == Source::Push && !missing.is_empty() {
                 return Ok(PutManifest::Missing(missing));
             }
             db.execute(
@@ -94,7 +105,7 @@ impl Repositories {
                     new.digest.as_str(),
                     new.media_type,
                     signed(new.bytes.len() as u64),
-                    now(),
+                    if new.source == Source::Here { 0 } else { now() },
                     new.subject.map(Digest::as_str),
                     new.artifact_type,
                     annotations,
@@ -157,16 +168,11 @@ impl Repositories {
         self.database().write(|db| {
             let Some(id) = find(db, repository)? else { return Ok(Removed::Absent) };
             let key = (id, digest.as_str());
+            let_go(db, id, digest.as_str())?;
             let gone = db.execute("DELETE FROM repository_manifests WHERE repository = ?1 AND digest = ?2", key)?;
             if gone == 0 {
                 return Ok(Removed::Absent);
             }
-            // From now on the blobs are kept for as long as ones that were just pushed: somebody may be about to use them.
-            db.execute(
-                "UPDATE repository_blobs SET seen_at = ?3 WHERE repository = ?1 AND digest IN
-                 (SELECT child FROM repository_references WHERE repository = ?1 AND manifest = ?2)",
-                (id, digest.as_str(), now()),
-            )?;
             db.execute("DELETE FROM repository_tags WHERE repository = ?1 AND digest = ?2", key)?;
             db.execute("DELETE FROM repository_references WHERE repository = ?1 AND manifest = ?2", key)?;
             Ok(Removed::Gone)
@@ -198,10 +204,10 @@ impl Repositories {
         })
     }
 
-    /// Whether some repository got a manifest that names this blob within `age`: an image with this configuration may be part of a push
-    /// that is not yet at its end.
+    /// Whether a manifest that names this blob was pushed to some repository within `age`: an image with this configuration may be
+    /// part of a push that is not yet at its end.
     pub fn is_recent(&self, blob: &Digest, age: Duration) -> Result<bool> {
-        let after = now().saturating_sub(signed(age.as_secs()));
+        let after = before(age);
         let sql = "SELECT 1 FROM repository_references f
                    JOIN repository_manifests m ON m.repository = f.repository AND m.digest = f.manifest
                    WHERE f.child = ?1 AND m.pushed_at >= ?2";

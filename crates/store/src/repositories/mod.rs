@@ -1,7 +1,8 @@
 //! Repositories of a registry: which manifests, tags and blobs each of them shows, and which uploads are under way.
 //!
 //! A blob is kept once and shown only by the repositories that link it. A manifest holds the blobs that it names: their links
-//! stay while it does; a link that no manifest holds is dropped when it has not been spoken of for a while.
+//! stay while it does; a link that no manifest holds is dropped when it has not been spoken of for a while, and at the next
+//! collection if it has not been since the manifest was pushed that held it and is deleted now.
 //! Owns the tables `repository_*`; everything in them is decided in a transaction, so that a push beside a collection sees
 //! either all of a thing or nothing. Must not know HTTP, nor who may do what.
 
@@ -23,13 +24,14 @@ use crate::store::Store;
 
 pub(crate) use images::forget_image;
 pub use listing::{Referrer, Referrers};
-pub use manifests::{ManifestInfo, NewManifest, PutManifest, Referenced};
+pub use manifests::{ManifestInfo, NewManifest, PutManifest, Referenced, Source};
 pub use uploads::{UploadInfo, Uploads};
 
 /// What the names of uploads' bytes begin with among the unfinished blobs; their id follows.
 pub const UPLOAD: &str = "upload-";
 
-pub(crate) const SCHEMA: &[&str] = &["
+pub(crate) const SCHEMA: &[&str] = &[
+    "
     CREATE TABLE repositories (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, created_at INTEGER NOT NULL);
     CREATE TABLE repository_blobs (
         repository INTEGER NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL, seen_at INTEGER NOT NULL,
@@ -55,7 +57,16 @@ pub(crate) const SCHEMA: &[&str] = &["
     CREATE TABLE repository_uploads (
         id TEXT PRIMARY KEY, repository TEXT NOT NULL, owner TEXT NOT NULL, touched_at INTEGER NOT NULL
     ) WITHOUT ROWID;
-"];
+",
+    // Times in microseconds, so that they tell what came first.
+    "
+    UPDATE repositories SET created_at = created_at * 1000000;
+    UPDATE repository_blobs SET seen_at = seen_at * 1000000;
+    UPDATE repository_manifests SET pushed_at = pushed_at * 1000000;
+    UPDATE repository_tags SET updated_at = updated_at * 1000000;
+    UPDATE repository_uploads SET touched_at = touched_at * 1000000;
+",
+];
 
 /// The repositories of a store. Cheap to clone, blocking.
 #[derive(Clone)]
@@ -96,6 +107,17 @@ impl Repositories {
         self.database().write(|db| {
             let id = find_or_make(db, repository)?;
             link(db, id, digest.as_str(), signed(size))
+        })
+    }
+
+    /// Shows a blob in a repository because one of its manifests names it that was [here](Source::Here), if it does not show it
+    /// already: nobody waits for it.
+    pub fn show_blob(&self, repository: &str, digest: &Digest, size: u64) -> Result<()> {
+        self.database().write(|db| {
+            let id = find_or_make(db, repository)?;
+            let sql =
+                "INSERT OR IGNORE INTO repository_blobs (repository, digest, size, seen_at) VALUES (?1, ?2, ?3, 0)";
+            db.execute(sql, (id, digest.as_str(), signed(size))).map(drop)
         })
     }
 
@@ -163,7 +185,7 @@ impl Repositories {
     /// pushed longer ago than that. Tells how many blobs and manifests. What is hidden everywhere goes with the next
     /// collection ([`Store::gc`]). The manifests in `named` count as having a tag: repository and digest.
     pub fn tidy(&self, grace: Duration, untagged: bool, named: &[(String, Digest)]) -> Result<(usize, usize)> {
-        let before = now().saturating_sub(signed(grace.as_secs()));
+        let before = before(grace);
         self.database().write(|db| {
             note_named(db, named)?;
             let mut manifests = 0;
@@ -199,6 +221,17 @@ impl Repositories {
 
     fn database(&self) -> &Database {
         self.store.database()
+    }
+}
+
+/// Hides blobs of manifests that were deleted, if nobody has spoken of them since; part of a collection.
+pub(crate) fn hide_abandoned(store: &Store) -> Result<()> {
+    let abandoned = "FROM repository_blobs AS b WHERE seen_at = 0 AND NOT EXISTS
+                     (SELECT 1 FROM repository_references f WHERE f.repository = b.repository AND f.child = b.digest)";
+    let any = store.database().read(|db| db.prepare_cached(&format!("SELECT 1 {abandoned} LIMIT 1"))?.exists([]))?;
+    match any {
+        true => store.database().write(|db| db.execute(&format!("DELETE {abandoned}"), []).map(drop)),
+        false => Ok(()),
     }
 }
 
@@ -248,10 +281,18 @@ fn link(db: &Transaction<'_>, repository: i64, digest: &str, size: i64) -> rusql
     db.execute(sql, (repository, digest, size, now())).map(drop)
 }
 
-/// Seconds since 1970.
+/// Microseconds since 1970.
 fn now() -> i64 {
-    let elapsed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
+    micros(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default())
+}
+
+/// The moment so long ago.
+fn before(age: Duration) -> i64 {
+    now().saturating_sub(micros(age))
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
 fn signed(number: u64) -> i64 {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rusqlite::OptionalExtension;
 
-use super::{now, signed};
+use super::now;
 use crate::durable;
 use crate::error::Result;
 use crate::store::Store;
@@ -64,7 +64,7 @@ impl Uploads {
 
     /// Forgets the uploads that nobody went on with for as long as `age`, and tells their ids.
     pub fn expire(&self, age: Duration) -> Result<Vec<String>> {
-        let before = now().saturating_sub(signed(age.as_secs()));
+        let before = super::before(age);
         let sql = "DELETE FROM repository_uploads WHERE touched_at < ?1 OR (?2 AND touched_at = ?1) RETURNING id";
         self.store.database().write_relaxed(|db| {
             let mut query = db.prepare(sql)?;
