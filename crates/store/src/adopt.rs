@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::layer::LayerIngest;
 use crate::lease::Lease;
 use crate::packed::Packed;
+use crate::sources;
 use crate::store::Store;
 
 /// Held for as long as a layer is being unpacked: see [`adopt`].
@@ -104,7 +105,7 @@ fn take_layers(
     for ((layer, diff_id), chain) in layers.iter().zip(diff_ids).zip(chains) {
         let is_known =
             Packed::of(store).diff_id_of(&layer.digest)?.as_ref() == Some(diff_id) || layer.digest == *diff_id;
-        is_whole = is_whole && store.layer(chain).is_some();
+        is_whole = is_whole && sources::serves(store, chain, Some(&layer.digest))?;
         if is_whole {
             below = Some(chain);
         }
@@ -167,5 +168,6 @@ fn unpack(store: &Store, layer: &Descriptor, diff_id: &Digest) -> Result<LayerIn
         let text = format!("its content has diff id {}, the image's config promises {diff_id}", unpacked.diff_id);
         return Err(named(Error::new(crate::ErrorKind::Mismatch, text)));
     }
+    ingest.came_as(&layer.digest);
     Ok(ingest)
 }

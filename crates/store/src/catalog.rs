@@ -10,6 +10,7 @@ use crate::check::marks::{self, Damage};
 use crate::collect::CutOff;
 use crate::database::Database;
 use crate::error::Result;
+use crate::sources::{self, Source};
 
 pub(crate) const SCHEMA: &[&str] = &[
     "
@@ -28,6 +29,7 @@ pub(crate) const SCHEMA: &[&str] = &[
 ",
     marks::SCHEMA,
     "CREATE TABLE store_uses (image TEXT PRIMARY KEY, used_at INTEGER NOT NULL) WITHOUT ROWID;",
+    sources::SCHEMA,
 ];
 
 /// One unpacked layer.
@@ -100,6 +102,8 @@ pub(crate) struct Catalog {
     pub(crate) uses: HashMap<Digest, i64>,
     /// Layers that a check found not to be what they were.
     pub(crate) damaged: HashMap<Digest, Damage>,
+    /// What layers were made of.
+    pub(crate) sources: HashMap<Digest, Source>,
     /// What a crash cut off.
     pub(crate) cut_off: CutOff,
 }
@@ -126,6 +130,9 @@ impl Catalog {
             catalog.uses.extend(rows(db, "SELECT image, used_at FROM store_uses", used)?);
             let damage = |row: &Row<'_>| Ok((digest(row, 0)?, Damage { why: row.get(1)?, usable: row.get(2)? }));
             catalog.damaged.extend(rows(db, "SELECT chain_id, why, usable FROM store_damaged", damage)?);
+            let source =
+                |row: &Row<'_>| Ok((digest(row, 0)?, Source { blob: optional_digest(row, 1)?, proven: row.get(2)? }));
+            catalog.sources.extend(rows(db, "SELECT chain_id, blob, proven FROM store_sources", source)?);
             Ok(catalog)
         })
     }

@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::packed;
 use crate::partial;
 use crate::repositories;
+use crate::sources;
 use crate::store::Store;
 use crate::trash;
 use crate::upkeep::Upkeep;
@@ -173,6 +174,7 @@ fn collect_layers(store: &Store, keep: &[Digest], reclaimed: &mut Reclaimed) -> 
         let mut unmark = db.prepare("DELETE FROM store_damaged WHERE chain_id = ?1")?;
         dead.iter().try_for_each(|(_, chain, _)| {
             unmark.execute([chain.as_str()])?;
+            sources::forget(db, chain)?;
             delete.execute([chain.as_str()]).map(drop)
         })
     })?;
@@ -180,6 +182,7 @@ fn collect_layers(store: &Store, keep: &[Digest], reclaimed: &mut Reclaimed) -> 
     for (_, chain, _) in &dead {
         catalog.layers.remove(chain);
         catalog.damaged.remove(chain);
+        catalog.sources.remove(chain);
     }
     drop(catalog);
     for (_, chain, size) in dead {

@@ -27,6 +27,7 @@ mod recipe;
 mod repositories;
 mod rescue;
 mod reserve;
+mod sources;
 mod store;
 mod sweep;
 pub mod tar;
@@ -55,6 +56,7 @@ pub use repositories::{
     ManifestInfo, NewManifest, PutManifest, Referenced, Referrer, Referrers, Removed, Repositories, Source, UPLOAD,
     UploadInfo, Uploads,
 };
+pub use sources::serves;
 pub use store::{MAX_BLOB_SIZE, Options, Store};
 pub use upkeep::Upkeep;
 pub use usage::{Usage, disk_usage};

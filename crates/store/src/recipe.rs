@@ -7,6 +7,8 @@
 //! `1 length:u32 bytes`: these bytes; `2 length:u16 path`: from here on parts are of this file, below the layer's
 //! directory; `3 offset:u64 length:u64`: that part of it.
 
+mod same;
+
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -22,6 +24,8 @@ use rustix::io::Errno;
 
 use crate::digest::Hasher;
 use crate::error::{Error, Result};
+
+pub(crate) use same::compare;
 
 /// The recipe's name beside the layer's files.
 pub(crate) const RECIPE: &str = "tar-recipe";
@@ -358,6 +362,11 @@ impl LayerTar {
     /// The tar's digest.
     pub fn diff_id(&self) -> &Digest {
         &self.diff_id
+    }
+
+    /// Whether it was read to its end, and has its digest.
+    pub(crate) fn is_verified(&self) -> bool {
+        self.hasher.is_none()
     }
 
     fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

@@ -60,6 +60,8 @@ pub(crate) struct Inner {
     pub(crate) quarantine: Quarantine,
     /// Held while what is reachable is decided or added to, so that nothing in use is collected.
     gate: Mutex<()>,
+    /// Held while layers are compared with what they should be.
+    pub(crate) proving: Mutex<()>,
     /// Held while freed space is measured.
     pub(crate) freeing: Mutex<()>,
     /// What layers take of the disk, as far as it was measured.
@@ -114,7 +116,7 @@ impl Store {
         let packer = Packer::open(root, &database)?;
         let catalog = RwLock::new(Catalog::load(&database)?);
         let root = root.to_owned();
-        let (gate, freeing, measured) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let (gate, proving, freeing, measured) = Default::default();
         let unpacker = options.unpacker;
         let inner = Inner {
             root,
@@ -128,12 +130,14 @@ impl Store {
             reserve,
             quarantine,
             gate,
+            proving,
             freeing,
             unpacker,
             measured,
             _lock: lock,
         };
         let store = Store { inner: Arc::new(inner) };
+        store.inner.packer.belongs_to(&store);
         sweep::sweep(&store)?;
         store.upkeep().note_cut_off()?;
         store.partials().expire(partial::EXPIRY)?;

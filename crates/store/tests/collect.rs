@@ -195,7 +195,7 @@ fn play(steps: Vec<Step>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: common::cases(24), ..ProptestConfig::default() })]
     #[test]
     fn what_is_in_use_stays_and_the_rest_goes(steps in proptest::collection::vec(step(), 1..40)) {
         play(steps);

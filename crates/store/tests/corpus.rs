@@ -18,6 +18,7 @@ fn unpack(store: &Store, case: &Case, dress: Dress) -> Result<std::collections::
         store.commit_layer(ingest, None)
     });
     match outcome {
+        Ok(info) if !common::serves_all(store, &info.chain_id) => Err("it is not what it is".to_owned()),
         Ok(info) => Ok(corpus::listing(&common::diff(store, &info.chain_id))),
         Err(error) => {
             assert_eq!(error.kind, ErrorKind::Invalid, "{}: {error}", case.name);

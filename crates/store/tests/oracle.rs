@@ -114,7 +114,7 @@ fn things() -> impl Strategy<Value = Vec<(String, Thing)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: common::cases(40), failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Written by another implementation, read by ours: what was packed comes out.
     #[test]
@@ -184,6 +184,7 @@ proptest! {
             }).collect()
         };
         prop_assert_eq!(comparable(&ours), comparable(&reference));
+        prop_assert!(common::serves_all(&store, &info.chain_id));
     }
 
     /// Whatever bytes come, unpacking ends, and either fails or makes a layer.

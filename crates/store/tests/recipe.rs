@@ -23,6 +23,7 @@ fn again(store: &Store, chain: &Digest) -> Vec<u8> {
 fn round_trip(store: &Store, tar: &[u8], parent: Option<&Digest>) -> Digest {
     let layer = common::layer(store, tar, parent);
     assert!(again(store, &layer.chain_id) == tar, "another tar of {} bytes", tar.len());
+    assert!(common::serves_all(store, &layer.chain_id));
     layer.chain_id
 }
 
@@ -158,7 +159,7 @@ fn add(tar: Tar, (what, name, body): &(u8, u8, Vec<u8>)) -> Tar {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: common::cases(100), ..ProptestConfig::default() })]
 
     #[test]
     fn random_tars(members in proptest::collection::vec(member(), 0..30), tail in 0..3usize) {
@@ -170,6 +171,7 @@ proptest! {
             && let Ok(layer) = store.commit_layer(ingest, None)
         {
             prop_assert!(again(&store, &layer.chain_id) == tar);
+            prop_assert!(common::serves_all(&store, &layer.chain_id));
         }
     }
 }

@@ -221,7 +221,7 @@ fn blocks(root: &Path) -> (u64, u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: common::cases(40), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_tree_comes_back(things in things(), root in looks()) {
@@ -241,6 +241,7 @@ proptest! {
             prop_assert_eq!(Some(looks), after.get(path), "{:?}", path);
         }
         prop_assert_eq!(before.len(), after.len(), "{:?}", after.keys());
+        prop_assert!(common::serves_all(&store, &info.chain_id));
         let ((ours_take, files), (theirs_take, _)) = (blocks(&ours), blocks(&upper));
         // A hole's first and last block may be written, and those at the ends of the pieces that came.
         prop_assert!(ours_take <= theirs_take + 10 * 8 * files, "{ours_take} blocks of {theirs_take}");

@@ -404,7 +404,7 @@ impl Drop for Mounted {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: common::cases(40), failure_persistence: None, ..ProptestConfig::default() })]
 
     /// A container on an image on an image: what it sees is what a container made from its commit sees.
     #[test]
@@ -420,6 +420,7 @@ proptest! {
             let before = merged(&store, &layers);
             let info = commit_active(&store, &key).unwrap();
             prop_assert_eq!(commit_active(&store, &key).unwrap(), info.clone(), "the same again");
+            prop_assert!(info.as_ref().is_none_or(|info| common::serves_all(&store, &info.chain_id)));
             chain = info.map_or(chain, |info| Some(info.chain_id));
             let again = store.prepare(&format!("{key}.again"), chain.as_ref()).unwrap();
             let after = merged(&store, &again);

@@ -8,6 +8,7 @@
 mod breakouts;
 mod framing;
 pub mod images;
+pub mod liar;
 mod members;
 pub mod ship;
 mod streams;

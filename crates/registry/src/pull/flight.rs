@@ -123,6 +123,10 @@ async fn run(
 }
 
 async fn fetch(Work { wanted, download, store }: &Work, unpacking: &Semaphore) -> Result<LayerIngest> {
+    let named = |mut ingest: LayerIngest| {
+        ingest.came_as(&wanted.descriptor.digest);
+        ingest
+    };
     loop {
         // Once there is one the download is under way: who waits for a byte has its place, who has all bytes goes on.
         let mut reader = download.reader().await?;
@@ -145,7 +149,7 @@ async fn fetch(Work { wanted, download, store }: &Work, unpacking: &Semaphore) -
         }
         // Content that cannot be unpacked is most often content that is not what was promised: find out before blaming it.
         if download.outcome(generation).await? {
-            return unpacked;
+            return unpacked.map(named);
         }
     }
 }

@@ -50,9 +50,9 @@ impl Layers<'_> {
     /// Gets all layers into the store, bottom first. Returns whether any had to be fetched.
     pub(super) async fn all(&self, wanted: &[Wanted]) -> Result<bool> {
         let mut missing = Vec::new();
-        for (nth, layer) in wanted.iter().enumerate() {
+        for ((nth, layer), is_here) in wanted.iter().enumerate().zip(self.here(wanted).await?) {
             let id = short(layer);
-            if self.store.layer(&layer.chain_id).is_some() {
+            if is_here {
                 if !self.known {
                     (self.progress)(PullEvent::AlreadyExists { id });
                 }
@@ -74,6 +74,16 @@ impl Layers<'_> {
             .collect();
         tokio::try_join!(try_join_all(followers), self.commit(wanted, &places, watched.clone()))?;
         Ok(!missing.is_empty())
+    }
+
+    /// Which of the layers are here, each for certain what this image wants: one that came of another blob is looked at first.
+    async fn here(&self, wanted: &[Wanted]) -> Result<Vec<bool>> {
+        let (store, wanted) = (self.store.clone(), wanted.to_vec());
+        blocking(move || {
+            let serves = |layer: &Wanted| brig_store::serves(&store, &layer.chain_id, Some(&layer.descriptor.digest));
+            Ok(wanted.iter().map(serves).collect::<brig_store::Result<_>>()?)
+        })
+        .await
     }
 
     /// Follows one layer's download until it is committed.

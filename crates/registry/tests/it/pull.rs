@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use brig_oci::{Digest, Platform, media_type};
 use brig_registry::{Config, ErrorKind, PullEvent, RegistrySettings};
+use brig_tests::corpus::liar;
+use brig_tests::corpus::tar::Tar;
 use serde_json::json;
 
 use super::rig::image::descriptor;
@@ -366,4 +368,56 @@ async fn a_large_layer_stays_out_of_memory() {
     host.pull(&registry.name("app:v1")).await.unwrap();
     let size = host.store.layer(&image.layers[0].diff_id).unwrap().size_bytes;
     assert!(size >= 192 << 20, "{size}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_serves_images_that_pack_it_differently_if_it_is_what_it_claims() {
+    let registry = Registry::new().await;
+    let of = |content: &[u8], packing| Layer::of(&Tar::new().file("login", content).finish(), packing);
+    let image = |packing| Image::new(vec![of(b"right", packing), Layer::file("above", 100, Packing::Gzip)]);
+    let (gzip, zstd) = (image(Packing::Gzip), image(Packing::Zstd));
+    registry.push("app", "gzip", &gzip);
+    registry.push("app", "zstd", &zstd);
+    let fetched = |layer: &Layer| registry.count("GET", layer.digest().hex());
+    let login = |host: &TestBox| {
+        let diff = host.store.root().join("layers").join(gzip.layers[0].diff_id.hex()).join("diff");
+        std::fs::read_to_string(diff.join("login")).unwrap()
+    };
+
+    let host = TestBox::new();
+    host.pull(&registry.name("app:zstd")).await.unwrap();
+    host.pull(&registry.name("app:gzip")).await.unwrap();
+    assert_eq!((fetched(&zstd.layers[0]), fetched(&gzip.layers[0]), fetched(&gzip.layers[1])), (1, 0, 1));
+
+    // The process that unpacked the one was taken over, and said that it unpacked what the other image has.
+    for both_at_once in [false, true] {
+        let host = TestBox::new();
+        let claim = Tar::new().file("login", b"right").finish();
+        let mut ingest = host.store.begin_layer().unwrap();
+        let poison = Tar::new().file("login", b"wrong").finish();
+        ingest.unpack_telling(&poison, |_| (liar::summary(&claim, 5, false), Vec::new())).unwrap();
+        ingest.came_as(&zstd.layers[0].digest());
+        registry.clear_log();
+        if both_at_once {
+            let held = registry.name("app:gzip");
+            let (arrived, mut arrives) = tokio::sync::mpsc::unbounded_channel();
+            registry.hook_blob(&gzip.layers[0].digest(), move |_| {
+                arrived.send(()).ok();
+                Reply::Slow(100, Duration::from_millis(50))
+            });
+            let (pulled, ()) = tokio::join!(host.pull(&held), async {
+                arrives.recv().await.unwrap();
+                host.store.commit_layer(ingest, None).unwrap();
+            });
+            pulled.unwrap();
+        } else {
+            host.store.commit_layer(ingest, None).unwrap();
+            host.pull(&registry.name("app:zstd")).await.unwrap();
+            assert_eq!((fetched(&zstd.layers[0]), login(&host).as_str()), (0, "wrong"));
+            host.pull(&registry.name("app:gzip")).await.unwrap();
+        }
+        assert_eq!((fetched(&gzip.layers[0]), login(&host).as_str()), (1, "right"));
+        host.pull(&registry.name("app:zstd")).await.unwrap();
+        assert_eq!((fetched(&zstd.layers[0]), login(&host).as_str()), (0, "right"));
+    }
 }

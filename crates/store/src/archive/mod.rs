@@ -18,6 +18,7 @@ use crate::digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layer::LayerIngest;
 use crate::lease::Lease;
+use crate::sources;
 use crate::store::Store;
 use parts::Parts;
 pub use save::{Chosen, Listed, Saving, save};
@@ -147,7 +148,8 @@ impl Planned {
         for (diff_id, listed) in self.diff_ids.iter().zip(&self.layers) {
             let chain_id = digest::chain_id(parent.as_ref(), diff_id);
             lease.hold(&chain_id);
-            if !missing.is_empty() || store.layer(&chain_id).is_none() {
+            let blob = parts.blob_of(&listed.path)?;
+            if !missing.is_empty() || !sources::serves(store, &chain_id, Some(&blob))? {
                 missing.push(parts.take_layer(&listed.path)?);
             } else {
                 below = Some(chain_id.clone());

@@ -153,6 +153,14 @@ impl Parts {
         Ok(())
     }
 
+    /// The digest of a layer that was planned, as it is in the archive.
+    pub(super) fn blob_of(&self, path: &str) -> Result<Digest> {
+        match self.parts.get(self.follow(path)?) {
+            Some(Part::Layer(layer)) => Ok(layer.blob.clone()),
+            _ => Err(Error::invalid(format!("layer {path} is not in the archive any more"))),
+        }
+    }
+
     /// A layer that was planned, to be committed. Where it is needed in several places all but the last get a copy.
     pub(super) fn take_layer(&mut self, path: &str) -> Result<LayerIngest> {
         let gone = || Error::invalid(format!("layer {path} is not in the archive any more"));
@@ -249,6 +257,7 @@ fn layer(
     events.report();
     match unpacked {
         Ok(unpacked) => {
+            ingest.came_as(&blob);
             let diff_id = unpacked.diff_id;
             Ok(Part::Layer(Box::new(LayerPart { blob, diff_id, ingest: Some(ingest), uses: 0, spool })))
         }

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -19,11 +20,11 @@ use crate::catalog::LayerInfo;
 use crate::error::{Error, ErrorKind, Result};
 use crate::images::now;
 use crate::layer::below;
-use crate::recipe::{DIFF, LayerTar};
+use crate::recipe::{self, DIFF, LayerTar};
 use crate::store::Store;
 
 /// What a layer is, compared with what it should be.
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     Damaged(Damage),
     /// It is whole; what its row should say.
     Whole(LayerInfo),
@@ -31,7 +32,7 @@ pub(super) enum Verdict {
 
 /// Looks at every byte. `below` are the files of the layers below, topmost first; `None` if they are not what they were, so that
 /// what was taken from them cannot be compared.
-pub(super) fn compare(store: &Store, layer: &LayerInfo, path: &Path, below_it: Option<&[PathBuf]>) -> Result<Verdict> {
+pub(crate) fn compare(store: &Store, layer: &LayerInfo, path: &Path, below_it: Option<&[PathBuf]>) -> Result<Verdict> {
     let damaged = |why: String| Ok(Verdict::Damaged(Damage { why, usable: false }));
     let tar = match LayerTar::open(path, &layer.diff_id, None) {
         Ok(Some(tar)) => tar,
@@ -41,7 +42,7 @@ pub(super) fn compare(store: &Store, layer: &LayerInfo, path: &Path, below_it: O
     let since = now().saturating_sub(1);
     let mut ingest = store.begin_layer()?;
     let mut tar = Watched { tar, failed: None };
-    let (made, applied) = match ingest.unpack_hollow(&mut tar) {
+    let (directory, made, applied) = match ingest.unpack_hollow(&mut tar) {
         Ok(unpacked) => unpacked,
         // What cannot be read is the layer's damage; what cannot be written is not.
         Err(error) => match tar.failed {
@@ -50,12 +51,22 @@ pub(super) fn compare(store: &Store, layer: &LayerInfo, path: &Path, below_it: O
             None => return damaged(error.message),
         },
     };
+    if !tar.tar.is_verified() {
+        return damaged("its archive was not read to its end".into());
+    }
     if let Some(paths) = below_it {
         below::complete(made, applied, paths)?;
     }
-    let there = Root::open(&path.join(DIFF))?;
-    let mut comparison = Comparison::new(made, &there, applied, since, below_it.is_some());
-    match comparison.run()? {
+    // Whoever wrote the recipe may have put into it what should be in the files.
+    let there = Root::open(path)?;
+    let (problem, own) = match recipe::compare(directory, &there) {
+        Ok((None, own)) => (None, Some(own)),
+        Ok((problem, _)) => (problem, None),
+        Err(error) => (Some(error.message), None),
+    };
+    let files = Root::open(&path.join(DIFF))?;
+    let mut comparison = Comparison::new(made, &files, applied, since, own, below_it.is_some());
+    match comparison.run()?.or(problem) {
         Some(why) => damaged(why),
         None => {
             Ok(Verdict::Whole(LayerInfo { size_bytes: applied.content_bytes, opaque: applied.opaque, ..layer.clone() }))
@@ -82,18 +93,28 @@ struct Comparison<'a> {
     since: i64,
     /// What came from the layers below, and cannot be compared without them.
     from_below: HashSet<&'a Path>,
+    /// Inode numbers of the files, as made, whose content is in the archive. Others are copies of what is below.
+    /// `None` if that is not known.
+    own: Option<HashSet<u64>>,
     /// Inode numbers of what has several names: as made, and as it is there.
     links: (HashMap<u64, u64>, HashMap<u64, u64>),
 }
 
 impl<'a> Comparison<'a> {
-    fn new(made: &'a Root, there: &'a Root, applied: &'a Applied, since: i64, complete: bool) -> Comparison<'a> {
+    fn new(
+        made: &'a Root,
+        there: &'a Root,
+        applied: &'a Applied,
+        since: i64,
+        own: Option<HashSet<u64>>,
+        complete: bool,
+    ) -> Comparison<'a> {
         let mut from_below = HashSet::new();
         if !complete {
             from_below.extend(applied.implied.iter().map(|(path, _)| path.as_path()));
             from_below.extend(applied.pending_links.iter().map(|(path, _)| path.as_path()));
         }
-        Comparison { made, there, since, from_below, links: (HashMap::new(), HashMap::new()) }
+        Comparison { made, there, since, from_below, own, links: (HashMap::new(), HashMap::new()) }
     }
 
     /// The first difference, if there is one.
@@ -155,6 +176,13 @@ impl<'a> Comparison<'a> {
         if kind(should) == FileType::RegularFile && should.st_size != is.st_size {
             return Ok(Some(format!("it had {} bytes and has {}", should.st_size, is.st_size)));
         }
+        if kind(should) == FileType::RegularFile
+            && should.st_size > 0
+            && self.own.as_ref().is_some_and(|own| !own.contains(&should.st_ino))
+            && !is_same_content(made, there, name)?
+        {
+            return Ok(Some("it is not what it was copied from".into()));
+        }
         if kind(should) == FileType::Symlink {
             let target = |directory: &OwnedFd| {
                 rustix::fs::readlinkat(directory, name, Vec::new()).map_err(|errno| Error::io("readlink", errno))
@@ -210,6 +238,25 @@ fn attribute_difference(should: &BTreeMap<OsString, Vec<u8>>, is: &BTreeMap<OsSt
 
 fn kind(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
+}
+
+/// Whether files of one name and size in two directories have the same bytes.
+fn is_same_content(one: &OwnedFd, other: &OwnedFd, name: &OsStr) -> Result<bool> {
+    const PIECE: u64 = 64 * 1024;
+    let failed = |error: std::io::Error| Error::io(format!("compare {}", name.display()), error);
+    let open = |directory: &OwnedFd| {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        rustix::fs::openat(directory, name, flags, Mode::empty()).map(File::from).map_err(|errno| failed(errno.into()))
+    };
+    let (mut one, mut other) = (open(one)?, open(other)?);
+    loop {
+        let (mut left, mut right) = (Vec::new(), Vec::new());
+        (&mut one).take(PIECE).read_to_end(&mut left).map_err(failed)?;
+        (&mut other).take(PIECE).read_to_end(&mut right).map_err(failed)?;
+        if left != right || left.is_empty() {
+            return Ok(left == right);
+        }
+    }
 }
 
 fn named(stat: &Stat) -> String {

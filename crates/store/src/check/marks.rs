@@ -7,6 +7,7 @@ use brig_oci::Digest;
 use rustix::fs::AtFlags;
 
 use crate::error::Result;
+use crate::sources;
 use crate::store::Store;
 
 /// What is wrong with a layer.
@@ -38,10 +39,12 @@ pub(crate) fn forget(store: &Store, chain: &Digest) -> Result<()> {
     let _gate = store.gate();
     store.inner.database.write(|db| {
         db.execute("DELETE FROM store_damaged WHERE chain_id = ?1", [chain.as_str()])?;
+        sources::forget(db, chain)?;
         db.execute("DELETE FROM store_layers WHERE chain_id = ?1", [chain.as_str()]).map(drop)
     })?;
     let mut catalog = store.catalog_mut();
     catalog.damaged.remove(chain);
+    catalog.sources.remove(chain);
     catalog.layers.remove(chain);
     Ok(())
 }

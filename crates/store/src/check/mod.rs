@@ -6,7 +6,7 @@
 //! Must not delete anything, and changes nothing unless it is asked to repair.
 
 mod blobs;
-mod compare;
+pub(crate) mod compare;
 mod layers;
 pub(crate) mod marks;
 mod others;

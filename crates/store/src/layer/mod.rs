@@ -23,12 +23,13 @@ use rustix::fs::Mode;
 
 use crate::apply::{self, Applied, Content};
 use crate::catalog::LayerInfo;
-use crate::check::marks;
+use crate::check::marks::{self, Damage};
 use crate::decompress::{self, Packing};
 use crate::digest;
 use crate::durable;
 use crate::error::{Error, Result};
 use crate::recipe;
+use crate::sources::{self, Source};
 use crate::store::Store;
 use input::Stream;
 
@@ -44,6 +45,8 @@ pub struct LayerIngest {
     /// Its files: `diff` in there.
     root: Root,
     state: State,
+    /// The digest of the blob it comes from.
+    blob: Option<Digest>,
 }
 
 enum State {
@@ -93,7 +96,9 @@ impl LayerIngest {
                 Ok((Root::open(&path)?, Root::open(&diff)?))
             });
         match made {
-            Ok((dir, root)) => Ok(LayerIngest { store: store.clone(), name, dir, root, state: State::Empty }),
+            Ok((dir, root)) => {
+                Ok(LayerIngest { store: store.clone(), name, dir, root, state: State::Empty, blob: None })
+            }
             Err(error) => {
                 // The first error counts; what is left is swept at the next open.
                 let _swept_later = store.inner.trash.take(dir, name.as_ref());
@@ -119,16 +124,22 @@ impl LayerIngest {
         self.unpack_as(input, packing, Content::Written)
     }
 
+    /// Says that what was unpacked had this digest as it came, which the caller has verified itself: whoever lists the same
+    /// blob can share the layer. See `sources`.
+    pub fn came_as(&mut self, blob: &Digest) {
+        self.blob = Some(blob.clone());
+    }
+
     /// Unpacks an uncompressed tar without the content of its files, and completes it from the layers below: what a layer is
-    /// to look like. Not to be committed. Tells what came of it, with where the files are.
-    pub(crate) fn unpack_hollow(&mut self, reader: impl Read) -> Result<(&Root, &Applied)> {
+    /// to look like. Not to be committed. Tells what came of it, with the directory of the layer and that of its files.
+    pub(crate) fn unpack_hollow(&mut self, reader: impl Read) -> Result<(&Root, &Root, &Applied)> {
         self.unpack_as(&mut Stream(reader), Some(Packing::Plain), Content::LeftOut)?;
         match std::mem::replace(&mut self.state, State::Failed) {
             State::Unpacked(_, applied) => self.state = State::Hollow(applied),
             state => self.state = state,
         }
         match &self.state {
-            State::Hollow(applied) => Ok((&self.root, applied)),
+            State::Hollow(applied) => Ok((&self.dir, &self.root, applied)),
             _ => Err(Error::invalid("the layer could not be unpacked again")),
         }
     }
@@ -198,13 +209,15 @@ impl LayerIngest {
         let applied = duplicate::copy(&self.root, &copy.root, applied)?;
         duplicate::recipe(&self.dir, &copy.dir)?;
         copy.state = State::Unpacked(unpacked.clone(), applied);
+        copy.blob.clone_from(&self.blob);
         Ok(copy)
     }
 }
 
 impl LayerIngest {
     /// Makes unpacked layers of one store part of it, each on top of the one before it and the first on top of `parent`:
-    /// durable when this returns, all of them or none. The disk is waited for once. Those that are already here are dropped.
+    /// durable when this returns, all of them or none. The disk is waited for once. Those that are already here are dropped, after
+    /// what is here was compared with its archive if it came of another blob.
     pub fn commit_all(ingests: Vec<LayerIngest>, parent: Option<&Digest>) -> Result<Vec<LayerInfo>> {
         match ingests.first().map(|ingest| ingest.store.clone()) {
             Some(store) => commit(&store, ingests, parent),
@@ -226,9 +239,30 @@ impl Drop for LayerIngest {
 }
 
 /// See [`LayerIngest::commit_all`].
-fn commit(store: &Store, ingests: Vec<LayerIngest>, parent: Option<&Digest>) -> Result<Vec<LayerInfo>> {
+fn commit(store: &Store, mut ingests: Vec<LayerIngest>, parent: Option<&Digest>) -> Result<Vec<LayerInfo>> {
+    loop {
+        let (infos, mut brought) = complete(store, &mut ingests, parent)?;
+        if brought.is_empty() {
+            return Ok(infos);
+        }
+        rustix::fs::syncfs(&store.inner.dirs.ingest).map_err(|errno| Error::io("syncfs", errno))?;
+        if publish(store, &mut brought)? {
+            return Ok(infos);
+        }
+    }
+}
+
+/// A layer that is not here yet.
+type Brought<'a> = (&'a mut LayerIngest, LayerInfo);
+
+/// Finds out which of the layers are here already, and completes the others from those below.
+fn complete<'a>(
+    store: &Store,
+    ingests: &'a mut [LayerIngest],
+    parent: Option<&Digest>,
+) -> Result<(Vec<LayerInfo>, Vec<Brought<'a>>)> {
     let mut infos: Vec<LayerInfo> = Vec::with_capacity(ingests.len());
-    let mut brought: Vec<(LayerIngest, LayerInfo)> = Vec::new();
+    let mut brought: Vec<Brought<'a>> = Vec::new();
     // Where the files of the layers below are, the nearest first: those that come along are still in their ingests.
     let mut below: Vec<PathBuf> = Vec::new();
     for ingest in ingests {
@@ -237,7 +271,7 @@ fn commit(store: &Store, ingests: Vec<LayerIngest>, parent: Option<&Digest>) -> 
         };
         let parent = infos.last().map(|info| &info.chain_id).or(parent);
         let chain_id = digest::chain_id(parent, &unpacked.diff_id);
-        if let Some(existing) = existing(store, &chain_id) {
+        if let Some(existing) = existing(store, &chain_id, ingest.blob.as_ref(), brought.is_empty())? {
             below.insert(0, store.inner.root.join("layers").join(chain_id.hex()).join(recipe::DIFF));
             infos.push(existing);
             continue;
@@ -261,34 +295,46 @@ fn commit(store: &Store, ingests: Vec<LayerIngest>, parent: Option<&Digest>) -> 
         infos.push(info.clone());
         brought.push((ingest, info));
     }
-    if brought.is_empty() {
-        return Ok(infos);
-    }
-    rustix::fs::syncfs(&store.inner.dirs.ingest).map_err(|errno| Error::io("syncfs", errno))?;
-    publish(store, &mut brought)?;
-    Ok(infos)
+    Ok((infos, brought))
 }
 
-/// The layer, if it is here already: then it has arrived as if it had been brought.
-fn existing(store: &Store, chain: &Digest) -> Option<LayerInfo> {
-    let _gate = store.gate();
-    let existing = store.layer(chain)?;
-    store.catalog_mut().arrived(chain);
-    Some(existing)
+/// The layer, if it is here already: then it has arrived as if it had been brought. One that came of another blob is looked
+/// at first, and is out of use if it is not what it should be, or cannot be looked at as long as those below are on their way.
+fn existing(store: &Store, chain: &Digest, blob: Option<&Digest>, can_look: bool) -> Result<Option<LayerInfo>> {
+    if can_look {
+        sources::serves(store, chain, blob)?;
+    }
+    let gate = store.gate();
+    let Some(existing) = store.layer(chain) else { return Ok(None) };
+    if sources::serves_already(store, chain, blob) {
+        store.catalog_mut().arrived(chain);
+        return Ok(Some(existing));
+    }
+    drop(gate);
+    let why = "it could not be compared with its archive".to_owned();
+    marks::mark(store, chain, Damage { why, usable: true })?;
+    Ok(None)
 }
 
 /// The steps that make them visible: directories in place and synced, then the rows, all in one. From below; on an error
-/// none of them is there.
-fn publish(store: &Store, brought: &mut [(LayerIngest, LayerInfo)]) -> Result<()> {
+/// none of them is there, nor if one has meanwhile come of another blob, which is to be looked at: then tells `false`.
+fn publish(store: &Store, brought: &mut [Brought<'_>]) -> Result<bool> {
     let _gate = store.gate();
     let dirs = &store.inner.dirs;
-    let mut moved: Vec<LayerInfo> = Vec::with_capacity(brought.len());
+    let is_here = |info: &LayerInfo| store.layer(&info.chain_id).is_some();
+    let has_raced = |(ingest, info): &Brought<'_>| {
+        is_here(info) && !sources::serves_already(store, &info.chain_id, ingest.blob.as_ref())
+    };
+    if brought.iter().any(has_raced) {
+        return Ok(false);
+    }
+    let mut moved: Vec<(LayerInfo, Source)> = Vec::with_capacity(brought.len());
     let outcome = brought.iter_mut().try_for_each(|(ingest, info)| {
-        if store.layer(&info.chain_id).is_some() {
+        if is_here(info) {
             return Ok(());
         }
         // The layer below was here when this one was completed from it; a collection may have come between.
-        let comes_along = |parent: &Digest| moved.last().is_some_and(|below| below.chain_id == *parent);
+        let comes_along = |parent: &Digest| moved.last().is_some_and(|(below, _)| below.chain_id == *parent);
         if info.parent.as_ref().is_some_and(|parent| !comes_along(parent) && !store.is_whole(parent)) {
             return Err(Error::not_found("the layer below was removed meanwhile"));
         }
@@ -300,20 +346,21 @@ fn publish(store: &Store, brought: &mut [(LayerIngest, LayerInfo)]) -> Result<()
             return Err(Error::corrupt(format!("{} is in the way of a layer", path.display())));
         }
         ingest.state = State::Published;
-        moved.push(info.clone());
+        moved.push((info.clone(), Source::of(ingest.blob.as_ref(), &info.diff_id)));
         Ok(())
     });
     let recorded = outcome.and_then(|()| {
         durable::sync(dirs.layers.as_fd(), &store.inner.root.join("layers"))?;
         store.inner.database.write(|db| {
-            moved.iter().try_for_each(|info| {
+            moved.iter().try_for_each(|(info, source)| {
                 db.execute("DELETE FROM store_damaged WHERE chain_id = ?1", [info.chain_id.as_str()])?;
+                sources::record(db, &info.chain_id, source)?;
                 record(db, info)
             })
         })
     });
     if let Err(error) = recorded {
-        for info in moved.iter().rev() {
+        for (info, _) in moved.iter().rev() {
             store.inner.trash.take(dirs.layers.as_fd(), info.chain_id.hex().as_ref())?;
         }
         return Err(error);
@@ -322,11 +369,12 @@ fn publish(store: &Store, brought: &mut [(LayerIngest, LayerInfo)]) -> Result<()
     for (_, info) in brought {
         catalog.arrived(&info.chain_id);
     }
-    for info in moved {
+    for (info, source) in moved {
         catalog.damaged.remove(&info.chain_id);
+        catalog.sources.insert(info.chain_id.clone(), source);
         catalog.layers.insert(info.chain_id.clone(), info);
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Writes a layer's row.

@@ -91,6 +91,13 @@ impl Packer {
     }
 }
 
+impl Packer {
+    /// Tells the thread whose layers it reads, once everything is open.
+    pub(crate) fn belongs_to(&self, store: &Store) {
+        self.worker.belongs_to(store);
+    }
+}
+
 impl Files {
     fn failed(&self, call: &str, name: &str, error: impl Into<std::io::Error>) -> Error {
         Error::io(format!("{call} {}", self.path.join(name).display()), error)

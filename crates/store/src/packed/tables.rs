@@ -114,10 +114,12 @@ pub(super) fn waiting(database: &Database) -> Result<Vec<Form>> {
     })
 }
 
-/// The layers with this diff id.
+/// The layers with this diff id that are not marked as damaged.
 pub(super) fn chains(database: &Database, diff_id: &Digest) -> Result<Vec<Digest>> {
     database.read(|db| {
-        let mut query = db.prepare("SELECT chain_id FROM store_layers WHERE diff_id = ?1")?;
+        let mut query = db.prepare(
+            "SELECT chain_id FROM store_layers WHERE diff_id = ?1 AND chain_id NOT IN (SELECT chain_id FROM store_damaged)",
+        )?;
         let chains: Vec<String> =
             query.query_map([diff_id.as_str()], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
         Ok(chains.iter().filter_map(|chain| Digest::parse(chain).ok()).collect())

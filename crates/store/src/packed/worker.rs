@@ -1,12 +1,13 @@
 //! The thread that looks for recipes: one blob at a time, at the lowest priority, and only while nothing urgent runs.
 //! Owns the order: recipe written and synced, seen to make the very blob, recorded, and only then the blob goes.
-//! Must not hold the store: it ends when the store is closed, and goes on at the next opening.
+//! On the way it finds layers whose files are not those of their diff id, and has them put out of use.
+//! Must not hold the store for longer than that takes: it ends when the store is closed, and goes on at the next opening.
 
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::os::fd::AsFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
 
 use brig_oci::Digest;
@@ -16,11 +17,14 @@ use rustix::fs::{Mode, OFlags};
 use super::blob::LayerBlob;
 use super::tables::{self, State};
 use super::{BLOB, Files, Form, NEW};
+use crate::check::marks::Damage;
 use crate::database::Database;
 use crate::digest::Hasher;
 use crate::durable;
 use crate::error::{Error, Result};
 use crate::recipe::LayerTar;
+use crate::sources;
+use crate::store::{Inner, Store};
 
 /// `SCHED_OTHER` and `SCHED_IDLE` (sched(7)).
 const ORDINARY: u32 = 0;
@@ -40,6 +44,8 @@ pub(super) struct Worker {
 struct Shared {
     state: Mutex<Work>,
     changed: Condvar,
+    /// Whom to tell of a layer that lies, once it is open.
+    store: OnceLock<Weak<Inner>>,
 }
 
 #[derive(Default)]
@@ -101,6 +107,11 @@ impl Worker {
         Ok(Worker { shared, thread: Some(thread) })
     }
 
+    pub(super) fn belongs_to(&self, store: &Store) {
+        // There is only one that it can belong to.
+        drop(self.shared.store.set(Arc::downgrade(&store.inner)));
+    }
+
     pub(super) fn wake(&self) {
         self.shared.state().wanted += 1;
         self.shared.changed.notify_all();
@@ -131,7 +142,8 @@ impl Drop for Worker {
         self.shared.hurry(&state, true);
         drop(state);
         self.shared.changed.notify_all();
-        if let Some(thread) = self.thread.take() {
+        let is_another = |thread: &JoinHandle<()>| thread.thread().id() != std::thread::current().id();
+        if let Some(thread) = self.thread.take().filter(is_another) {
             // A panic in there is its own; what it was at is found again at the next opening.
             thread.join().ok();
         }
@@ -197,6 +209,10 @@ impl Job<'_> {
         let hex = self.form.digest.hex();
         let new = format!("{hex}{NEW}");
         let Some(blob) = self.files.open(&format!("{hex}{BLOB}"))? else { return Ok(true) };
+        if tables::chains(self.database, &self.form.diff_id)?.is_empty() {
+            // The layer may be committed a moment later, or never: then a collection takes the blob.
+            return Ok(true);
+        }
         let outcome = self.try_recipe(blob, &new);
         if !matches!(outcome, Ok(Outcome::Works)) {
             self.files.remove(&new)?;
@@ -204,6 +220,12 @@ impl Job<'_> {
         match outcome? {
             Outcome::Works => self.take_recipe(&new).map(|()| true),
             Outcome::Fails(why) => {
+                // It may be for want of a recipe, or because the layer is not what it should be.
+                match self.sound_layers()? {
+                    Sound::Some => {}
+                    Sound::None => return Ok(true),
+                    Sound::Stopped => return Ok(false),
+                }
                 tracing::debug!("layer {} is kept compressed as well: {why}", self.form.digest);
                 self.keep_blob().map(|()| true)
             }
@@ -212,7 +234,6 @@ impl Job<'_> {
                 tables::delete(self.database, std::slice::from_ref(&self.form.digest))?;
                 self.files.remove(&format!("{hex}{BLOB}")).map(|()| true)
             }
-            // The layer may be committed a moment later, or never: then a collection takes the blob.
             Outcome::NoLayer => Ok(true),
             Outcome::Stopped => Ok(false),
         }
@@ -267,18 +288,50 @@ impl Job<'_> {
             Ok(made) => made,
             Err(error) => return Ok(Outcome::Fails(error.to_string())),
         };
-        let mut made = LayerBlob::new(made, &self.form.digest, self.form.size_bytes);
+        let made = LayerBlob::new(made, &self.form.digest, self.form.size_bytes);
+        Ok(match self.read_through(made)? {
+            None => Outcome::Stopped,
+            // Of the whole tar, which has its digest.
+            Some(Ok(())) => Outcome::Works,
+            Some(Err(error)) => Outcome::Fails(error.to_string()),
+        })
+    }
+
+    /// Reads everything; `None` when it is time to end.
+    fn read_through(&self, mut input: impl Read) -> Result<Option<std::io::Result<()>>> {
         let mut buffer = vec![0; 128 * 1024];
         loop {
             if !self.shared.go_on() {
-                return Ok(Outcome::Stopped);
+                return Ok(None);
             }
-            match made.read(&mut buffer) {
-                Ok(0) => return Ok(Outcome::Works),
+            match input.read(&mut buffer) {
+                Ok(0) => return Ok(Some(Ok(()))),
                 Ok(_) => {}
-                Err(error) => return Ok(Outcome::Fails(error.to_string())),
+                Err(error) => return Ok(Some(Err(error))),
             }
         }
+    }
+
+    /// Makes the tar of each layer that this is a form of, and puts those out of use that have not the right one.
+    fn sound_layers(&self) -> Result<Sound> {
+        let mut sound = Sound::None;
+        for chain in tables::chains(self.database, &self.form.diff_id)? {
+            // One without a recipe is for a check to tell.
+            let Some(tar) = LayerTar::open(&self.files.layers.join(chain.hex()), &self.form.diff_id, None)? else {
+                sound = Sound::Some;
+                continue;
+            };
+            match self.read_through(tar)? {
+                None => return Ok(Sound::Stopped),
+                Some(Ok(())) => sound = Sound::Some,
+                Some(Err(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
+                    let Some(inner) = self.shared.store.get().and_then(Weak::upgrade) else { continue };
+                    sources::condemn(&Store { inner }, &chain, Damage { why: error.to_string(), usable: false })?;
+                }
+                Some(Err(error)) => return Err(Error::io(format!("read layer {chain}"), error)),
+            }
+        }
+        Ok(sound)
     }
 
     fn take_recipe(&self, new: &str) -> Result<()> {
@@ -311,6 +364,13 @@ enum Outcome {
     Damaged,
     /// No layer to make it from.
     NoLayer,
+    Stopped,
+}
+
+/// Whether a form has a layer with the right tar.
+enum Sound {
+    Some,
+    None,
     Stopped,
 }
 

@@ -4,7 +4,7 @@
 //!
 //! What is left to believe is that the files are what the archive with the told diff id describes: whoever takes the process
 //! over by means of a hostile archive can lie about that one layer, and reach nothing else. What it leaves beside the files is
-//! checked by `layer/shape.rs`.
+//! checked by `layer/shape.rs`; who else may be given that layer is decided by `sources.rs`.
 //!
 //! The conversation, over a pair of sockets that keeps messages apart: the process says [`READY`], gets [`JOB`] with the
 //! layer's directory (a detached mount) and the input (a pipe), says [`LOCKED`] once it is confined; after the input's last

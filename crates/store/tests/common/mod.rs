@@ -12,6 +12,11 @@ use brig_store::{ImageRecord, LayerInfo, LayerIngest, Result, Store};
 #[allow(unused_imports, reason = "each test program uses its part")]
 pub use brig_tests::corpus::tar::{Entry, MTIME, Tar, checksum, header};
 
+/// How many cases a property is tried with: as many as `PROPTEST_CASES` says, else these.
+pub fn cases(usual: u32) -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
 pub fn open() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("v1")).unwrap();
@@ -26,6 +31,11 @@ pub fn unpack(store: &Store, tar: &[u8]) -> Result<LayerIngest> {
 
 pub fn layer(store: &Store, tar: &[u8], parent: Option<&Digest>) -> LayerInfo {
     store.commit_layer(unpack(store, tar).unwrap(), parent).unwrap()
+}
+
+/// Whether a layer is what it claims to be, also to an image that lists another blob for it.
+pub fn serves_all(store: &Store, chain: &Digest) -> bool {
+    brig_store::serves(store, chain, Some(&brig_store::digest::sha256_of(b"another blob"))).unwrap()
 }
 
 /// The configuration of an image of these layers.
