@@ -26,6 +26,7 @@ use crate::resctrl::Class;
 use crate::rights;
 use crate::rootfs::Rootfs;
 use crate::stdio::{Stdio, check_preserved, check_terminal, lift};
+use crate::unfinished::{Note, Unfinished};
 use crate::wire::{self, Order, Report};
 
 pub(crate) const SIGKILL: i32 = 9;
@@ -66,6 +67,8 @@ pub struct CreateRequest<'a> {
     pub no_pivot: bool,
     /// Where init waits for the start once [`Container::leave`] has been called.
     pub gate: Option<Gate>,
+    /// Keeps notes of the cgroup, for whoever comes after a killed caller.
+    pub note: Option<Note<'a>>,
 }
 
 impl<'a> CreateRequest<'a> {
@@ -87,6 +90,7 @@ impl<'a> CreateRequest<'a> {
             preserved: Vec::new(),
             no_pivot: false,
             gate: None,
+            note: None,
         }
     }
 }
@@ -177,6 +181,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
         preserved,
         no_pivot,
         gate,
+        note,
     } = request;
     let mut plan = Plan::new(spec, &about, root_directory(&rootfs, idmap_binds), init)?;
     plan.no_pivot = no_pivot;
@@ -199,7 +204,7 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
         rootless: rootless_cgroup,
         strict: strict_limits,
     };
-    let cgroup = make_cgroup(&plan, &wish)?;
+    let cgroup = make_cgroup(&plan, &wish, note)?;
     let keyring = session_keyring.then(|| about.keyring());
     let made = plan.class.as_ref().map_or(Ok(()), Class::make);
     match made
@@ -218,10 +223,24 @@ pub fn create(request: CreateRequest<'_>) -> Result<Container> {
 }
 
 /// Makes a container's cgroup and sets its limits.
-pub(crate) fn make_cgroup(plan: &Plan<'_>, wish: &Wish<'_>) -> Result<Cgroup> {
+pub(crate) fn make_cgroup(plan: &Plan<'_>, wish: &Wish<'_>, note: Option<Note<'_>>) -> Result<Cgroup> {
     let none = Resources::default();
     let resources = plan.linux.resources.as_ref().unwrap_or(&none);
-    Cgroup::create(&plan.layout, Place::of(wish)?, resources).step(|| "cgroup".to_owned())
+    let place = Place::of(wish)?;
+    let noted = |unfinished: Option<Unfinished>| match (note, unfinished) {
+        (Some(Note(keep)), Some(unfinished)) => keep(&unfinished),
+        _ => Ok(()),
+    };
+    noted(Unfinished::planned(&place))?;
+    let cgroup = Cgroup::create(&plan.layout, place, resources).step(|| "cgroup".to_owned())?;
+    match noted(Unfinished::made(&cgroup)) {
+        Ok(()) => Ok(cgroup),
+        Err(error) => {
+            // The first error is what the caller must read.
+            cgroup.remove().unwrap_or_default();
+            Err(error)
+        }
+    }
 }
 
 pub(crate) fn check_root(rootfs: &Rootfs) -> Result<()> {

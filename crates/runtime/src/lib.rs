@@ -35,6 +35,7 @@ pub mod seccomp;
 mod sources;
 mod stdio;
 mod sysctl;
+mod unfinished;
 mod wire;
 
 pub use about::About;
@@ -46,6 +47,7 @@ pub use placement::{MEMORY_FLAGS, MEMORY_MODES};
 pub use resctrl::release;
 pub use rootfs::Rootfs;
 pub use stdio::Stdio;
+pub use unfinished::{Note, Unfinished};
 
 /// Switches for tests of paths that only other kernels take.
 #[doc(hidden)]

@@ -145,6 +145,11 @@ impl Place {
         &self.path
     }
 
+    /// Whether it may be elsewhere, or missing, because the caller may not make it there.
+    pub(crate) fn is_optional(&self) -> bool {
+        self.optional
+    }
+
     /// Who looks after it.
     #[must_use]
     pub fn driver(&self) -> Driver {

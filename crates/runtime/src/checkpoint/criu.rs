@@ -94,6 +94,15 @@ impl Criu {
         self.child.as_ref().map_or(0, |child| child.pid)
     }
 
+    /// From here on CRIU waits for ever if this process dies, instead of going on as if it had been answered: this end of the
+    /// conversation is on its way to a socket that only CRIU has, and that CRIU never reads.
+    ///
+    /// # Errors
+    /// CRIU has ended.
+    pub fn hold(&self) -> Result<()> {
+        Ok(self.early.send(b"\0", &[self.channel().as_fd()])?)
+    }
+
     /// Sends a message, however long.
     pub fn send(&self, message: &[u8]) -> Result<()> {
         match rustix::net::send(self.channel(), message, rustix::net::SendFlags::NOSIGNAL) {
@@ -200,6 +209,8 @@ fn execute(program: &Path, channel: &Channel, handover: &Handover) -> Error {
     let c_string = |bytes: Vec<u8>| CString::new(bytes).unwrap_or_default();
     let mut all = vec![handover.channel.as_ref().unwrap_or(channel).as_fd()];
     all.extend(handover.files.iter().map(AsFd::as_fd));
+    // Never used by CRIU, but open for as long as CRIU lives: see `Criu::hold`.
+    all.push(channel.as_fd());
     if let Err(error) = brig_sys::process::give_from_three(&all) {
         return error.into();
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::fs::SeekFrom;
 
-use super::mountinfo;
+use super::{mountinfo, verify};
 use crate::error::{Error, Result};
 
 /// As runc calls it.
@@ -19,6 +19,29 @@ const MAX_BYTES: u64 = 4096;
 /// rest (its terminal, files of its own) as it is, which CRIU opens again itself.
 pub(super) fn of_process(pid: i32, mounts: &[mountinfo::Entry]) -> Result<Vec<String>> {
     (0..3).map(|number| name(pid, number, mounts)).collect()
+}
+
+/// What the streams of a container are that this process gives its own to, for [`super::Options::streams`].
+///
+/// # Errors
+/// /proc cannot be read.
+pub fn given() -> Result<Vec<String>> {
+    of_process(std::process::id().cast_signed(), &[])
+}
+
+/// Of these names those that some process from `init` on has open under any number, at their places; the others are empty. For a
+/// container that stands still: a program that redirects a stream for a moment has it somewhere else meanwhile.
+pub(super) fn in_use(names: &[String], init: i32, mounts: &[mountinfo::Entry]) -> Result<Vec<String>> {
+    let mut open = std::collections::BTreeSet::new();
+    for pid in verify::tree(init)? {
+        let path = format!("/proc/{pid}/fd");
+        let entries = std::fs::read_dir(&path).map_err(|error| Error::system(format!("read {path}: {error}")))?;
+        let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        for number in numbers {
+            open.insert(name(pid, number, mounts)?);
+        }
+    }
+    Ok(names.iter().map(|name| open.get(name).cloned().unwrap_or_default()).collect())
 }
 
 fn name(pid: i32, number: i32, mounts: &[mountinfo::Entry]) -> Result<String> {

@@ -38,14 +38,21 @@ impl Container {
         if options.pre_dump || options.lazy_pages {
             criu.features(options.pre_dump, options.lazy_pages)?;
         }
+        let mounts = mountinfo::of_process(self.pid())?;
+        let mut streams = Vec::new();
         if !options.pre_dump {
-            self.describe_outside(spec, options, &mut opts)?;
+            self.describe_outside(spec, &mounts, &mut opts)?;
+            streams = self.describe_streams(options, &mounts, &mut opts)?;
         }
         criu.send(&rpc::request(if options.pre_dump { rpc::Kind::PreDump } else { rpc::Kind::Dump }, &opts))?;
         loop {
             let (response, _) = criu.next().map_err(|error| directories.broken(&error))?;
             match response.kind {
                 Some(rpc::Kind::Notify) if response.success => {
+                    if response.script == "post-dump" && !options.pre_dump {
+                        // Everything stands still, or has been left as it was.
+                        descriptors::write(&options.images, &descriptors::in_use(&streams, self.pid(), &mounts)?)?;
+                    }
                     if let ("status-ready", Some(fd)) = (response.script.as_str(), &options.status_fd) {
                         rustix::io::write(fd, b"\0")
                             .map_err(|errno| brig_sys::Error::new("write(--status-fd, \"\\0\")", errno))?;
@@ -104,20 +111,28 @@ impl Container {
         Ok(())
     }
 
-    /// What of the container comes from outside: mounts and streams.
-    fn describe_outside(&self, spec: &Spec, options: &Options, opts: &mut Opts) -> Result<()> {
-        let mounts = mountinfo::of_process(self.pid())?;
+    /// Mounts that come from outside.
+    fn describe_outside(&self, spec: &Spec, mounts: &[mountinfo::Entry], opts: &mut Opts) -> Result<()> {
         let bundle = self.about.bundle.as_path();
         let root = spec.root.as_ref().map(|root| bundle.join(&root.path));
         let planned = mounts::plan(spec, mounts::Outside { bundle, root: root.as_deref() })?;
-        for (place, name) in self.externals(&planned, &mounts)? {
+        for (place, name) in self.externals(&planned, mounts)? {
             opts.external_mount(&place, &name);
         }
-        let names = descriptors::of_process(self.pid(), &mounts)?;
+        Ok(())
+    }
+
+    /// Streams that come from outside; their names. The container runs: what it was given counts, not what it has this moment.
+    fn describe_streams(&self, options: &Options, mounts: &[mountinfo::Entry], opts: &mut Opts) -> Result<Vec<String>> {
+        let mut names = options.streams.clone();
+        if names.is_empty() {
+            names = descriptors::of_process(self.pid(), mounts)?;
+        }
         for name in names.iter().filter(|name| descriptors::is_external_file(name)) {
             opts.text(Text::External, name);
         }
-        descriptors::write(&options.images, &names)
+        descriptors::write(&options.images, &names)?;
+        Ok(names)
     }
 
     /// Mounts from outside: where they are now, and what the image calls them.

@@ -24,6 +24,7 @@ use crate::mounts::{Kind as MountKind, Planned};
 use rpc::{Kind, Number, Opts, Response, Switch, Text};
 
 pub use criu::find as find_criu;
+pub use descriptors::given as given_streams;
 pub use restore::{RestoreRequest, Restored, restore};
 pub use rpc::CgroupsMode;
 
@@ -70,6 +71,8 @@ pub struct Options {
     pub lsm_profile: Option<String>,
     /// Another SELinux context for mounts.
     pub lsm_mount_context: Option<String>,
+    /// What the container's streams were when it got them ([`given_streams`]); empty if that is not known.
+    pub streams: Vec<String>,
 }
 
 /// The directories of images and work, open: CRIU gets them as descriptors of this process.

@@ -7,7 +7,6 @@ use std::path::Path;
 
 use brig_sys::clone::flags;
 use brig_sys::fdpass::{self, Channel};
-use brig_sys::pidfd;
 
 use super::criu::{Criu, FIRST_FD, Handover};
 use super::mountinfo::{self, Entry};
@@ -21,6 +20,7 @@ use crate::error::{Error, Result, Step};
 use crate::hooks::Moment;
 use crate::identity::{self, Identity};
 use crate::plan::Plan;
+use crate::unfinished;
 
 const LOG: &str = "restore.log";
 
@@ -70,6 +70,7 @@ pub fn restore(request: RestoreRequest<'_>) -> Result<Restored> {
             rootless: create.rootless_cgroup,
             strict: create.strict_limits,
         },
+        create.note,
     )?;
     let terminal = create.spec.process.as_ref().is_some_and(|process| process.terminal);
     let run = Run {
@@ -198,11 +199,8 @@ impl Run<'_> {
         // What the images have put into another cgroup is found below init.
         let mut pids = init.and_then(|init| verify::tree(init).ok()).unwrap_or_default();
         pids.extend(self.cgroup.processes().unwrap_or_default());
-        for pid in pids.into_iter().filter(|pid| *pid != criu.pid()) {
-            // Gone already is as good; what is first forked hereafter dies with the cgroup.
-            let killed = pidfd::open(pid).and_then(|process| pidfd::send_signal(process.as_fd(), container::SIGKILL));
-            killed.unwrap_or_default();
-        }
+        pids.retain(|pid| *pid != criu.pid());
+        unfinished::kill(&pids);
     }
 
     /// In the child that becomes CRIU.
@@ -306,6 +304,10 @@ impl Run<'_> {
                     *init = response.pid.or(*init);
                     measured |= response.script == "pre-resume";
                     self.notified(&response, fd, *init, measure, console)?;
+                    if response.script == "post-restore" {
+                        // Until here a CRIU whose answer fails to come gives up. After it, it does not.
+                        criu.hold()?;
+                    }
                     criu.notified(true)?;
                 }
                 Some(Kind::Restore) if response.success => {

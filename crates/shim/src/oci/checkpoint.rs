@@ -24,7 +24,7 @@ pub(crate) fn checkpoint(line: &CommandLine, records: &Records) -> Result<u8, Fa
         Condition::Running => {}
         other => return Err(Fault::new(format!("Container cannot be checkpointed in {} state", other.name()))),
     }
-    let options = options(line)?;
+    let options = Options { streams: record.streams.clone(), ..options(line)? };
     let spec = records.spec(id)?;
     // The pid is proven to be the container's before and after it is taken over.
     let _proof = init(&record)?;
@@ -75,6 +75,7 @@ pub(crate) fn options(line: &CommandLine) -> Result<Options, Fault> {
         lsm_profile: some("lsm-profile"),
         lsm_mount_context: some("lsm-mount-context"),
         images,
+        streams: Vec::new(),
     })
 }
 

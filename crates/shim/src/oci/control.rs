@@ -124,10 +124,10 @@ pub(crate) fn delete(line: &CommandLine, records: &Records) -> Result<u8, Fault>
     let record = match records.load(id) {
         Ok(record) => record,
         // What a killed `create` left is nothing that anybody could name otherwise.
-        Err(_) if force => return records.forget(id).map(|()| 0),
+        Err(_) if force => return abandon(records, id).map(|()| 0),
         Err(fault) => {
             if !records.directory(id).join("state.json").exists() {
-                records.forget(id)?;
+                abandon(records, id)?;
             }
             return Err(fault);
         }
@@ -142,6 +142,12 @@ pub(crate) fn delete(line: &CommandLine, records: &Records) -> Result<u8, Fault>
         Condition::Stopped => {}
     }
     remove(records, id, record).map(|()| 0)
+}
+
+/// Removes what a creation or a restore has left whose process was killed.
+fn abandon(records: &Records, id: &str) -> Result<(), Fault> {
+    records.unfinished(id)?.map_or(Ok(()), |unfinished| unfinished.end())?;
+    records.forget(id)
 }
 
 /// Removes what a container that has ended has left, and tells its poststop hooks.

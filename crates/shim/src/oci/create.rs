@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use brig_oci::runtime::{Mount, Process, Spec};
 use brig_runtime::cgroup::Driver;
 use brig_runtime::gate::Gate;
-use brig_runtime::{About, Container, CreateRequest, ErrorKind, Rootfs, Stdio};
+use brig_runtime::{About, Container, CreateRequest, ErrorKind, Note, Rootfs, Stdio, Unfinished};
 use brig_sys::fdpass::Channel;
 
 use crate::oci::arguments::CommandLine;
@@ -96,7 +96,12 @@ impl<'a> Order<'a> {
     }
 
     /// What the runtime is asked for.
-    pub(crate) fn request(&self, preserved: Vec<OwnedFd>, gate: Option<Gate>) -> Result<CreateRequest<'_>, Fault> {
+    pub(crate) fn request<'b>(
+        &'b self,
+        preserved: Vec<OwnedFd>,
+        gate: Option<Gate>,
+        note: Note<'b>,
+    ) -> Result<CreateRequest<'b>, Fault> {
         let root = self.spec.root.as_ref().ok_or_else(|| Fault::new("root: is missing; there is nothing to run in"))?;
         let rootfs = Rootfs::Directory(self.bundle.join(&root.path));
         let driver = if self.line.systemd_cgroup()? { Driver::Systemd } else { Driver::Cgroupfs };
@@ -111,6 +116,7 @@ impl<'a> Order<'a> {
             preserved,
             no_pivot: self.line.has("no-pivot"),
             gate,
+            note: Some(note),
             ..CreateRequest::new(self.id, &self.spec, rootfs, self.stdio()?, CGROUP_PARENT)
         })
     }
@@ -125,7 +131,8 @@ impl<'a> Order<'a> {
     ) -> Result<(Container, Option<OwnedFd>), Fault> {
         self.prepare(directory)?;
         let preserved = std::mem::take(&mut self.preserved);
-        let request = self.request(preserved, gate)?;
+        let keep = keep_note(self.id, records);
+        let request = self.request(preserved, gate, Note(&keep))?;
         self.tell_plan();
         let mut container = brig_runtime::create(request).map_err(|error| self.failed(&error))?;
         log::debug(|| format!("nsexec container setup: the namespaces are made; init is process {}", container.pid()));
@@ -199,6 +206,7 @@ impl<'a> Order<'a> {
             boot_id: boot_id(),
             created: Timestamp::now().to_string(),
             cgroup: container.cgroup().place().clone(),
+            streams: if self.terminal() { Vec::new() } else { brig_runtime::checkpoint::given_streams()? },
             session_keyring: !self.line.has("no-new-keyring"),
         };
         records.save(&record, &self.spec)
@@ -216,6 +224,11 @@ impl<'a> Order<'a> {
     fn listen(&self, directory: &Path) -> Result<Option<Notify>, Fault> {
         self.manager.as_deref().map_or(Ok(None), |manager| Notify::listen(directory, manager))
     }
+}
+
+/// Keeps notes of a container's cgroup beside where its record will be.
+pub(crate) fn keep_note(id: &str, records: &Records) -> impl Fn(&Unfinished) -> Result<(), brig_runtime::Error> {
+    |unfinished| records.note(id, unfinished).map_err(|fault| brig_runtime::Error::system(fault.to_string()))
 }
 
 /// Paths of bind mounts are relative to the bundle.

@@ -1,6 +1,6 @@
 //! What the OCI runtime remembers of a container between two calls.
 //!
-//! Owns: `<root>/<id>/`: its lock, `state.json`, the copy of the spec; and whether a process still is the one
+//! Owns: `<root>/<id>/`: its lock, `state.json`, the copy of the spec, the note of a cgroup that is being made; and whether a process still is the one
 //! that was started. Must not: change anything in the kernel.
 
 use std::fs::{DirBuilder, File};
@@ -9,11 +9,15 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use brig_oci::runtime::Spec;
+use brig_runtime::Unfinished;
 use brig_runtime::cgroup::Place;
 use serde::{Deserialize, Serialize};
 
 use crate::client::read_file;
 use crate::oci::Fault;
+
+/// Where the cgroup is noted while there is no record yet.
+const NOTE: &str = "cgroup.json";
 
 /// The content of `state.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +37,9 @@ pub(crate) struct Record {
     pub(crate) created: String,
     /// Where its cgroup is.
     pub(crate) cgroup: Place,
+    /// What its streams are that came from outside, in CRIU's words; none for a terminal.
+    #[serde(default)]
+    pub(crate) streams: Vec<String>,
     /// Whether it has a session keyring of its own, which its execs join.
     pub(crate) session_keyring: bool,
 }
@@ -112,6 +119,25 @@ impl Records {
         let failed = |error: serde_json::Error| Fault::new(format!("{}: {error}", directory.display()));
         replace(&directory.join("config.json"), &serde_json::to_vec(spec).map_err(failed)?)?;
         replace(&directory.join("state.json"), &serde_json::to_vec(record).map_err(failed)?)
+    }
+
+    /// Keeps where the cgroup of a container that is being made is.
+    pub(crate) fn note(&self, id: &str, unfinished: &Unfinished) -> Result<(), Fault> {
+        let path = self.directory(id).join(NOTE);
+        let content = serde_json::to_vec(unfinished);
+        replace(&path, &content.map_err(|error| Fault::new(format!("{}: {error}", path.display())))?)
+    }
+
+    /// What a creation whose process was killed has noted, if it came that far.
+    pub(crate) fn unfinished(&self, id: &str) -> Result<Option<Unfinished>, Fault> {
+        let path = self.directory(id).join(NOTE);
+        match read_file(&path) {
+            Ok(content) => serde_json::from_slice(&content)
+                .map(Some)
+                .map_err(|error| Fault::new(format!("{}: {error}", path.display()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Fault::io("read", &path, &error)),
+        }
     }
 
     /// The copy of the spec that was made at create: later edits of the bundle change nothing.
@@ -211,6 +237,7 @@ mod tests {
             boot_id: boot_id(),
             created: "t".into(),
             cgroup: Place::below("p", id).unwrap(),
+            streams: vec!["pipe:[1]".into()],
             session_keyring: true,
         }
     }

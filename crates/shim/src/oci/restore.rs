@@ -7,12 +7,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use brig_oci::runtime::LinuxNamespace;
-use brig_runtime::Container;
 use brig_runtime::checkpoint::{Options, RestoreRequest};
+use brig_runtime::{Container, Note};
 
 use crate::oci::arguments::CommandLine;
 use crate::oci::checkpoint::options;
-use crate::oci::create::{Order, after_delete, connect, undo};
+use crate::oci::create::{Order, after_delete, connect, keep_note, undo};
 use crate::oci::foreground::Foreground;
 use crate::oci::record::{Records, start_time};
 use crate::oci::relay::{Host, Relay};
@@ -88,7 +88,8 @@ fn make(
                 Ok(())
             }
         };
-        let create = order.request(Vec::new(), None)?;
+        let keep = keep_note(order.id, records);
+        let create = order.request(Vec::new(), None, Note(&keep))?;
         brig_runtime::checkpoint::restore(RestoreRequest { create, options, console: &mut console })?
     };
     if let Some(linux) = order.spec.linux.as_mut().filter(|_| restored.time_namespace) {

@@ -190,6 +190,49 @@ fn streams_are_those_of_the_restore() {
     end(&bundle);
 }
 
+/// Whatever the program does with its streams while it is saved.
+#[test]
+fn streams_that_are_redirected_come_back() {
+    if skipped("streams_that_are_redirected_come_back") {
+        return;
+    }
+    let script =
+        "echo 1 > /count; while [ ! -e /say ]; do { sleep 0.02; } > /in; sleep 0.02; done; echo it; echo that >&2";
+    for _ in 0..8 {
+        let bundle = Bundle::new(script);
+        let file = |name: &str| fs::File::create(bundle.path(name)).unwrap();
+        let start = |arguments: &[&str]| {
+            let mut command = bundle.command(arguments);
+            command.stdout(file("said")).stderr(file("warned"));
+            assert_eq!(finish(command.spawn().unwrap(), arguments), 0, "{arguments:?}");
+        };
+        start(&["--log", "log", "run", "--detach", "ID"]);
+        counts_on(&bundle, 0);
+        bundle.ok(&CHECKPOINT);
+        start(&["--log", "log", "restore", "--detach", "--image-path", "images", "ID"]);
+        let pid = bundle.pid();
+        fs::write(bundle.path("rootfs/say"), "").unwrap();
+        assert_eq!(bundle.reap_init(pid), 0);
+        let written = |name: &str| fs::read_to_string(bundle.path(name)).unwrap();
+        assert_eq!((written("said").as_str(), written("warned").as_str()), ("it\n", "that\n"));
+        end(&bundle);
+    }
+    // What it has let go of is not asked for again.
+    let bundle = Bundle::new("exec > /count.new 2>&1 < /dev/null; echo 1 > /count; while :; do sleep 0.02; done");
+    bundle.ok(&["run", "--detach", "ID"]);
+    counts_on(&bundle, 0);
+    bundle.ok(&CHECKPOINT);
+    let (mut shown, output) = std::io::pipe().unwrap();
+    let mut command = bundle.command(&RESTORE);
+    command.stderr(output.try_clone().unwrap()).stdout(output);
+    assert_eq!(finish(command.spawn().unwrap(), &RESTORE), 0);
+    drop(command);
+    let mut words = String::new();
+    shown.read_to_string(&mut words).unwrap();
+    assert_eq!(words, "");
+    end(&bundle);
+}
+
 /// A socket that is sent a terminal.
 struct Console(UnixListener);
 

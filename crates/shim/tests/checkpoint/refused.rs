@@ -3,9 +3,11 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::{Value, json};
 
 use super::bundle::Bundle;
@@ -253,6 +255,34 @@ fn saved_restless() -> Bundle {
     bundle
 }
 
+/// A restore whose runtime gets a signal when everything stands still; returns when what is left does nothing any more.
+fn end_at_the_last_moment(bundle: &Bundle, signal: Signal, to_all: bool) -> ExitStatus {
+    let log = bundle.path("images/restore.log");
+    fs::remove_file(&log).ok();
+    let stream = |name: &str| fs::File::create(bundle.path(name)).unwrap();
+    let mut restore = bundle.command(&RESTORE).stdout(stream("out")).stderr(stream("err")).spawn().unwrap();
+    let pid = Pid::from_raw(restore.id().cast_signed()).unwrap();
+    let begun = Instant::now();
+    while !fs::read_to_string(&log).is_ok_and(|text| text.contains("pre-resume scripts")) {
+        assert!(begun.elapsed() < Duration::from_secs(30), "CRIU does not come to its last notification");
+    }
+    // It may have refused already.
+    if to_all { kill_process_group(pid, signal) } else { kill_process(pid, signal) }.ok();
+    let ended = restore.wait().unwrap();
+    while last_alive(bundle) == long_ago() && bundle.inside().into_iter().any(|pid| !stands_still(pid)) {
+        assert!(begun.elapsed() < Duration::from_secs(30), "what is left does not come to rest");
+        bundle.reap();
+        std::thread::yield_now();
+    }
+    ended
+}
+
+/// Ended, stopped by whoever traces it, or waiting for something: CRIU, for an answer.
+fn stands_still(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['t', 'S', 'Z']))
+}
+
 /// All of it stands still until it has been compared with the bundle; what is refused then has not run for an instant.
 #[test]
 fn what_is_refused_never_runs() {
@@ -266,6 +296,14 @@ fn what_is_refused_never_runs() {
         bundle.change(|spec| spec["process"]["capabilities"] = nothing);
         bundle.refused(&RESTORE, "process.capabilities gives 0x0");
         assert_eq!(last_alive(&bundle), long_ago(), "it ran");
+    }
+    // Nor if whoever compares is killed at that moment, or (as Ctrl-C does it) its whole process group is ended.
+    for (signal, to_all) in [(Signal::KILL, false), (Signal::TERM, true)].repeat(5) {
+        let ended = end_at_the_last_moment(&bundle, signal, to_all);
+        assert_eq!(last_alive(&bundle), long_ago(), "it ran after {signal:?} to all: {to_all}; {ended:?}");
+        bundle.ok(&["delete", "--force", "ID"]);
+        bundle.clean();
+        assert_eq!(last_alive(&bundle), long_ago(), "it ran when it was deleted");
     }
     bundle.spec = original;
     bundle.write();

@@ -91,6 +91,8 @@ impl Drop for Bench {
         for dir in cgroups_of("", &self.cgroup) {
             std::fs::remove_dir(dir).ok();
         }
+        let left = cgroups_of("", &self.cgroup);
+        assert!(std::thread::panicking() || left.is_empty(), "left over: {left:?}");
     }
 }
 
