@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::container::HealthConfig;
 use crate::go::{empty, null, strings};
@@ -196,6 +197,19 @@ pub struct AttestationData {
     /// The digest of the image manifest that this attestation is for.
     #[serde(rename = "For", deserialize_with = "null")]
     pub for_: String,
+}
+
+/// A statement about an image: an entry of `GET /images/{name}/attestations`.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct AttestationStatement {
+    /// The blob that the statement is.
+    pub descriptor: Descriptor,
+    /// What kind of statement it is: a URI of in-toto's.
+    pub predicate_type: String,
+    /// The statement as it was made, if it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub statement: Option<Box<RawValue>>,
 }
 
 /// The configuration inside an image.

@@ -37,7 +37,9 @@ pub use container::{
 };
 pub use error::{Error, ErrorKind, Result};
 pub use events::Events;
-pub use images::{Commit, Images, Import, ListOptions as ImageListOptions, Progress, Save, Shelf, StorageGc, Taken};
+pub use images::{
+    Attestations, Commit, Images, Import, ListOptions as ImageListOptions, Progress, Save, Shelf, StorageGc, Taken,
+};
 pub use logs::{LogOptions, LogStream};
 pub use network::Networks;
 pub use system::{System, VERSION};

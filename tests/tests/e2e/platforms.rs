@@ -250,3 +250,103 @@ fn a_manifest_list_is_made_and_pushed() {
     }
     assert_eq!(full.as_array().unwrap().len(), 2);
 }
+
+const PROVENANCE: &str = "https://slsa.dev/provenance/v0.2";
+const SBOM: &str = "https://spdx.dev/Document";
+
+/// Pushes an index of two images with statements about the second; gives these.
+fn push_attested(registry: &Registry, name: &str) -> Vec<String> {
+    let here = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
+    let mut entries = Vec::new();
+    for architecture in ["s390x", here] {
+        let (manifest, blobs) = image_for(architecture).distributable();
+        registry.push_parts(&blobs, &manifest, name, &digest(&manifest));
+        entries.push(json!({
+            "mediaType": MANIFEST, "digest": digest(&manifest), "size": manifest.len(),
+            "platform": {"os": "linux", "architecture": architecture},
+        }));
+    }
+    // The second with spaces and keys in no order: it comes back word for word.
+    let statements = [
+        json!({"_type": "https://in-toto.io/Statement/v0.1", "predicateType": PROVENANCE, "predicate": {}}).to_string(),
+        format!(r#"{{"predicateType": "{SBOM}",  "predicate": {{"z": 1.0, "a": 1e2}}}}"#),
+    ];
+    let layer = |statement: &String, annotations: Value| {
+        let digest = digest(statement.as_bytes());
+        json!({"mediaType": "application/vnd.in-toto+json", "digest": digest, "size": statement.len(), "annotations": annotations})
+    };
+    let attestation = json!({
+        "schemaVersion": 2, "mediaType": MANIFEST,
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest(b"{}"), "size": 2},
+        "layers": [
+            layer(&statements[0], json!({"in-toto.io/predicate-type": PROVENANCE})),
+            layer(&statements[0], json!({"about": "nothing"})),
+            layer(&statements[1], json!({"in-toto.io/predicate-type": SBOM})),
+        ],
+    });
+    let attestation = attestation.to_string().into_bytes();
+    let mut blobs: Vec<Vec<u8>> = statements.iter().map(|statement| statement.clone().into_bytes()).collect();
+    blobs.push(b"{}".to_vec());
+    registry.push_parts(&blobs, &attestation, name, &digest(&attestation));
+    entries.push(json!({
+        "mediaType": MANIFEST, "digest": digest(&attestation), "size": attestation.len(),
+        "platform": {"os": "unknown", "architecture": "unknown"},
+        "annotations": {"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": entries[1]["digest"]},
+    }));
+    let kind = "application/vnd.oci.image.index.v1+json";
+    let index = json!({"schemaVersion": 2, "mediaType": kind, "manifests": entries}).to_string().into_bytes();
+    registry.push_parts(&[], &index, name, "v1");
+    statements.to_vec()
+}
+
+#[test]
+fn statements_about_an_image() {
+    let host = TestHost::new();
+    let registry = host.registry();
+    let statements = push_attested(&registry, "attested");
+    let name = registry.name("attested:v1");
+    let ask = |image: &str, query: &str| {
+        let path = format!("/images/{image}/attestations{query}");
+        brig_tests::http::unix(&host.socket(), "GET", &path, b"").unwrap()
+    };
+    assert_eq!(ask(&name, "").status, 404);
+    host.brig(&["pull", &name]).ok();
+    let refused = ask(&name, "");
+    assert!(refused.status == 404 && refused.text().contains("--all-platforms"), "{}", refused.text());
+    host.brig(&["pull", "--all-platforms", &name]).ok();
+    let kinds = |query: &str| {
+        let answer = ask(&name, query);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let entries = answer.json().as_array().unwrap().clone();
+        let kinds: Vec<String> = entries.iter().map(|it| it["PredicateType"].as_str().unwrap().to_owned()).collect();
+        (entries, kinds)
+    };
+    let (entries, all) = kinds("");
+    assert_eq!(all, [PROVENANCE, SBOM]);
+    assert!(entries.iter().all(|entry| entry.get("Statement").is_none()), "{entries:?}");
+    assert_eq!(entries[1]["Descriptor"]["digest"], digest(statements[1].as_bytes()));
+    assert_eq!(entries[1]["Descriptor"]["mediaType"], "application/vnd.in-toto+json");
+    assert_eq!(entries[1]["Descriptor"]["annotations"]["in-toto.io/predicate-type"], SBOM);
+    let text = ask(&name, "?statement=true").text();
+    assert!(statements.iter().all(|statement| text.contains(statement)), "{text}");
+    assert_eq!(kinds(&format!("?type={SBOM}")).1, [SBOM]);
+    assert_eq!(kinds(&format!("?type={SBOM}&type={PROVENANCE}")).1, [PROVENANCE, SBOM]);
+    assert_eq!(kinds(&format!("?type={SBOM},{PROVENANCE}")).1, [PROVENANCE, SBOM]);
+    assert!(kinds("?type=https://example.com/none").1.is_empty());
+    // Of another image of the index there are none; of what is not in it nothing can be said.
+    let platform =
+        |architecture: &str| format!("platform=%7B%22os%22:%22linux%22,%22architecture%22:%22{architecture}%22%7D");
+    assert!(kinds(&format!("?{}", platform("s390x"))).1.is_empty());
+    assert_eq!(ask(&name, &format!("?{}", platform("riscv64"))).status, 404);
+    let two = ask(&name, &format!("?{}&{}", platform("s390x"), platform("riscv64")));
+    assert!(
+        two.status == 400 && two.text().contains("only one platform value is currently supported"),
+        "{}",
+        two.text()
+    );
+    // An image without an index has none; nor is more than the index needed to find them.
+    host.load_busybox();
+    assert_eq!(ask("busybox", "").text().trim(), "[]");
+    host.brig(&["image", "prune", "-f"]).ok();
+    assert_eq!(ask(&host.field(&name, "{{.Id}}"), "?statement=1").json().as_array().unwrap().len(), 2);
+}

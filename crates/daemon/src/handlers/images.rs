@@ -3,7 +3,7 @@
 
 use brig_api::image::PushList;
 use brig_api::progress::Message;
-use brig_engine::{ImageListOptions, Import};
+use brig_engine::{Attestations, ImageListOptions, Import};
 use bytes::Bytes;
 use hyper::StatusCode;
 use tokio::sync::mpsc;
@@ -172,6 +172,23 @@ pub async fn inspect(call: Call) -> Outcome {
 /// `GET /images/{name}/history`
 pub async fn history(call: Call) -> Outcome {
     ok(&call.engine.images.history(call.param("name"), call.query.get("platform"))?)
+}
+
+/// `GET /images/{name}/attestations`, which Docker has from 1.55 on.
+pub async fn attestations(call: Call) -> Outcome {
+    let mut platforms = call.query.all("platform");
+    if platforms.len() > 1 {
+        return Err(Fault::bad_request("only one platform value is currently supported"));
+    }
+    let types = call.query.all("type");
+    let types = types.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|kind| !kind.is_empty());
+    let asked = Attestations {
+        platform: platforms.pop().unwrap_or_default(),
+        predicate_types: types.map(str::to_owned).collect(),
+        statements: call.query.flag("statement"),
+    };
+    let (engine, name) = (call.engine.clone(), call.param("name").to_owned());
+    ok(&blocking(move || engine.images.attestations(&name, &asked)).await?)
 }
 
 /// `POST /images/{name}/tag`

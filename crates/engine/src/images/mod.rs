@@ -3,6 +3,7 @@
 
 mod archive;
 mod ask;
+mod attestations;
 mod changes;
 mod commit;
 mod family;
@@ -31,6 +32,7 @@ use crate::container::{Index, Record};
 use crate::error::{Error, Result, from_store};
 use crate::events::Events;
 pub use archive::{Import, Save};
+pub use attestations::Attestations;
 pub use commit::{Commit, commit, plan_commit};
 pub use reclaim::StorageGc;
 pub(crate) use reclaim::keep_room;
@@ -293,6 +295,11 @@ impl Images {
     /// Its layers and what made them, newest first; of the image for a platform as [`Images::inspect`] has it.
     pub fn history(&self, name: &str, platform: &str) -> Result<Vec<api::HistoryItem>> {
         show::history(self, name, platform)
+    }
+
+    /// The in-toto statements about it, as far as they are here.
+    pub fn attestations(&self, name: &str, asked: &Attestations) -> Result<Vec<api::AttestationStatement>> {
+        attestations::attestations(self, name, asked)
     }
 
     /// Removes a name, or the image with its last name; or of what a name leads to the images for these platforms only.
