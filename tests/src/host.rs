@@ -32,6 +32,8 @@ pub struct TestHost {
     pub netns: Arc<OwnedFd>,
     daemon: Option<Child>,
     extra: Vec<String>,
+    /// The daemon sees `docker` in this host's folder as `/etc/docker`, the rest of the machine as it is.
+    pub own_etc_docker: bool,
     /// Directory of images and containers.
     pub data_root: PathBuf,
     neighbours: AtomicU32,
@@ -80,6 +82,7 @@ impl TestHost {
             netns,
             daemon: None,
             extra: arguments.iter().map(|&a| a.to_owned()).collect(),
+            own_etc_docker: false,
             neighbours: AtomicU32::new(0),
             forgive: false,
             grace: Duration::from_secs(10),
@@ -119,7 +122,25 @@ impl TestHost {
         let socket = format!("unix://{}", self.socket().display());
         let mut arguments = vec!["daemon".to_owned(), "-H".to_owned(), socket, "--ready-fd".to_owned(), "1".to_owned()];
         arguments.extend(self.daemon_arguments());
+        if self.own_etc_docker {
+            return self.behind_etc_docker(&arguments);
+        }
         self.run(binary("brig"), &arguments)
+    }
+
+    /// `brig` in a mount namespace of its own, in which `/etc/docker` is a folder of this host. Where to mount it may have to be
+    /// made, for which `/etc` is an overlay there.
+    fn behind_etc_docker(&self, arguments: &[String]) -> Run {
+        const SCRIPT: &str = "mount -t overlay -o lowerdir=/etc,upperdir=\"$0/etc\",workdir=\"$0/etc-work\" etc /etc \
+            && mkdir -p /etc/docker && mount --bind \"$0/docker\" /etc/docker && exec \"$@\"";
+        for folder in ["etc", "etc-work", "docker"] {
+            std::fs::create_dir_all(self.root.join(folder)).expect("a folder can be made");
+        }
+        let (root, brig) = (self.root.display().to_string(), binary("brig").display().to_string());
+        let mut all =
+            ["--mount", "--propagation", "private", "sh", "-c", SCRIPT, &root, &brig].map(str::to_owned).to_vec();
+        all.extend_from_slice(arguments);
+        self.run("unshare", &all)
     }
 
     /// Starts the daemon and waits until it answers.

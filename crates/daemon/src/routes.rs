@@ -97,9 +97,30 @@ fn own() -> Router<Action> {
     router
 }
 
+/// Images.
+fn add_images(router: &mut Router<Action>) {
+    serve!(router:
+        GET "/images/json" => images::list,
+        POST "/images/create" => images::create,
+        POST "/images/load" => images::load,
+        POST "/images/prune" => images::prune,
+        GET "/images/search" => images::search,
+        GET "/distribution/{name...}/json" => images::distribution,
+        GET "/images/get" => images::save,
+        GET "/images/{name...}/get" => images::save_one,
+        GET "/images/{name...}/json" => images::inspect,
+        GET "/images/{name...}/history" => images::history,
+        GET "/images/{name...}/attestations" => images::attestations,
+        POST "/images/{name...}/tag" => images::tag,
+        POST "/images/{name...}/push" => images::push,
+        DELETE "/images/{name...}" => images::remove,
+    );
+}
+
 /// The whole table.
 pub fn table() -> Router<Action> {
     let mut router = own();
+    add_images(&mut router);
     serve!(router:
         GET "/_ping" => system::ping,
         HEAD "/_ping" => system::ping,
@@ -136,20 +157,6 @@ pub fn table() -> Router<Action> {
         POST "/exec/{name}/start" => attach::exec_start,
         POST "/exec/{name}/resize" => exec::resize,
         GET "/exec/{name}/json" => exec::inspect,
-        GET "/images/json" => images::list,
-        POST "/images/create" => images::create,
-        POST "/images/load" => images::load,
-        POST "/images/prune" => images::prune,
-        GET "/images/search" => images::search,
-        GET "/distribution/{name...}/json" => images::distribution,
-        GET "/images/get" => images::save,
-        GET "/images/{name...}/get" => images::save_one,
-        GET "/images/{name...}/json" => images::inspect,
-        GET "/images/{name...}/history" => images::history,
-        GET "/images/{name...}/attestations" => images::attestations,
-        POST "/images/{name...}/tag" => images::tag,
-        POST "/images/{name...}/push" => images::push,
-        DELETE "/images/{name...}" => images::remove,
         GET "/networks" => networks::list,
         GET "/networks/" => networks::list,
         POST "/networks/prune" => networks::prune,

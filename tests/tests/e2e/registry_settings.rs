@@ -54,8 +54,13 @@ fn settings_change_while_it_runs() {
 
 /// A certificate for an address, signed by itself, and its key.
 fn certificate(host: &TestHost, address: &str) -> (String, String) {
-    let path = |name: &str| host.root.join(name).display().to_string();
-    let (certificate, key) = (path("server.crt"), path("server.key"));
+    certificate_of(host, "server", address)
+}
+
+/// As [`certificate`], in files called like its owner.
+fn certificate_of(host: &TestHost, owner: &str, address: &str) -> (String, String) {
+    let path = |ending: &str| host.root.join(format!("{owner}.{ending}")).display().to_string();
+    let (certificate, key) = (path("crt"), path("key"));
     let name = format!("subjectAltName=IP:{address}");
     let arguments = [
         "req",
@@ -104,6 +109,55 @@ fn an_authority_of_ones_own() {
     push().ok();
     settings(&host, r#"{"registries": {"10.99.0.1:5443": {"ca": "/nonexistent.pem"}}}"#);
     assert!(push().fails(1).contains("/nonexistent.pem"));
+}
+
+/// Authorities and client certificates of one registry, in the directory that Docker has for them.
+#[test]
+fn certificates_where_docker_has_them() {
+    needs!("registry_settings::certificates_where_docker_has_them", "openssl");
+    let mut host = TestHost::without_daemon(&[]);
+    host.own_etc_docker = true;
+    let _wire = host.neighbour();
+    let (certificate, key) = certificate(&host, "10.99.0.1");
+    let (client, client_key) = certificate_of(&host, "client", "10.99.0.2");
+    let tls = ["--tls-cert", &certificate, "--tls-key", &key, "--tls-client-ca", &client];
+    let registry = host.brig_registry("10.99.0.1:5443", &tls);
+    let other = host.brig_registry("10.99.0.1:5444", &tls);
+    host.start_daemon();
+    let name = registry.name("app:v1");
+    host.brig_run(&["load", "-q"]).input(image().docker_archive(&name)).output().ok();
+    host.brig(&["tag", &name, &other.name("app:v1")]).ok();
+    let push = || host.brig(&["push", &name]);
+    let folder = host.root.join("docker/certs.d/10.99.0.1:5443");
+    std::fs::create_dir_all(&folder).unwrap();
+    let put = |from: &str, to: &str| {
+        std::fs::copy(from, folder.join(to)).unwrap();
+    };
+    let refused = push().fails(1);
+    assert!(refused.contains("x509: certificate signed by unknown authority"), "{refused}");
+    // Whatever is put there counts at once.
+    put(&certificate, "ca.crt");
+    let refused = push().fails(1);
+    assert!(refused.contains("certificate required"), "{refused}");
+    put(&client, "brig.cert");
+    let refused = push().fails(1);
+    assert!(refused.contains("/etc/docker/certs.d/10.99.0.1:5443/brig.key"), "{refused}");
+    put(&client_key, "brig.key");
+    push().ok();
+    host.brig(&["rmi", &name, &other.name("app:v1")]).ok();
+    host.brig(&["pull", "-q", &name]).ok();
+    assert_eq!(host.field(&name, "{{.Id}}"), image().id());
+    host.brig(&["tag", &name, &other.name("app:v1")]).ok();
+    let refused = host.brig(&["push", &other.name("app:v1")]).fails(1);
+    assert!(refused.contains("unknown authority"), "another port is another registry: {refused}");
+    // A certificate that the registry does not know, and one that is none.
+    put(&certificate, "brig.cert");
+    put(&key, "brig.key");
+    let refused = push().fails(1);
+    assert!(refused.contains("10.99.0.1:5443") && refused.contains("remote error: tls: "), "{refused}");
+    std::fs::write(folder.join("ca.crt"), "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n").unwrap();
+    let refused = push().fails(1);
+    assert!(refused.contains("ca.crt: not a PEM certificate"), "{refused}");
 }
 
 /// `me:CANARY`

@@ -184,6 +184,9 @@ impl Dialer {
 }
 
 fn handshake_failure(error: &std::io::Error, origin: &Origin) -> Failure {
+    if let Some(why) = tls::refused_certificate(error) {
+        return Failure::fatal(ErrorKind::Network, why);
+    }
     match error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
         Some(error) => Failure::fatal(ErrorKind::Network, tls::describe(error, &origin.host)),
         None => Failure::transient(ErrorKind::Network, describe_io(error)),

@@ -240,6 +240,28 @@ impl ServerCertVerifier for AcceptAny {
     }
 }
 
+/// What a server says, in an alert, about the certificate that it was shown, or was not: in the words of Go. It says so after the
+/// handshake has ended for us (RFC 8446, section 4.4.2), and would say so again.
+pub(crate) fn refused_certificate(error: &std::io::Error) -> Option<String> {
+    use rustls::AlertDescription as Alert;
+    let rustls::Error::AlertReceived(alert) = error.get_ref()?.downcast_ref::<rustls::Error>()? else { return None };
+    let why = match alert {
+        Alert::CertificateRequired => {
+            "certificate required: put a client certificate and its key (*.cert, *.key) into the registry's directory in /etc/docker/certs.d"
+        }
+        Alert::BadCertificate => "bad certificate",
+        Alert::UnsupportedCertificate => "unsupported certificate",
+        Alert::CertificateRevoked => "revoked certificate",
+        Alert::CertificateExpired => "expired certificate",
+        Alert::CertificateUnknown => "unknown certificate",
+        Alert::UnknownCA => "unknown certificate authority",
+        Alert::AccessDenied => "access denied",
+        Alert::DecryptError => "error decrypting message",
+        _ => return None,
+    };
+    Some(format!("remote error: tls: {why}"))
+}
+
 /// The words Docker's users know for a failed handshake.
 pub(crate) fn describe(error: &rustls::Error, host: &str) -> String {
     let certificate = match error {

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::dial::{Dialer, Reach, describe_io};
 use super::proxy::Proxy;
-use super::tls::Trust;
+use super::tls::{Trust, refused_certificate};
 use super::url::{Origin, Scheme, Url};
 use crate::error::{ErrorKind, Failure, Retry};
 
@@ -368,7 +368,10 @@ fn http_failure(error: &hyper::Error) -> Failure {
     let mut source = error.source();
     while let Some(inner) = source {
         if let Some(io) = inner.downcast_ref::<std::io::Error>() {
-            return Failure::transient(ErrorKind::Network, describe_io(io));
+            return match refused_certificate(io) {
+                Some(why) => Failure::fatal(ErrorKind::Network, why),
+                None => Failure::transient(ErrorKind::Network, describe_io(io)),
+            };
         }
         source = inner.source();
     }

@@ -170,7 +170,9 @@ async fn client_certificates() {
     let (with, _certs) = host(&proxy, &[("ca.crt", CA), ("client.cert", CLIENT), ("client.key", KEY)]);
     with.pull(NAME).await.unwrap();
     let (without, _certs) = host(&proxy, &[("ca.crt", CA)]);
-    assert_eq!(without.refused(NAME).await.kind, ErrorKind::Network);
+    let refused = without.refused(NAME).await;
+    assert_eq!(refused.kind, ErrorKind::Network);
+    assert!(refused.message.contains("remote error: tls: certificate required"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
