@@ -73,7 +73,42 @@ impl Layers<'_> {
             })
             .collect();
         tokio::try_join!(try_join_all(followers), self.commit(wanted, &places, watched.clone()))?;
-        Ok(!missing.is_empty())
+        let lost = self.lost(wanted).await?;
+        try_join_all(lost.iter().map(|layer| self.bring_form(layer))).await?;
+        Ok(!(missing.is_empty() && lost.is_empty()))
+    }
+
+    /// The layers that are here but not any more as they came.
+    async fn lost(&self, wanted: &[Wanted]) -> Result<Vec<Wanted>> {
+        let (store, wanted) = (self.store.clone(), wanted.to_vec());
+        blocking(move || {
+            let mut lost = Vec::new();
+            for layer in wanted {
+                if Packed::of(&store).is_lost(&layer.descriptor.digest)? {
+                    lost.push(layer);
+                }
+            }
+            Ok(lost)
+        })
+        .await
+    }
+
+    /// Gets the blob of a layer that is unpacked already.
+    async fn bring_form(&self, layer: &Wanted) -> Result<()> {
+        let id = short(layer);
+        (self.progress)(PullEvent::LayerQueued { id: id.clone(), size: layer.descriptor.size });
+        let limits = &self.inner.limits.downloads;
+        let download = self.inner.flights.downloads.join(&layer.descriptor, self.sources, self.store, limits);
+        download.verified().await?;
+        (self.progress)(PullEvent::DownloadComplete { id: id.clone() });
+        let (store, layer) = (self.store.clone(), layer.clone());
+        blocking(move || {
+            keep_packed(&store, &download, &layer);
+            Ok(())
+        })
+        .await?;
+        (self.progress)(PullEvent::PullComplete { id });
+        Ok(())
     }
 
     /// Which of the layers are here, each for certain what this image wants: one that came of another blob is looked at first.

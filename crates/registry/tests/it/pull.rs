@@ -1,11 +1,13 @@
 //! Pulls that go well: formats, platforms, sharing, resumption, mirrors, progress.
 
+use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use brig_oci::{Digest, Platform, media_type};
 use brig_registry::{Config, ErrorKind, PullEvent, RegistrySettings};
+use brig_store::{CheckOptions, Packed};
 use brig_tests::corpus::liar;
 use brig_tests::corpus::tar::Tar;
 use serde_json::json;
@@ -419,5 +421,62 @@ async fn a_layer_serves_images_that_pack_it_differently_if_it_is_what_it_claims(
         assert_eq!((fetched(&gzip.layers[0]), login(&host).as_str()), (1, "right"));
         host.pull(&registry.name("app:zstd")).await.unwrap();
         assert_eq!((fetched(&zstd.layers[0]), login(&host).as_str()), (0, "right"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_brings_back_what_is_damaged_of_a_layers_compressed_form() {
+    let registry = Registry::new().await;
+    let lines: String = (0..20_000u64).map(|nth| format!("{:x}\n", nth.wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
+    let tar = Tar::new().file("lines", lines.as_bytes()).finish();
+    let known = Layer { blob: brig_tests::image::gzip_program(&tar, 6), ..Layer::of(&tar, Packing::Gzip) };
+    for (layer, name) in [(known.clone(), known.digest().hex().to_owned()), {
+        let zstd = Layer::of(&tar, Packing::Zstd);
+        let name = format!("{}.blob", zstd.digest().hex());
+        (zstd, name)
+    }] {
+        let (digest, size) = (layer.digest(), layer.blob.len() as u64);
+        let image = Image::new(vec![layer.clone()]);
+        registry.push("app", "v1", &image);
+        let host = TestBox::new();
+        host.pull(&registry.name("app:v1")).await.unwrap();
+        Packed::of(&host.store).wait();
+        let path = host.store.root().join("packed").join(&name);
+        let read = || {
+            let mut bytes = Vec::new();
+            Packed::of(&host.store).blob(&digest).map_err(std::io::Error::other)?.read_to_end(&mut bytes).map(|_| bytes)
+        };
+        assert!(read().unwrap() == layer.blob);
+        let flip = || {
+            let mut bytes = std::fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0x55;
+            std::fs::write(&path, bytes).unwrap();
+        };
+        for damage in
+            [&|| std::fs::remove_file(&path).unwrap(), &|| std::fs::write(&path, "x").unwrap(), &flip] as [&dyn Fn(); 3]
+        {
+            damage();
+            let error = read().unwrap_err();
+            registry.clear_log();
+            host.events.lock().unwrap().clear();
+            let pulled = host.pull(&registry.name("app:v1")).await.unwrap();
+            assert!(read().unwrap() == layer.blob, "{error}");
+            assert_eq!((registry.count("GET", digest.hex()), pulled.up_to_date), (1, false), "{error}");
+            let id = digest.hex()[..12].to_owned();
+            assert!(host.events().contains(&PullEvent::LayerQueued { id, size }), "{:?}", host.events());
+            Packed::of(&host.store).wait();
+            assert!(read().unwrap() == layer.blob);
+            host.pull(&registry.name("app:v1")).await.unwrap();
+            assert_eq!(registry.count("GET", digest.hex()), 1, "once is enough");
+        }
+        // What a check put into the quarantine is brought back as well.
+        flip();
+        let mut found = Vec::new();
+        let options = CheckOptions { full: true, repair: true };
+        host.store.upkeep().check(options, &mut |finding| found.push(finding)).unwrap();
+        assert!(found.iter().any(|finding| finding.kind == "packed"), "{found:?}");
+        host.pull(&registry.name("app:v1")).await.unwrap();
+        assert!(read().unwrap() == layer.blob);
     }
 }

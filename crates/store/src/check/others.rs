@@ -35,9 +35,8 @@ fn form(check: &mut Check<'_>, form: &Unsound) -> Result<()> {
         }
         false => finding,
     };
-    // A pull does not bring what is unpacked already.
-    let again = names.iter().map(|name| format!("brig rmi {name} && brig pull {name}"));
-    let advice: Vec<String> = again.collect();
+    let repair = if check.options.repair { "" } else { "brig system check --full --repair && " };
+    let advice: Vec<String> = names.iter().map(|name| format!("{repair}brig pull {name}")).collect();
     let advice = (!advice.is_empty()).then(|| format!("to have its very bytes again: {}", advice.join("; ")));
     check.found(Finding { advice, ..finding });
     Ok(())

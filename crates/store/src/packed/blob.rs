@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::tables::{self, State};
-use super::{BLOB, Files};
+use super::{BLOB, Files, sound};
 use crate::digest::Hasher;
 use crate::error::{Error, Result};
 use crate::store::Store;
@@ -31,11 +31,13 @@ pub struct LayerBlob {
     /// `None` once the end was verified.
     hasher: Option<Hasher>,
     read: u64,
+    /// Whose it is and of which layer it is made, if it is, to find out what is to blame if it cannot be had.
+    origin: Option<(Store, Option<Digest>)>,
 }
 
 impl LayerBlob {
     pub(super) fn new(input: Box<dyn Read + Send>, digest: &Digest, size: u64) -> LayerBlob {
-        LayerBlob { input, digest: digest.clone(), size, hasher: Some(Hasher::like(digest)), read: 0 }
+        LayerBlob { input, digest: digest.clone(), size, hasher: Some(Hasher::like(digest)), read: 0, origin: None }
     }
 
     /// Its length in bytes.
@@ -49,12 +51,24 @@ impl LayerBlob {
     }
 }
 
+impl LayerBlob {
+    /// Sees to it that a pull brings anew what is damaged.
+    fn failed(&mut self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::InvalidData
+            && let Some((store, chain)) = self.origin.take()
+            && let Err(error) = sound::blame(&store, &self.digest, chain.as_ref())
+        {
+            tracing::warn!("cannot find out why {} cannot be made again: {error}", self.digest);
+        }
+    }
+}
+
 impl Read for LayerBlob {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if buffer.is_empty() {
             return Ok(0);
         }
-        let length = self.input.read(buffer)?;
+        let length = self.input.read(buffer).inspect_err(|error| self.failed(error))?;
         if length > 0 {
             self.read += length as u64;
             if let Some(hasher) = &mut self.hasher {
@@ -68,7 +82,9 @@ impl Read for LayerBlob {
                     "the compressed form {} of a layer cannot be made again (it would be {actual}): pull the image again",
                     self.digest
                 );
-                Err(io::Error::new(io::ErrorKind::InvalidData, text))
+                let error = io::Error::new(io::ErrorKind::InvalidData, text);
+                self.failed(&error);
+                Err(error)
             }
             _ => Ok(0),
         }
@@ -86,7 +102,8 @@ impl Files {
     }
 }
 
-pub(super) fn open(store: &Store, files: &Files, digest: &Digest) -> Result<LayerBlob> {
+/// Opens a form. What is damaged will be brought back by a pull if `blames`; a check that only looks does not want that.
+pub(super) fn open(store: &Store, files: &Files, digest: &Digest, blames: bool) -> Result<LayerBlob> {
     let missing = || Error::not_found(format!("no layer is here that can be had as {digest}"));
     let Some(row) = tables::find(&store.inner.database, digest)? else {
         // A layer that came uncompressed is its own tar.
@@ -100,13 +117,22 @@ pub(super) fn open(store: &Store, files: &Files, digest: &Digest) -> Result<Laye
     if row.state != State::Recipe
         && let Some(file) = files.open(&format!("{hex}{BLOB}"))?
     {
-        return Ok(LayerBlob::new(Box::new(file), digest, size));
+        let origin = blames.then(|| (store.clone(), None));
+        return Ok(LayerBlob { origin, ..LayerBlob::new(Box::new(file), digest, size) });
     }
     // The worker may have come between.
     let recipe = files.open(hex)?.ok_or_else(missing)?;
     let chains = super::chains(&store.catalog(), &row.form.diff_id);
-    let tar = store.layer_tar(chains.first().ok_or_else(missing)?)?;
+    let is_sound = |chain: &&Digest| store.layer(chain).is_some();
+    let chain = chains.iter().find(is_sound).or(chains.first()).ok_or_else(missing)?;
+    let tar = store.layer_tar(chain)?;
     let made = brig_deflate::rebuild(tar, BufReader::new(recipe), threads());
-    let made = made.map_err(|error| Error::corrupt(format!("the compressed form {digest} of a layer: {error}")))?;
-    Ok(LayerBlob::new(made, digest, size))
+    let made = made.map_err(|error| {
+        if blames {
+            sound::blame(store, digest, Some(chain)).unwrap_or_else(|error| tracing::warn!("{error}"));
+        }
+        Error::corrupt(format!("the compressed form {digest} of a layer: {error}: pull the image again"))
+    })?;
+    let origin = blames.then(|| (store.clone(), Some(chain.clone())));
+    Ok(LayerBlob { origin, ..LayerBlob::new(made, digest, size) })
 }

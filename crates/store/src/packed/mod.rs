@@ -140,8 +140,8 @@ impl Files {
                 (State::Recipe, true, false) | (State::Waiting | State::Blob, false, true) => {}
                 (State::Waiting | State::Blob, true, true) => self.try_remove(hex),
                 _ => {
-                    tracing::warn!("the compressed form {} of a layer is gone: it will be made anew", row.form.digest);
-                    tables::delete(database, &[row.form.digest])?;
+                    tracing::warn!("the compressed form {} of a layer is gone: a pull brings it back", row.form.digest);
+                    tables::lose(database, &row.form.digest)?;
                 }
             }
         }
@@ -188,7 +188,7 @@ impl<'a> Packed<'a> {
 
     /// A compressed form of a layer. Fails with [`crate::ErrorKind::NotFound`] if it was never here, or is gone.
     pub fn blob(&self, digest: &Digest) -> Result<LayerBlob> {
-        blob::open(self.store, &self.packer().files, digest)
+        blob::open(self.store, &self.packer().files, digest, true)
     }
 
     /// The forms in which this layer came or went.
@@ -231,6 +231,11 @@ impl<'a> Packed<'a> {
         Ok(None)
     }
 
+    /// Whether a form was here and is damaged or gone, so that only whoever has the blob can bring it back: with [`Packed::keep`].
+    pub fn is_lost(&self, digest: &Digest) -> Result<bool> {
+        sound::is_lost(self.store, digest)
+    }
+
     /// Waits until everything that can have a recipe has one. For tests, and for whoever is to tell how much room is used.
     pub fn wait(&self) {
         self.packer().worker.wait();
@@ -255,6 +260,11 @@ fn collect_from(
     reclaimed: &mut Reclaimed,
 ) -> Result<()> {
     let database = &store.inner.database;
+    let mut lost = tables::lost(database)?;
+    lost.retain(|digest| !live.contains(digest));
+    if !lost.is_empty() {
+        tables::unlose(database, &lost)?;
+    }
     let mut rows = tables::all(database)?;
     rows.retain(|row| {
         let is_wanted = live.contains(&row.form.digest);

@@ -1,13 +1,16 @@
 //! What is wrong with compressed forms, for a check. Must not change anything but what it is told to forget.
 
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use brig_oci::Digest;
 
 use super::tables::{self, Row, State};
-use super::{BLOB, Files, NEW, Packed, is_form};
-use crate::error::Result;
+use super::{BLOB, Files, NEW, blob, is_form};
+use crate::check::marks::Damage;
+use crate::error::{Error, Result};
+use crate::sources;
 use crate::store::Store;
 use crate::trash;
 
@@ -51,28 +54,13 @@ fn problem(store: &Store, files: &Files, row: &Row, full: bool) -> Result<Option
         let is_coming = row.state == State::Waiting && store.catalog().held().next().is_some();
         return Ok((!is_coming).then(|| format!("it is a form of layer {}, which is not here", form.diff_id)));
     }
-    let hex = form.digest.hex();
-    let blob = files.size(&format!("{hex}{BLOB}"));
-    let quick = match row.state {
-        State::Recipe => match files.size(hex) {
-            None => Some("what it is made from again is gone".to_owned()),
-            Some(size) if size < SHORTEST => Some("what it is made from again is cut off".to_owned()),
-            Some(_) => None,
-        },
-        State::Waiting | State::Blob => match blob {
-            None => Some("its file is gone".to_owned()),
-            Some(size) if size != form.size_bytes => {
-                Some(format!("its file has {size} bytes, not {}", form.size_bytes))
-            }
-            Some(_) => None,
-        },
-    };
+    let quick = quick_problem(files, row);
     // Of a damaged layer nothing can be made; that is told already.
     let is_sound = chains.iter().any(|chain| store.layer(chain).is_some());
     if quick.is_some() || !full || !is_sound {
         return Ok(quick);
     }
-    let mut made = match Packed::of(store).blob(&form.digest) {
+    let mut made = match blob::open(store, files, &form.digest, false) {
         Ok(made) => made,
         Err(error) => return Ok(Some(error.message)),
     };
@@ -86,16 +74,81 @@ fn problem(store: &Store, files: &Files, row: &Row, full: bool) -> Result<Option
     }
 }
 
-/// Takes a form out of the records; its files are the caller's.
+/// What is wrong with the files of a form, by their lengths.
+fn quick_problem(files: &Files, row: &Row) -> Option<String> {
+    let hex = row.form.digest.hex();
+    match row.state {
+        State::Recipe => match files.size(hex) {
+            None => Some("what it is made from again is gone".to_owned()),
+            Some(size) if size < SHORTEST => Some("what it is made from again is cut off".to_owned()),
+            Some(_) => None,
+        },
+        State::Waiting | State::Blob => match files.size(&format!("{hex}{BLOB}")) {
+            None => Some("its file is gone".to_owned()),
+            Some(size) if size != row.form.size_bytes => {
+                Some(format!("its file has {size} bytes, not {}", row.form.size_bytes))
+            }
+            Some(_) => None,
+        },
+    }
+}
+
+/// Takes a form out of the records, but for that it was here; its files are the caller's.
 pub(crate) fn forget(store: &Store, digest: &Digest) -> Result<()> {
-    tables::delete(&store.inner.database, std::slice::from_ref(digest))
+    tables::lose(&store.inner.database, digest)
+}
+
+/// See [`super::Packed::is_lost`]. One whose files are not as they should be is forgotten here.
+pub(super) fn is_lost(store: &Store, digest: &Digest) -> Result<bool> {
+    let database = &store.inner.database;
+    let files = &store.inner.packer.files;
+    for _ in 0..2 {
+        let Some(row) = tables::find(database, digest)? else {
+            return Ok(tables::lost(database)?.contains(digest));
+        };
+        if quick_problem(files, &row).is_none() {
+            return Ok(false);
+        }
+        // Once more: the worker may have come between.
+    }
+    lose(store, digest)?;
+    Ok(true)
+}
+
+/// Takes a form out of the records, and its files to the quarantine.
+fn lose(store: &Store, digest: &Digest) -> Result<()> {
+    forget(store, digest)?;
+    let (files, hex) = (&store.inner.packer.files, digest.hex());
+    for name in [hex.to_owned(), format!("{hex}{BLOB}")] {
+        store.inner.quarantine.take(files.dir.as_fd(), name.as_ref(), "packed")?;
+    }
+    Ok(())
+}
+
+/// A form could not be had, or made of a layer: finds out what is to blame, and sees to it that a pull brings that anew.
+pub(super) fn blame(store: &Store, digest: &Digest, chain: Option<&Digest>) -> Result<()> {
+    let damaged = || {
+        tracing::error!("the compressed form {digest} of a layer is damaged: a pull brings it back");
+        lose(store, digest)
+    };
+    let Some(chain) = chain else { return damaged() };
+    // A layer that is gone, or was found out already, has been told of.
+    let Ok(mut tar) = store.layer_tar(chain) else { return Ok(()) };
+    match std::io::copy(&mut tar, &mut std::io::sink()) {
+        Ok(_) => damaged(),
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+            let damage = Damage { why: error.to_string(), usable: false };
+            sources::condemn(store, chain, damage)
+        }
+        Err(error) => Err(Error::io(format!("read layer {chain}"), error)),
+    }
 }
 
 /// Everything in the directory that is no form's.
 pub(crate) fn stray_names(store: &Store) -> Result<Vec<PathBuf>> {
     let files = &store.inner.packer.files;
     let _gate = store.gate();
-    let names = trash::names(std::os::fd::AsFd::as_fd(&files.dir), &files.path)?;
+    let names = trash::names(files.dir.as_fd(), &files.path)?;
     let known: std::collections::HashSet<String> =
         tables::all(&store.inner.database)?.into_iter().map(|row| row.form.digest.hex().to_owned()).collect();
     let is_known = |name: &str| {

@@ -9,12 +9,15 @@ use super::Form;
 use crate::database::Database;
 use crate::error::Result;
 
-const SCHEMA: &[&str] = &["
+const SCHEMA: &[&str] = &[
+    "
     CREATE TABLE store_packed (
         digest TEXT PRIMARY KEY, diff_id TEXT NOT NULL, media_type TEXT NOT NULL, size_bytes INTEGER NOT NULL,
         state INTEGER NOT NULL
     ) WITHOUT ROWID;
-"];
+",
+    "CREATE TABLE store_packed_lost (digest TEXT PRIMARY KEY) WITHOUT ROWID;",
+];
 
 /// What there is of a form.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,6 +90,7 @@ pub(super) fn insert(database: &Database, row: &Row) -> Result<()> {
     let size = i64::try_from(*size_bytes).unwrap_or(i64::MAX);
     let sql = format!("INSERT OR REPLACE INTO store_packed ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5)");
     database.write_relaxed(|db| {
+        db.execute("DELETE FROM store_packed_lost WHERE digest = ?1", [digest.as_str()])?;
         db.execute(&sql, (digest.as_str(), diff_id.as_str(), media_type, size, number(row.state))).map(drop)
     })
 }
@@ -101,6 +105,31 @@ pub(super) fn settle(database: &Database, digest: &Digest, state: State) -> Resu
 pub(super) fn delete(database: &Database, digests: &[Digest]) -> Result<()> {
     database.write_relaxed(|db| {
         let mut delete = db.prepare("DELETE FROM store_packed WHERE digest = ?1")?;
+        digests.iter().try_for_each(|digest| delete.execute([digest.as_str()]).map(drop))
+    })
+}
+
+/// Takes out a form that was damaged, and notes that it was here: a pull brings it back.
+pub(super) fn lose(database: &Database, digest: &Digest) -> Result<()> {
+    database.write_relaxed(|db| {
+        db.execute("DELETE FROM store_packed WHERE digest = ?1", [digest.as_str()])?;
+        db.execute("INSERT OR REPLACE INTO store_packed_lost (digest) VALUES (?1)", [digest.as_str()]).map(drop)
+    })
+}
+
+/// The forms that were lost.
+pub(super) fn lost(database: &Database) -> Result<Vec<Digest>> {
+    database.read(|db| {
+        let mut query = db.prepare("SELECT digest FROM store_packed_lost")?;
+        let lost: Vec<String> = query.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        Ok(lost.iter().filter_map(|digest| Digest::parse(digest).ok()).collect())
+    })
+}
+
+/// Forgets that these were lost.
+pub(super) fn unlose(database: &Database, digests: &[Digest]) -> Result<()> {
+    database.write_relaxed(|db| {
+        let mut delete = db.prepare("DELETE FROM store_packed_lost WHERE digest = ?1")?;
         digests.iter().try_for_each(|digest| delete.execute([digest.as_str()]).map(drop))
     })
 }

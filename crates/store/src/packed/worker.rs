@@ -231,7 +231,7 @@ impl Job<'_> {
             }
             Outcome::Damaged => {
                 tracing::warn!("the compressed form {} of a layer is damaged and dropped", self.form.digest);
-                tables::delete(self.database, std::slice::from_ref(&self.form.digest))?;
+                tables::lose(self.database, &self.form.digest)?;
                 self.files.remove(&format!("{hex}{BLOB}")).map(|()| true)
             }
             Outcome::NoLayer => Ok(true),
