@@ -1,6 +1,8 @@
 //! The query of a request's address. Must not accept a parameter twice where one is meant: two readers could choose
 //! differently.
 
+use hyper::StatusCode;
+
 use crate::refusal::Refusal;
 use crate::route::percent_decode;
 
@@ -29,10 +31,10 @@ impl Query {
         let first = values.next();
         if values.next().is_some() {
             let text = format!("the parameter {name:?} is there more than once");
-            return Err(if name == "digest" || name == "mount" {
-                Refusal::digest_invalid(text)
-            } else {
-                Refusal::upload_invalid(text)
+            return Err(match name {
+                "digest" | "mount" => Refusal::digest_invalid(text),
+                "from" => Refusal::upload_invalid(text),
+                _ => Refusal::new(StatusCode::BAD_REQUEST, "UNSUPPORTED", text),
             });
         }
         Ok(first)

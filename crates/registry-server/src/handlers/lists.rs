@@ -65,9 +65,15 @@ pub(super) async fn tags(ask: Ask, name: String) -> Result<Answer, Refusal> {
 
 /// Both lists as one: at most `count` entries after `last`. The first one is such a list already.
 fn merged(pushed: Vec<String>, mut shelved: BTreeSet<String>, last: &str, count: usize) -> Vec<String> {
-    shelved.retain(|name| name.as_str() > last);
+    // The order of the specification ("Listing Tags"), as the store has it; names of repositories have no capital letters.
+    let place = |name: &str| (name.to_ascii_lowercase(), name.to_owned());
+    let after = place(last);
+    shelved.retain(|name| place(name) > after);
     shelved.extend(pushed);
-    shelved.into_iter().take(count).collect()
+    let mut names: Vec<String> = shelved.into_iter().collect();
+    names.sort_by_cached_key(|name| place(name));
+    names.truncate(count);
+    names
 }
 
 /// Keeps `count` entries; the last of them if there were more.

@@ -22,12 +22,12 @@ const UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 pub(super) async fn begin(ask: Ask, name: String) -> Result<Answer, Refusal> {
     ask.must_be_writable()?;
     if let Some(digest) = ask.query.one("mount")? {
-        let digest = route::digest(digest)?;
         let from = ask.query.one("from")?.filter(|from| !from.is_empty()).map(str::to_owned);
-        if let Some(from) = from.as_deref().filter(|from| !route::is_name(from)) {
-            return Err(Refusal::name_invalid(from));
-        }
-        if mount(&ask, &name, digest.clone(), from).await? {
+        // What cannot be mounted, for whatever reason, is to be uploaded ("Mounting a blob from another repository").
+        if from.as_deref().is_none_or(route::is_name)
+            && let Ok(digest) = route::digest(digest)
+            && mount(&ask, &name, digest.clone(), from).await?
+        {
             return created(&name, &digest);
         }
     }

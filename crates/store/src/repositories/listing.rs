@@ -32,11 +32,14 @@ pub struct Referrers {
 }
 
 impl Repositories {
-    /// At most `count` tags after `last`, in the order of their bytes; `None` if there is no such repository.
+    /// At most `count` tags after `last`, in the order of the specification ("Listing Tags"): small and capital letters are the same,
+    /// then that of their bytes. `None` if there is no such repository.
     pub fn tags(&self, repository: &str, last: &str, count: usize) -> Result<Option<Vec<String>>> {
         self.database().read(|db| {
             let Some(id) = find(db, repository)? else { return Ok(None) };
-            let sql = "SELECT name FROM repository_tags WHERE repository = ?1 AND name > ?2 ORDER BY name LIMIT ?3";
+            let sql = "SELECT name FROM repository_tags
+                       WHERE repository = ?1 AND name COLLATE NOCASE >= ?2 AND (name COLLATE NOCASE > ?2 OR name > ?2)
+                       ORDER BY name COLLATE NOCASE, name LIMIT ?3";
             let mut query = db.prepare_cached(sql)?;
             let names =
                 query.query_map((id, last, limit(count)), |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
