@@ -81,8 +81,9 @@ pub struct Options {
     #[arg(long, value_name = "FILE", default_value = "/etc/brig/key.pem")]
     pub tlskey: PathBuf,
 
-    /// Address to serve the engine's images on as a registry, and to take images in that are pushed there
-    #[arg(long, value_name = "HOST:PORT")]
+    /// Address to serve the engine's images on as a registry, and to take images in that are pushed there; without a host all of
+    /// this machine's
+    #[arg(long, value_name = "[HOST]:PORT")]
     pub serve_registry: Option<String>,
     /// Setting of that registry: a flag of `brig registry serve` without its dashes, as htpasswd=FILE or read-only=true (may
     /// be repeated)

@@ -61,6 +61,8 @@ impl Registry {
             };
             match accepted {
                 Ok((stream, peer)) => {
+                    // An IPv4 address on a socket for both is called what it is.
+                    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                     let Some(own) = peers.enter(peer.ip()) else {
                         tracing::warn!("{peer} has too many connections: another one is closed");
                         continue;

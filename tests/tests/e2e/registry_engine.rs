@@ -14,7 +14,7 @@ fn serving() -> (TestHost, Registry) {
 }
 
 fn serving_with(settings: &[&str]) -> (TestHost, Registry) {
-    let mut arguments = vec!["--serve-registry", "0.0.0.0:5000"];
+    let mut arguments = vec!["--serve-registry", ":5000"];
     settings.iter().for_each(|setting| arguments.extend(["--serve-registry-opt", setting]));
     let host = TestHost::with(&arguments);
     let registry = host.daemons_registry(ADDRESS);

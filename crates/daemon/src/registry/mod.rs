@@ -5,7 +5,8 @@ mod engine;
 mod options;
 
 use std::ffi::OsString;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,11 +121,25 @@ fn acceptor(options: &Options) -> Result<Option<TlsAcceptor>, String> {
     options.tls().map(|(cert, key, ca)| tls::acceptor(cert, key, ca, flags)).transpose()
 }
 
+async fn bind(options: &Options) -> Result<(TcpListener, SocketAddr), String> {
+    let mut failure = None;
+    for address in options.addresses()? {
+        let bound = TcpListener::bind(&address).await.and_then(|listener| Ok((listener.local_addr()?, listener)));
+        match bound {
+            Ok((local, listener)) => return Ok((listener, local)),
+            // Where another program listens the next address would be half of what is asked for.
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                return Err(format!("listening on {address}: another program listens there"));
+            }
+            Err(error) => failure = Some(format!("listening on {address}: {error}")),
+        }
+    }
+    Err(failure.unwrap_or_default())
+}
+
 /// The socket, and warnings about what it is open to.
 async fn listen(options: &Options, has_tls: bool) -> Result<TcpListener, String> {
-    let address = &options.addr;
-    let listener = TcpListener::bind(address).await.map_err(|e| format!("listening on {address}: {e}"))?;
-    let local = listener.local_addr().map_err(|e| format!("listening on {address}: {e}"))?;
+    let (listener, local) = bind(options).await?;
     if options.is_open() && !local.ip().is_loopback() {
         tracing::warn!("whoever reaches {local} may push and delete: use --htpasswd, --token-realm or --tls-client-ca");
     }

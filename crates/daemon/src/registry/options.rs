@@ -25,8 +25,8 @@ pub enum Verb {
 /// The flags of `brig registry serve`.
 #[derive(Debug, Clone, Parser)]
 pub struct Options {
-    /// Address to listen on
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:5000")]
+    /// Address to listen on; without a host all of this machine's
+    #[arg(long, value_name = "[HOST]:PORT", default_value = "127.0.0.1:5000")]
     pub addr: String,
     /// Directory of everything that is pushed
     #[arg(long, value_name = "DIR", default_value = "/var/lib/brig-registry")]
@@ -188,6 +188,22 @@ impl Options {
         Some((self.tls_cert.as_deref()?, self.tls_key.as_deref()?, self.tls_client_ca.as_deref()))
     }
 
+    /// The addresses to listen on, each to be tried only where the one before cannot be had.
+    ///
+    /// # Errors
+    /// If the option is none.
+    pub fn addresses(&self) -> Result<Vec<String>, String> {
+        let (host, port) = self.addr.rsplit_once(':').unwrap_or(("", ""));
+        if port.parse::<u16>().is_err() {
+            return Err(format!("{:?} is no address: HOST:PORT, or :PORT for all of this machine's", self.addr));
+        }
+        // The first is for IPv4 as well, where there is IPv6 at all.
+        Ok(match host {
+            "" => vec![format!("[::]:{port}"), format!("0.0.0.0:{port}")],
+            _ => vec![self.addr.clone()],
+        })
+    }
+
     /// Whether whoever reaches the address may do everything.
     pub fn is_open(&self) -> bool {
         self.htpasswd.is_none() && self.token_realm.is_none() && self.tls_client_ca.is_none() && !self.read_only
@@ -223,6 +239,12 @@ mod tests {
         let upkeep = options.upkeep().unwrap();
         assert_eq!((upkeep.interval.as_secs(), upkeep.grace.as_secs(), upkeep.uploads.as_secs()), (1800, 0, 172_800));
         assert!(parse(&["--gc-interval", "0"]).unwrap().upkeep().is_none());
+        let addresses = |text: &str| parse(&["--addr", text]).unwrap().addresses();
+        assert_eq!(addresses("[::1]:5000").unwrap(), ["[::1]:5000"]);
+        assert_eq!(addresses(":5000").unwrap(), ["[::]:5000", "0.0.0.0:5000"]);
+        for bad in ["5000", "host", "host:", "host:http", ":70000", ""] {
+            assert!(addresses(bad).unwrap_err().contains("HOST:PORT"), "{bad}");
+        }
         assert!(options.is_open() && options.tls().is_none() && matches!(options.access(), Ok(Access::Open)));
         assert!(!parse(&["--read-only"]).unwrap().is_open());
         assert!(parse(&["--proxy", "https://r.example:5000/"]).unwrap().upstream().unwrap().is_some());
