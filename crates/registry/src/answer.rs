@@ -51,7 +51,7 @@ struct Item {
 /// Reads the rest of an unsuccessful response and says what it means.
 pub(crate) async fn refusal(mut response: Response<'_>, asked: Asked<'_>) -> Failure {
     let quota = response.header(&RATELIMIT_LIMIT).and_then(quota);
-    let wait = response.header(&RETRY_AFTER).and_then(|v| retry_after(v.trim(), SystemTime::now()));
+    let wait = wait_asked(&response);
     let retry = retry_advice(response.status, wait);
     let context = response.context().to_owned();
     // RFC 6750 section 3.1: a token was understood and does not suffice.
@@ -144,7 +144,7 @@ fn classify(status: StatusCode, item: &Item, asked: Asked<'_>, context: &str) ->
     }
 }
 
-fn retry_advice(status: StatusCode, wait: Option<Duration>) -> Retry {
+pub(crate) fn retry_advice(status: StatusCode, wait: Option<Duration>) -> Retry {
     let transient = matches!(status.as_u16(), 408 | 425 | 429)
         || (status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED);
     match wait {
@@ -153,6 +153,11 @@ fn retry_advice(status: StatusCode, wait: Option<Duration>) -> Retry {
         Some(wait) => Retry::After(wait),
         None => Retry::Soon,
     }
+}
+
+/// How long a response asks to wait, if it does.
+pub(crate) fn wait_asked(response: &Response<'_>) -> Option<Duration> {
+    response.header(&RETRY_AFTER).and_then(|text| retry_after(text.trim(), SystemTime::now()))
 }
 
 /// Seconds or an HTTP date (RFC 9110 section 10.2.3); nonsense counts as absent.

@@ -42,10 +42,27 @@ fn answers(request: &str, headers: &[String], file: &[u8]) -> Vec<u8> {
         "/private" if known => whole("200 OK", "", file),
         "/private" => whole("401 Unauthorized", "", b"who are you?"),
         "/text" => whole("200 OK", "", b"this is no tar"),
+        // Cut, and gone then.
+        "/cut" if headers.iter().any(|line| line.to_ascii_lowercase().starts_with("range:")) => {
+            whole("410 Gone", "", b"")
+        }
         "/cut" => {
-            let answer = whole("200 OK", "", file);
+            let answer = whole("200 OK", "ETag: \"x\"\r\n", file);
             answer[..answer.len() / 2].to_vec()
         }
+        // Whole only in two parts.
+        "/parts" => match headers.iter().find_map(|line| {
+            line.to_ascii_lowercase().strip_prefix("range: bytes=")?.strip_suffix('-')?.parse::<usize>().ok()
+        }) {
+            Some(from) => {
+                let range = format!("ETag: \"x\"\r\nContent-Range: bytes {from}-{}/{}\r\n", file.len() - 1, file.len());
+                whole("206 Partial Content", &range, &file[from..])
+            }
+            None => {
+                let answer = whole("200 OK", "ETag: \"x\"\r\n", file);
+                answer[..answer.len() / 2].to_vec()
+            }
+        },
         _ => whole("404 Not Found", "", b"no \x1b[31msuch file"),
     }
 }
@@ -81,6 +98,7 @@ fn from_a_url() {
     for url in [
         "http://127.0.0.1:8081/root.tar",
         "http://127.0.0.1:8081/moved",
+        "http://127.0.0.1:8081/parts",
         "http://me:se%40cret@127.0.0.1:8081/private",
         "http://me:se%40cret@127.0.0.1:8081/away",
     ] {

@@ -19,6 +19,7 @@ use self::event::PullEvent;
 use self::flight::Wanted;
 use self::layers::Layers;
 use self::resolve::{Around, Image};
+pub(crate) use self::source::content_range;
 use crate::client::Client;
 use crate::config::Auth;
 use crate::error::{Error, ErrorKind, Result};

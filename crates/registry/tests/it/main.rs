@@ -10,6 +10,7 @@ mod auth;
 mod debian;
 mod documents;
 mod faults;
+mod fetch;
 mod lists;
 mod pull;
 mod push;
