@@ -80,6 +80,7 @@ impl Upkeep<'_> {
     pub fn prune(&self) -> Result<Reclaimed> {
         self.store.catalog_mut().cut_off = CutOff::default();
         self.store.partials().expire(IDLE)?;
+        repositories::found::prune(self.store)?;
         self.collect(&[])
     }
 

@@ -18,7 +18,7 @@ use crate::lock;
 use crate::packed::{self, Form};
 use crate::partial::Partial;
 use crate::quarantine::Quarantine;
-use crate::repositories::{Repositories, UPLOAD};
+use crate::repositories::{Repositories, UPLOAD, found};
 use crate::store::{Inner, Store};
 use crate::trash;
 
@@ -77,6 +77,7 @@ pub(crate) fn sweep(store: &Store) -> Result<()> {
     if store.inner.database.rescued().is_some() {
         forget_what_is_gone(store)?;
         images(store)?;
+        found::take_up(store)?;
     }
     writable_layers(store)
 }

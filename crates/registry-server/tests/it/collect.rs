@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use brig_registry_server::Upkeep;
+use brig_registry_server::{Settings, Upkeep};
 use brig_store::digest;
 
-use crate::rig::{MANIFEST, Rig};
+use crate::rig::{INDEX, MANIFEST, Rig};
 
 #[test]
 fn what_nothing_needs_goes_and_what_is_needed_stays() {
@@ -144,4 +144,71 @@ fn the_same_blob_from_many_at_once_is_one() {
     }
     assert_eq!(std::fs::read_dir(rig.store.root().join("blobs/sha256")).unwrap().count(), 1);
     assert!(rig.store.partials().list().unwrap().is_empty());
+}
+
+#[test]
+fn what_a_lost_database_knew_of_is_found_again() {
+    let rig = Rig::new();
+    let image = rig.push_image("a", "v1", "image");
+    let part = rig.push_image("a", "part", "part");
+    let part_size = rig.get(&format!("/v2/a/manifests/{part}")).body.len();
+    let index = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{INDEX}","manifests":[{{"mediaType":"{MANIFEST}","digest":"{part}","size":{part_size}}}]}}"#
+    );
+    let index = rig.put_manifest("a", "multi", INDEX, &index).header("docker-content-digest").to_owned();
+    let about = format!(
+        r#""artifactType":"application/x.signature","subject":{{"mediaType":"{MANIFEST}","digest":"{image}","size":1}},"#
+    );
+    let signature = rig.image("a", "signature", &about);
+    let signature = rig.put_manifest("a", "signature", MANIFEST, &signature).header("docker-content-digest").to_owned();
+    let stray = rig.push_blob("a", b"stray");
+    let dir = tempfile::tempdir().unwrap();
+    let copied = std::process::Command::new("cp").arg("-a").arg(rig.store.root()).arg(dir.path()).status().unwrap();
+    assert!(copied.success());
+    for name in ["brig.db", "brig.db-wal", "brig.db-shm", "brig.db.copy"] {
+        std::fs::remove_file(dir.path().join("v1").join(name)).ok();
+    }
+    drop(rig);
+
+    let rig = Rig::over(dir, Settings::default());
+    // As a daemon does that has come up.
+    rig.store.upkeep().settle().unwrap();
+    rig.collect();
+    rig.collect();
+    assert_eq!(rig.get("/v2/_catalog").json()["repositories"], serde_json::json!(["lost-and-found"]));
+    let tag = |digest: &str| format!("lost-{}", &digest["sha256:".len()..][..12]);
+    let mut tags = [tag(&image), tag(&index)];
+    tags.sort();
+    assert_eq!(rig.get("/v2/lost-and-found/tags/list").json()["tags"], serde_json::json!(tags));
+    for (digest, kind) in [(&image, MANIFEST), (&index, INDEX), (&part, MANIFEST), (&signature, MANIFEST)] {
+        let answer = rig.get(&format!("/v2/lost-and-found/manifests/{digest}"));
+        assert_eq!((answer.status, answer.header("content-type")), (200, kind), "{answer:?}");
+        assert_eq!(digest::sha256_of(&answer.body).as_str(), digest);
+    }
+    for word in ["image", "part", "signature"] {
+        let path = format!("/v2/lost-and-found/blobs/{}", digest::sha256_of(word.as_bytes()));
+        assert_eq!(rig.get(&path).text(), word);
+    }
+    let referrers = rig.get(&format!("/v2/lost-and-found/referrers/{image}")).json();
+    assert_eq!(referrers["manifests"][0]["digest"], signature.as_str());
+    assert_eq!(referrers["manifests"][0]["artifactType"], "application/x.signature");
+    assert_eq!(rig.get(&format!("/v2/lost-and-found/blobs/{stray}")).status, 404, "nobody has gone on with that");
+    let findings = || {
+        let mut found = Vec::new();
+        let options = brig_store::CheckOptions { full: true, repair: true };
+        rig.store.upkeep().check(options, &mut |finding| found.push(finding)).unwrap();
+        found.retain(|finding| finding.kind != "database");
+        found
+    };
+    let found = findings();
+    assert!(found.len() == 1 && found[0].problem.contains("4 manifests"), "{found:?}");
+    // A young one stays also with an explicit prune, and goes when somebody says so.
+    rig.store.upkeep().prune().unwrap();
+    assert_eq!(findings().len(), 1);
+    for digest in [&signature, &image, &index, &part] {
+        assert_eq!(rig.ask("DELETE", &format!("/v2/lost-and-found/manifests/{digest}"), &[], b"").status, 202);
+    }
+    assert_eq!(findings(), []);
+    rig.collect();
+    assert_eq!(std::fs::read_dir(rig.store.root().join("blobs/sha256")).unwrap().count(), 0);
 }

@@ -5,6 +5,7 @@ use brig_oci::Document;
 use super::{Check, Finding};
 use crate::error::Result;
 use crate::packed::{self, Unsound};
+use crate::repositories::found;
 use crate::repositories::{UPLOAD, sound};
 
 /// Compressed forms: each can be had, and no other file is there.
@@ -83,8 +84,14 @@ pub(super) fn partials(check: &mut Check<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Repositories: each row leads somewhere.
+/// Repositories: each row leads somewhere, and nobody's manifests are looked at.
 pub(super) fn repositories(check: &mut Check<'_>) -> Result<()> {
+    let found = found::count(check.store)?;
+    if found > 0 {
+        let problem = format!("it keeps {found} manifests whose names were lost with the database");
+        let advice = "pull what is missed from there (its tags are lost-…), push it under its name, and delete the manifests there";
+        check.found(Finding::new("repository", found::LOST_AND_FOUND, problem).advice(advice));
+    }
     for fault in sound::faults(check.store, check.options.full)? {
         let finding = Finding::new(fault.kind, &fault.name, fault.why.clone());
         let again = format!("push to the registry again: {}", fault.push_again.join(", "));

@@ -6,6 +6,7 @@
 //! Owns the tables `repository_*`; everything in them is decided in a transaction, so that a push beside a collection sees
 //! either all of a thing or nothing. Must not know HTTP, nor who may do what.
 
+pub(crate) mod found;
 mod images;
 mod listing;
 mod manifests;

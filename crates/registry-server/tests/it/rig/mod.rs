@@ -29,7 +29,11 @@ impl Rig {
     }
 
     pub fn with(settings: Settings) -> Rig {
-        let dir = tempfile::tempdir().unwrap();
+        Rig::over(tempfile::tempdir().unwrap(), settings)
+    }
+
+    /// Over what is in a directory already.
+    pub fn over(dir: tempfile::TempDir, settings: Settings) -> Rig {
         let store = Store::open(&dir.path().join("v1")).unwrap();
         let registry = Registry::new(store.clone(), settings);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
