@@ -72,6 +72,7 @@ const KEYS: &[(&str, &str, &str, Shape)] = &[
     ("registries", "registry", "registries", Shape::Registries),
     ("registry-mirrors", "registry-mirror", "registry_mirrors", Shape::List),
     ("runtimes", "add-runtime", "add_runtimes", Shape::Runtimes),
+    ("save-original", "save-original", "save_original", Shape::Flag),
     ("selinux-enabled", "selinux-enabled", "selinux_enabled", Shape::Flag),
     ("serve-registry", "serve-registry", "serve_registry", Shape::Text),
     ("serve-registry-opts", "serve-registry-opt", "serve_registry_opts", Shape::Pairs),

@@ -110,6 +110,9 @@ pub struct Options {
     /// Keep the images for all platforms when a pull names none
     #[arg(long)]
     pub pull_all_platforms: bool,
+    /// Save manifests and layers as they came from a registry (slower), unless a client says otherwise
+    #[arg(long)]
+    pub save_original: bool,
 
     /// Name server for containers (may be repeated)
     #[arg(long, value_name = "ADDRESS")]
@@ -277,6 +280,7 @@ impl Options {
             max_concurrent_uploads: self.max_concurrent_uploads,
             layer_compression: self.layer_compression.clone(),
             pull_all_platforms: self.pull_all_platforms,
+            save_original: self.save_original,
             dns: self.dns.clone(),
             dns_search: self.dns_search.clone(),
             dns_options: self.dns_options.clone(),

@@ -30,6 +30,8 @@ pub struct Config {
     pub layer_compression: String,
     /// Whether a pull that names no platform keeps all that the name leads to (`--pull-all-platforms`).
     pub pull_all_platforms: bool,
+    /// Whether images are saved as they came, for clients that cannot ask for it (`--save-original`).
+    pub save_original: bool,
     /// Name servers for containers (`--dns`).
     pub dns: Vec<IpAddr>,
     /// Search domains for containers (`--dns-search`).
@@ -81,6 +83,7 @@ impl Default for Config {
             max_concurrent_uploads: 5,
             layer_compression: "gzip".to_owned(),
             pull_all_platforms: false,
+            save_original: false,
             max_concurrent_downloads: 3,
             dns: Vec::new(),
             dns_search: Vec::new(),

@@ -45,6 +45,7 @@ impl Engine {
             max_concurrent_downloads: config.max_concurrent_downloads,
             max_concurrent_uploads: config.max_concurrent_uploads,
             layer_compression: config.layer_compression.clone(),
+            save_original: config.save_original,
             labels: config.labels.clone(),
             debug: config.debug,
             ..Config::clone(&self.config)
@@ -65,6 +66,11 @@ impl Engine {
         *self.reloaded.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(now);
         self.events.emit("daemon", "reload", &self.id, attributes);
         Ok(())
+    }
+
+    /// Whether images are saved as they came unless a client says otherwise.
+    pub fn saves_originals(&self) -> bool {
+        self.settings().save_original
     }
 
     /// The settings as they are now.

@@ -98,6 +98,28 @@ fn the_stock_client_saves_too() {
     assert_eq!(host.docker(&["run", "--rm", "mine:1", "echo", "back"]).ok(), "back");
 }
 
+#[test]
+fn the_stock_client_saves_what_came_if_the_daemon_is_told_to() {
+    needs!("transfer::the_stock_client_saves_what_came_if_the_daemon_is_told_to", "docker");
+    let host = TestHost::with(&["--save-original"]);
+    let registry = host.registry();
+    let manifest = registry.push(&image(), "team/app", "v1");
+    let name = registry.name("team/app:v1");
+    host.docker(&["pull", "-q", &name]).ok();
+    let file = host.root.join("saved.tar").display().to_string();
+    host.docker(&["save", "-o", &file, &name]).ok();
+    let plain = host.root.join("plain.tar").display().to_string();
+    host.brig(&["save", "--original=false", "-o", &plain, &name]).ok();
+    assert!(std::fs::read(&file).unwrap() != std::fs::read(&plain).unwrap());
+    let other = TestHost::new();
+    for (file, same) in [(&plain, false), (&file, true)] {
+        assert_eq!(other.docker(&["load", "-q", "-i", file]).ok(), format!("Loaded image: {name}"));
+        assert_eq!(other.field(&name, "{{json .RepoDigests}}").contains(&manifest), same);
+        assert_eq!(other.docker(&["run", "--rm", &name, "cat", "/etc/link"]).ok(), "mine");
+        other.docker(&["rmi", &name]).ok();
+    }
+}
+
 /// The id by which a push shows a layer.
 fn short(layer: &[u8]) -> String {
     digest(layer)["sha256:".len()..][..12].to_owned()

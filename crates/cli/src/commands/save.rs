@@ -35,7 +35,11 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
     for name in &m.args {
         path = path.query("names", name);
     }
-    path = path.query_text("platform", &super::platform(m)?).query_flag("original", m.bool("original"));
+    path = path.query_text("platform", &super::platform(m)?);
+    if m.changed("original") {
+        // Else the daemon's setting counts.
+        path = path.query("original", if m.bool("original") { "1" } else { "0" });
+    }
     let mut answer = context.client()?.request("GET", &path, &[], None)?;
     super::receive(&mut answer, output, "failed to save image").map(|()| 0)
 }

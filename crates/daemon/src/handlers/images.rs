@@ -109,8 +109,8 @@ async fn send_archive(call: Call, names: Vec<String>) -> Outcome {
     }
     let platforms = platforms(&call.query);
     let engine = call.engine.clone();
-    // brig's own: clients of Docker's do not ask for it.
-    let original = call.query.flag("original");
+    // brig's own: for clients of Docker's, which do not ask for it, the daemon's setting counts.
+    let original = call.query.flag_or("original", engine.saves_originals());
     let archive = blocking(move || engine.images.save(&names, &platforms, original)).await?;
     let (mut writer, body) = BodyWriter::new();
     tokio::task::spawn_blocking(move || {
