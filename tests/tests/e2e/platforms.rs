@@ -350,3 +350,26 @@ fn statements_about_an_image() {
     host.brig(&["image", "prune", "-f"]).ok();
     assert_eq!(ask(&host.field(&name, "{{.Id}}"), "?statement=1").json().as_array().unwrap().len(), 2);
 }
+
+#[test]
+fn statements_that_are_pushed_with_an_image() {
+    let host = TestHost::with(&["--serve-registry", "127.0.0.1:5000"]);
+    let registry = host.daemons_registry("127.0.0.1:5000");
+    let statements = push_attested(&registry, "attested");
+    let ask = || {
+        let path = "/images/attested:v1/attestations?statement=1";
+        brig_tests::http::unix(&host.socket(), "GET", path, b"").unwrap()
+    };
+    let text = ask().text();
+    assert!(statements.iter().all(|statement| text.contains(statement)), "{text}");
+    host.brig(&["image", "prune", "-f"]).ok();
+    assert_eq!(ask().text(), text);
+    // They go with the name that leads to them.
+    host.brig(&["rmi", "attested:v1"]).ok();
+    assert_eq!(ask().status, 404);
+    host.brig(&["image", "prune", "-f"]).ok();
+    for dir in ["layers", "packed", "blobs/sha256"] {
+        let left: Vec<_> = std::fs::read_dir(host.data_root.join("v1").join(dir)).unwrap().flatten().collect();
+        assert!(left.is_empty(), "{dir}: {left:?}");
+    }
+}

@@ -105,7 +105,7 @@ fn find(inner: &Inner, name: &str, digest: &Digest, is_promise: bool) -> Result<
         None => {
             let size = inner.shelved_blob(name, digest).ok_or_else(|| Refusal::blob_unknown(digest))?;
             if is_promise && !inner.settings.read_only {
-                repositories.link_blob(name, digest, size)?;
+                repositories.promise_shown(name, digest, size)?;
             }
             size
         }

@@ -141,6 +141,15 @@ impl Repositories {
         Ok((known > 0).then_some(size))
     }
 
+    /// As [`Repositories::promise_blob`], of a blob that the repository shows through something else: from now on for its own sake as
+    /// well. Does not wait for the disk: after a power cut it is shown as before.
+    pub fn promise_shown(&self, repository: &str, digest: &Digest, size: u64) -> Result<()> {
+        self.database().write_relaxed(|db| {
+            let id = find_or_make(db, repository)?;
+            link(db, id, digest.as_str(), signed(size))
+        })
+    }
+
     /// Shows in `to` a blob that one of the repositories which `may_read` allows shows already; `from`, or if that is none any.
     /// Tells whether that could be done; durable when this returns.
     pub fn mount_blob(
