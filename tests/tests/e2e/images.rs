@@ -338,3 +338,54 @@ fn a_reference_leaves_the_other_names_out() {
     assert_eq!(list("*/team/app"), (json!([name]), json!([known])));
     assert_eq!(list("nosuch"), (json!(null), json!(null)));
 }
+
+#[test]
+fn every_filter_leaves_the_others_out() {
+    let host = TestHost::new();
+    // Each made a year after the other; the last has no name.
+    for (name, year, labels) in [
+        ("old:1", 2020, json!({"team": "a"})),
+        ("mid:1", 2021, json!({"team": "b", "site": "x"})),
+        ("new:1", 2022, json!({"team": "a", "site": "x"})),
+        ("gone:1", 2023, json!({"site": "y"})),
+    ] {
+        let layer = Layer::new().file("file", 0o644, name);
+        let mut image = Image::busybox().with(layer, &[("Labels", labels)]);
+        image.config["created"] = json!(format!("{year}-06-01T00:00:00Z"));
+        let path = host.root.join("image.tar");
+        std::fs::write(&path, image.docker_archive(name)).unwrap();
+        host.brig(&["load", "-q", "-i", &path.display().to_string()]).ok();
+        if name == "gone:1" {
+            host.brig(&["create", "--name", "user", name]).ok();
+            host.brig(&["rmi", "-f", name]).ok();
+        }
+    }
+    let list = |filters: &[&str]| {
+        let mut arguments = vec!["images", "--format", "{{.Repository}}"];
+        arguments.extend(filters.iter().flat_map(|filter| ["--filter", filter]));
+        host.brig(&arguments).ok().replace('\n', " ")
+    };
+    let expected = [
+        (&[][..], "<none> new mid old"),
+        (&["dangling=true"], "<none>"),
+        (&["dangling=false"], "new mid old"),
+        (&["before=new:1"], "mid old"),
+        (&["since=mid:1"], "<none> new"),
+        (&["since=old:1", "before=new:1"], "mid"),
+        (&["until=2021-12-31"], "mid old"),
+        (&["label=team"], "new mid old"),
+        (&["label=team=a"], "new old"),
+        (&["label=team=a", "label=site"], "new"),
+        (&["label!=site"], "old"),
+        (&["reference=m*"], "mid"),
+        (&["reference=m*", "reference=old:*"], "mid old"),
+        (&["reference=nothing"], ""),
+    ];
+    let found = expected.map(|(filters, _)| (filters, list(filters)));
+    assert_eq!(found, expected.map(|(filters, names)| (filters, names.to_owned())));
+    let refused = host.brig(&["images", "--filter", "before=nothing"]).fails(1);
+    assert!(refused.contains("nothing"), "{refused}");
+    let refused = host.brig(&["images", "--filter", "colour=red"]).fails(1);
+    assert!(refused.contains("invalid filter 'colour'"), "{refused}");
+    host.brig(&["rm", "user"]).ok();
+}

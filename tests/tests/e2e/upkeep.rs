@@ -275,6 +275,9 @@ fn unused_images_without_a_name_go_when_the_disk_is_full() {
     });
     assert!(event.contains("reclaimed="), "{event}");
     assert_eq!(host.brig(&["exec", "second", "cat", "/file"]).ok(), "second");
+    // The image that a container is of is one still.
+    let of_second = host.field("second", "{{.Image}}");
+    assert_eq!(host.field(&of_second, "{{.Id}}"), of_second);
     assert_eq!(host.brig(&["images", "--format", "{{.Tag}}"]).ok().lines().filter(|tag| *tag == "third").count(), 1);
     host.brig(&["rm", "-f", "second"]).ok();
 }
