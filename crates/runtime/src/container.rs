@@ -331,10 +331,11 @@ impl Container {
         })
     }
 
-    /// A container that runs already, restored as a child of this process.
-    pub(crate) fn restored(pid: i32, cgroup: Cgroup, plan: &mut Plan<'_>, about: About) -> Result<Container> {
+    /// A container that runs already, restored as a child of this process. Takes the cgroup and the plan's hooks unless it fails.
+    pub(crate) fn restored(pid: i32, cgroup: &mut Cgroup, plan: &mut Plan<'_>, about: About) -> Result<Container> {
         let adopted = Container::adopt(pid, plan.spec, cgroup.place().clone(), about)?;
-        let (warnings, hooks) = (cgroup.warnings().to_vec(), plan.hooks.take());
+        let (cgroup, hooks) = (std::mem::take(cgroup), plan.hooks.take());
+        let warnings = cgroup.warnings().to_vec();
         Ok(Container { cgroup, warnings, hooks, phase: Phase::Started, ..adopted })
     }
 

@@ -14,6 +14,7 @@ use super::rpc::{self, CgroupsMode, Kind, Opts, Response, Switch, Text};
 use super::stage::{self, Stage, Staged};
 use super::verify::{self, Measure};
 use super::{Directories, Options, config_file, descriptors, images};
+use crate::about::About;
 use crate::cgroup::{Cgroup, Wish};
 use crate::container::{self, Container, CreateRequest};
 use crate::error::{Error, Result, Step};
@@ -59,7 +60,7 @@ pub fn restore(request: RestoreRequest<'_>) -> Result<Restored> {
     descriptors::check(&streams, [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()])?;
     images::check_filters(&options.images, plan.launch.as_ref())?;
     let mounts = images::mounts(&options.images)?;
-    let cgroup = container::make_cgroup(
+    let mut cgroup = container::make_cgroup(
         &plan,
         &Wish {
             path: &plan.linux.cgroups_path,
@@ -82,8 +83,8 @@ pub fn restore(request: RestoreRequest<'_>) -> Result<Restored> {
         cgroup: &cgroup,
         terminal,
     };
-    match run.all(&create, console) {
-        Ok(pid) => finish(pid, &mut plan, create, cgroup),
+    match run.all(&create, console).and_then(|pid| finish(pid, &mut plan, create.about, &mut cgroup)) {
+        Ok(restored) => Ok(restored),
         Err(error) => {
             clean_up(&cgroup);
             // What the hooks of before have set up, these take down.
@@ -93,12 +94,12 @@ pub fn restore(request: RestoreRequest<'_>) -> Result<Restored> {
     }
 }
 
-fn finish(pid: i32, plan: &mut Plan<'_>, create: CreateRequest<'_>, mut cgroup: Cgroup) -> Result<Restored> {
+fn finish(pid: i32, plan: &mut Plan<'_>, about: About, cgroup: &mut Cgroup) -> Result<Restored> {
     cgroup.entered().step(|| "cgroup".to_owned())?;
     let listed = plan.namespaces.has(flags::NEWTIME);
     let own = |pid: i32| rustix::fs::stat(format!("/proc/{pid}/ns/time")).map(|stat| stat.st_ino);
     let time_namespace = !listed && own(pid) != own(std::process::id().cast_signed());
-    Ok(Restored { container: Container::restored(pid, cgroup, plan, create.about)?, time_namespace })
+    Ok(Restored { container: Container::restored(pid, cgroup, plan, about)?, time_namespace })
 }
 
 /// Kills whatever of the container is there, reaps it and removes the cgroup.
