@@ -1,7 +1,8 @@
 //! What the unpacking process gives up before it sees the first byte of an archive.
 //! Owns the pieces and their order. Must not start anything, and must be called while there is one thread.
 //!
-//! In two steps: [`isolate`] while nothing is known of the job, then [`lock`] around the one directory. Each piece holds for
+//! In three steps: [`share`] before the process is forked, [`isolate`] while nothing is known of its job, then [`lock`] around
+//! the one directory. Each piece holds for
 //! itself: with all others gone it would still stand in the way. A piece that the kernel does not have is named and the rest
 //! goes on.
 
@@ -37,7 +38,7 @@ pub enum Piece {
     User,
     /// Its own mount namespace, of which the layer's directory is all.
     Mounts,
-    /// Its own network namespace, in which there is nothing; IPC, UTS and cgroup namespaces.
+    /// A network namespace in which there is nothing; IPC, UTS and cgroup namespaces. Those of the zygote.
     Network,
     /// Files beneath the layer's directory, none of them to be run; no sockets, no signals.
     Landlock,
@@ -62,23 +63,32 @@ pub struct Missing {
     pub error: Error,
 }
 
-/// First step: limits and namespaces. Tells what is missing, and whether there is a user namespace, whose ids somebody with
-/// rights outside must map before [`lock`].
-pub fn isolate(pieces: &[Piece]) -> (Vec<Missing>, bool) {
+/// First step: namespaces in which there is nothing, so that all who are forked after it may have the same. Tells what is
+/// missing.
+pub fn share(pieces: &[Piece]) -> Vec<Missing> {
     let mut missing = Vec::new();
+    let namespaces = flags::NEWNET | flags::NEWIPC | flags::NEWUTS | flags::NEWCGROUP;
+    if pieces.contains(&Piece::Network)
+        && let Err(error) = namespace::unshare(namespaces)
+    {
+        missing.push(Missing { piece: Piece::Network, error });
+    }
+    missing
+}
+
+/// Second step: limits, and a user and a mount namespace. Tells what is missing besides what was `missing` already, and whether there is a user
+/// namespace, whose ids somebody with rights outside must map before [`lock`].
+pub fn isolate(pieces: &[Piece], mut missing: Vec<Missing>) -> (Vec<Missing>, bool) {
     let mut attempt = |piece: Piece, work: &mut dyn FnMut() -> Result<(), Error>| {
         pieces.contains(&piece) && work().map_err(|error| missing.push(Missing { piece, error })).is_ok()
     };
     attempt(Piece::Limits, &mut limit);
     let user = attempt(Piece::User, &mut || namespace::unshare(flags::NEWUSER));
     attempt(Piece::Mounts, &mut || namespace::unshare(flags::NEWNS));
-    attempt(Piece::Network, &mut || {
-        namespace::unshare(flags::NEWNET | flags::NEWIPC | flags::NEWUTS | flags::NEWCGROUP)
-    });
     (missing, user)
 }
 
-/// Second step: everything else, after which only what is beneath `directory` and what is open is there. The directory must
+/// Third step: everything else, after which only what is beneath `directory` and what is open is there. The directory must
 /// be the root of a detached mount for [`Piece::Mounts`].
 pub fn lock(directory: BorrowedFd<'_>, pieces: &[Piece], isolated: &[Missing]) -> Vec<Missing> {
     let mut missing = Vec::new();

@@ -8,12 +8,10 @@ use std::process::ExitCode;
 
 use brig_sys::beneath::Root;
 use brig_sys::fdpass::{Channel, MAX_MESSAGE};
-use brig_sys::{inherited, process};
-use rustix::fs::Mode;
 
 use super::confine::{self, Missing, PIECES, Piece};
-use super::filter;
 use super::{DONE, END, FAILED, JOB, LISTS, LOCKED, PIECE, PROGRESS, READY, files, notes};
+use super::{filter, zygote};
 use crate::apply::Content;
 use crate::decompress::{self, Packing};
 use crate::error::{Error, Result};
@@ -51,21 +49,18 @@ fn packing(code: u8) -> Option<Packing> {
     }
 }
 
-/// Unpacks one layer, or only decodes a stream, for the process at the other end of standard input, confined. For a process that does nothing else.
+/// Unpacks layers, or only decodes streams, for the process at the other end of standard input: each in a process of its own,
+/// confined. For a process that does nothing else.
 pub fn main() -> ExitCode {
-    match serve() {
-        Ok(()) => ExitCode::SUCCESS,
+    zygote::serve(|channel, missing| match serve(&channel, missing) {
+        Ok(()) => 0,
         // There is nobody to tell: the conversation itself has failed.
-        Err(_) => ExitCode::FAILURE,
-    }
+        Err(_) => 1,
+    })
 }
 
-fn serve() -> Result<()> {
-    let channel = Channel::from_fd(inherited::take(0)?);
-    process::close_from(3)?;
-    // Modes are the archive's.
-    rustix::process::umask(Mode::empty());
-    let (missing, user) = confine::isolate(PIECES);
+fn serve(channel: &Channel, missing: Vec<Missing>) -> Result<()> {
+    let (missing, user) = confine::isolate(PIECES, missing);
     channel.send(&[&[READY, u8::from(user)], text(&missing).as_bytes()].concat(), &[])?;
     let job = channel.receive()?;
     let mut fds = job.fds.into_iter();
@@ -80,8 +75,8 @@ fn serve() -> Result<()> {
     let decode = (packing(code), u32::from(window_log));
     let content = if code == HOLLOW { Content::LeftOut } else { Content::Written };
     let worked = match output {
-        Some(output) => only_decode(&channel, File::from(input), File::from(output), decode),
-        None => work(&channel, &directory, File::from(input), decode, content),
+        Some(output) => only_decode(channel, File::from(input), File::from(output), decode),
+        None => work(channel, &directory, File::from(input), decode, content),
     };
     match worked {
         Ok(summary) => channel.send(&[&[DONE], &summary[..]].concat(), &[])?,

@@ -1,5 +1,5 @@
-//! Unpacking in a process of its own that can reach nothing but the layer's directory: starting it, feeding it, hearing what
-//! came of it. Owns both ends of their conversation. Must not believe the process: what it says is bounded and checked, and
+//! Unpacking in a process of its own that can reach nothing but the layer's directory: having it forked (`zygote.rs`), feeding
+//! it, hearing what came of it. Owns both ends of their conversation. Must not believe the process: what it says is bounded and checked, and
 //! whatever becomes of it is the failure of one layer.
 //!
 //! What is left to believe is that the files are what the archive with the told diff id describes: whoever takes the process
@@ -17,22 +17,21 @@ mod decode;
 mod filter;
 mod helper;
 mod notes;
+mod zygote;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use brig_sys::beneath::Root;
-use brig_sys::fdpass::{self, Channel};
+use brig_sys::fdpass::Channel;
 use brig_sys::idmap::{self, Kind, Range};
 use brig_sys::mount::{self, Attr, Change};
-use brig_sys::process;
+use brig_sys::pidfd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags};
@@ -41,9 +40,11 @@ use crate::apply::Content;
 use crate::decompress::{Packing, ZSTD_HEAD, ZSTD_USUAL_LOG, ZSTD_WINDOW_LOG, needs_large_window};
 use crate::error::{Error, Result};
 use crate::layer::{InFile, Input};
-pub use confine::{Missing, PIECES, Piece, isolate, lock};
+pub use confine::{Missing, PIECES, Piece, isolate, lock, share};
 pub use helper::main;
 use notes::{MAX_LISTS, Outcome};
+use zygote::Born;
+pub use zygote::serve;
 
 const READY: u8 = b'R';
 const JOB: u8 = b'J';
@@ -54,25 +55,32 @@ const LISTS: u8 = b'N';
 const DONE: u8 = b'D';
 const FAILED: u8 = b'F';
 
+const SIGKILL: i32 = 9;
+
 /// How long the process may take for any step, by default.
 const STALLED: Duration = Duration::from_secs(60);
 /// How many times as long it may only say that it is alive: what the pipe holds may be a thousand times as much to write.
 const LONGEST: u32 = 60;
 /// How much is read from the input at a time, and kept in the pipe, in bytes.
 const PIECE: usize = 256 * 1024;
-/// The kernel's choice when memory is short: rather this than the daemon or a container.
-const OOM_SCORE: i32 = 800;
 
-/// How the confined process is started.
+/// How confined processes are started.
 #[derive(Debug)]
 pub struct Unpacker {
-    program: PathBuf,
-    arguments: Vec<OsString>,
-    stalled: Duration,
+    start: Arc<Start>,
+    zygote: zygote::Keeper,
     /// What the kernel does not have has been said.
     told: AtomicBool,
     /// Held by whoever needs much memory to decode: one at a time.
     large: Mutex<()>,
+}
+
+/// What has [`main`] run, and how patiently.
+#[derive(Debug, Clone)]
+struct Start {
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    stalled: Duration,
 }
 
 impl Unpacker {
@@ -80,9 +88,8 @@ impl Unpacker {
     pub fn new(program: impl Into<PathBuf>, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Unpacker {
         let arguments = arguments.into_iter().map(|argument| argument.as_ref().to_owned()).collect();
         Unpacker {
-            program: program.into(),
-            arguments,
-            stalled: STALLED,
+            start: Arc::new(Start { program: program.into(), arguments, stalled: STALLED }),
+            zygote: zygote::Keeper::default(),
             told: AtomicBool::new(false),
             large: Mutex::default(),
         }
@@ -95,7 +102,8 @@ impl Unpacker {
 
     /// Gives up on a process that has input, or all of it, and does nothing for this long.
     pub fn stalled_after(self, stalled: Duration) -> Unpacker {
-        Unpacker { stalled, ..self }
+        let start = Start { stalled, ..Start::clone(&self.start) };
+        Unpacker { start: Arc::new(start), ..self }
     }
 
     /// Unpacks what `input` gives into the ingest directory `directory`.
@@ -174,7 +182,8 @@ fn pipe() -> Result<(OwnedFd, OwnedFd)> {
 
 /// The process, which ends with this at the latest.
 struct Process<'a> {
-    child: Child,
+    pid: i32,
+    pidfd: OwnedFd,
     channel: Channel,
     unpacker: &'a Unpacker,
     /// When it last gave a sign of life or took input.
@@ -190,24 +199,26 @@ struct Process<'a> {
 impl Drop for Process<'_> {
     fn drop(&mut self) {
         // It has ended, or is to; what cannot be killed is gone.
-        let _gone = self.child.kill();
-        let _reaped = self.child.wait();
+        let _gone = pidfd::send_signal(self.pidfd.as_fd(), SIGKILL);
+        let _reaped = pidfd::reap(self.pidfd.as_fd());
     }
 }
 
 impl<'a> Process<'a> {
     fn start(unpacker: &'a Unpacker) -> Result<Process<'a>> {
-        let (channel, theirs) = fdpass::pair()?;
-        let mut command = Command::new(&unpacker.program);
-        command.args(&unpacker.arguments).env_clear().arg0("brig");
-        // Not even /dev/null, whose mode root may change by an open descriptor: a pipe that nobody reads.
-        let failed = |errno: Errno| Error::io("make a pipe", errno);
-        let (_, nowhere) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
-        let again = nowhere.try_clone().map_err(|error| Error::io("duplicate a descriptor", error))?;
-        command.stdin(Stdio::from(theirs.into_fd())).stdout(Stdio::from(nowhere)).stderr(Stdio::from(again));
-        let child = command.spawn().map_err(|error| Error::io("start the process that unpacks layers", error))?;
+        let Born { pid, pidfd, channel } = unpacker.zygote.bear(&unpacker.start)?;
         let alive = Instant::now();
-        Ok(Process { child, channel, unpacker, alive, further: alive, lists: Vec::new(), fed: false, last_word: None })
+        Ok(Process {
+            pid,
+            pidfd,
+            channel,
+            unpacker,
+            alive,
+            further: alive,
+            lists: Vec::new(),
+            fed: false,
+            last_word: None,
+        })
     }
 
     fn send(&mut self, bytes: &[u8], fds: &[std::os::fd::BorrowedFd<'_>]) -> Result<()> {
@@ -227,13 +238,11 @@ impl<'a> Process<'a> {
             _ => return Err(notes::bad("a message")),
         };
         unpacker.tell(missing);
-        let pid = i32::try_from(self.child.id()).unwrap_or_default();
-        process::set_oom_score_adj(pid, OOM_SCORE)?;
         if user == 1 {
             for kind in [Kind::Group, Kind::User] {
                 let own = idmap::read(i32::try_from(std::process::id()).unwrap_or_default(), kind)?;
                 let same: Vec<Range> = own.iter().map(|range| Range { outside: range.inside, ..*range }).collect();
-                idmap::write(pid, kind, &same)?;
+                idmap::write(self.pid, kind, &same)?;
             }
         }
         Ok(())
@@ -249,7 +258,7 @@ impl<'a> Process<'a> {
     /// Waits until there is a message or, if asked for, one of the pipes is ready; tells whether there is a message.
     fn wait(&mut self, pipes: &[(&OwnedFd, PollFlags)]) -> Result<bool> {
         loop {
-            let left = self.unpacker.stalled.saturating_sub(self.alive.elapsed());
+            let left = self.unpacker.start.stalled.saturating_sub(self.alive.elapsed());
             if left.is_zero() {
                 return Err(self.stalled());
             }
@@ -268,7 +277,7 @@ impl<'a> Process<'a> {
     fn hear(&mut self) -> Result<bool> {
         let message = self.channel.receive()?.bytes;
         self.alive = Instant::now();
-        let longest = self.unpacker.stalled * LONGEST;
+        let longest = self.unpacker.start.stalled * LONGEST;
         if self.further.elapsed() > longest {
             let seconds = longest.as_secs_f32();
             let text =
@@ -426,22 +435,14 @@ impl<'a> Process<'a> {
     }
 
     fn stalled(&mut self) -> Error {
-        let seconds = self.unpacker.stalled.as_secs_f32();
+        let seconds = self.unpacker.start.stalled.as_secs_f32();
         Error::invalid(format!("the process that unpacks the layer did nothing for {seconds} seconds and was ended"))
     }
 
     /// It has closed its end without a last word.
     fn died(&mut self) -> Error {
-        let _gone = self.child.kill();
-        let text = match self.child.wait() {
-            Ok(status) => match (status.code(), status.signal()) {
-                (Some(code), _) => format!("ended unexpectedly with code {code}"),
-                (_, Some(signal)) => format!("was killed by signal {signal}"),
-                (None, None) => "ended unexpectedly".to_owned(),
-            },
-            Err(error) => format!("is gone: {error}"),
-        };
-        Error::invalid(format!("the process that unpacks the layer {text}; nothing of the layer is kept"))
+        let _gone = pidfd::send_signal(self.pidfd.as_fd(), SIGKILL);
+        zygote::died(pidfd::reap(self.pidfd.as_fd()))
     }
 }
 

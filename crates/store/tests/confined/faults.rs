@@ -1,12 +1,15 @@
 //! What becomes of a layer, and of everything else, when the process that unpacks it does not do what it should.
 
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use brig_store::unpacker::Unpacker;
 use brig_store::{Error, Options, Store};
+use brig_sys::fdpass::Channel;
 use brig_sys::process::{Limits, resource, set_limit};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -49,13 +52,22 @@ impl<F: FnMut(u64)> Read for Endless<F> {
     }
 }
 
-/// The one child of a process.
+/// The one child of a process, but for the zygote.
 fn child_of(parent: u32) -> Option<Pid> {
+    one_of(parent, false)
+}
+
+fn zygote_of(parent: u32) -> Option<Pid> {
+    one_of(parent, true)
+}
+
+fn one_of(parent: u32, zygote: bool) -> Option<Pid> {
     let is_child = |stat: &str| {
-        let after_name = stat.rsplit_once(") ")?.1;
+        let (name, after_name) = stat.rsplit_once(") ")?;
         let mut words = after_name.split(' ');
         let state = words.next()?;
-        (words.next()?.parse() == Ok(parent) && state != "Z").then_some(())
+        let is_wanted = name.ends_with("(brig-zygote") == zygote;
+        (is_wanted && words.next()?.parse() == Ok(parent) && state != "Z").then_some(())
     };
     let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let found = pids.into_iter().find(|pid: &i32| {
@@ -137,6 +149,7 @@ pub fn nothing_of_the_host_is_open() {
             return;
         }
         let pid = unpacking().as_raw_nonzero();
+        let mut sockets = 0;
         for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
             // A file that it has closed meanwhile is none of the host's.
             let path = entry.unwrap().path();
@@ -145,7 +158,9 @@ pub fn nothing_of_the_host_is_open() {
             let harmless = kind.is_socket() || kind.is_fifo() || (metadata.dev() == own && !kind.is_char_device());
             assert!(harmless, "{path:?}: {:?}", std::fs::read_link(&path));
             looked += 1;
+            sockets += usize::from(kind.is_socket());
         }
+        assert_eq!(sockets, 1, "not the zygote's");
         // All its threads have both filters, the second of which lets it start no more.
         for task in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
             let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
@@ -238,12 +253,50 @@ pub fn nonsense_is_not_believed() {
         ),
         ("printf 'R\\000' >&0; printf 'F\\000bad \\033[31m' >&0; sleep 100", "bad \\u{1b}[31m"),
     ] {
-        let (_dir, store) = with(Unpacker::new("/bin/sh", ["-c", script]));
+        let (_dir, store) = with(Unpacker::new(std::env::current_exe().unwrap(), ["script", script]));
         let error = fails(&store, Endless::new(50, |_| {}));
         assert!(error.message.contains(said), "{script}: {error}");
     }
     let (_dir, store) = with(Unpacker::new("/nonexistent", ["unpack"]));
     assert!(fails(&store, io::empty()).message.contains("start the process"));
+    // The same of the zygote, before there is anything else.
+    for (script, said) in [
+        ("exit 3", "ended unexpectedly with code 3"),
+        ("printf nonsense >&0; sleep 100", "has sent a message that cannot be"),
+    ] {
+        let (_dir, store) = with(Unpacker::new("/bin/sh", ["-c", script]));
+        let error = fails(&store, io::empty());
+        assert!(error.message.contains(said), "{script}: {error}");
+    }
+    let silent = Unpacker::new("/bin/sleep", ["100"]).stalled_after(Duration::from_millis(300));
+    let (_dir, store) = with(silent);
+    assert!(fails(&store, io::empty()).message.contains("does not answer"));
+}
+
+/// The process of a test: a shell whose standard input is the channel.
+pub fn script(channel: Channel, script: &str) -> i32 {
+    panic!("{}", Command::new("/bin/sh").args(["-c", script]).stdin(Stdio::from(channel.into_fd())).exec());
+}
+
+pub fn the_zygote_is_one_and_replaced() {
+    let (_dir, store) = confined();
+    works(&store);
+    let zygote = zygote_of(std::process::id()).unwrap();
+    works(&store);
+    assert_eq!(zygote_of(std::process::id()), Some(zygote), "the next layer's process is its child too");
+    kill_process(zygote, Signal::KILL).unwrap();
+    works(&store);
+    let next = zygote_of(std::process::id()).unwrap();
+    assert_ne!(next, zygote);
+    drop(store);
+    let pidfd = rustix::process::pidfd_open(next, rustix::process::PidfdFlags::empty());
+    assert!(pidfd.is_err() || ends(&pidfd.unwrap()), "it outlives the store");
+}
+
+fn ends(pidfd: &OwnedFd) -> bool {
+    let mut gone = [rustix::event::PollFd::new(pidfd, rustix::event::PollFlags::IN)];
+    let timeout = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
+    rustix::event::poll(&mut gone, Some(&timeout)).unwrap() == 1
 }
 
 /// Unpacks without end.
@@ -267,13 +320,12 @@ pub fn it_dies_with_who_started_it() {
     victim.arg("victim").arg(&root).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut victim = victim.spawn().unwrap();
     victim.stdout.as_mut().unwrap().read_exact(&mut [0; 9]).unwrap();
-    let unpacking = child_of(victim.id()).unwrap();
-    let pidfd = rustix::process::pidfd_open(unpacking, rustix::process::PidfdFlags::empty()).unwrap();
+    let open =
+        |pid: Option<Pid>| rustix::process::pidfd_open(pid.unwrap(), rustix::process::PidfdFlags::empty()).unwrap();
+    let (unpacking, zygote) = (open(child_of(victim.id())), open(zygote_of(victim.id())));
     victim.kill().unwrap();
     victim.wait().unwrap();
-    let mut gone = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
-    let timeout = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
-    assert_eq!(rustix::event::poll(&mut gone, Some(&timeout)).unwrap(), 1, "it outlives who started it");
+    assert!(ends(&unpacking) && ends(&zygote), "it outlives who started it");
     let store = Store::open(&root).unwrap();
     store.wait_for_removals();
     assert_eq!(common::count(&store, "ingest"), 0);

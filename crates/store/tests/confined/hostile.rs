@@ -6,13 +6,11 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use brig_store::unpacker::Unpacker;
 use brig_store::{ErrorKind, Options, Store};
 use brig_sys::fdpass::Channel;
-use brig_sys::inherited;
 use rustix::fs::{AtFlags, FileType, Mode};
 
 use crate::common::{self, Tar};
@@ -44,8 +42,7 @@ const DEEDS: &[(&str, &str)] = &[
 ];
 
 /// The other process: plays the unpacking one as far as the conversation goes.
-pub fn child(deed: &str, host: &str) -> ExitCode {
-    let channel = Channel::from_fd(inherited::take(0).unwrap());
+pub fn child(channel: &Channel, deed: &str, host: &str) -> i32 {
     channel.send(b"R\0", &[]).unwrap();
     let job = channel.receive().unwrap();
     let [directory, input]: [OwnedFd; 2] = job.fds.try_into().unwrap();
@@ -126,7 +123,7 @@ pub fn child(deed: &str, host: &str) -> ExitCode {
     }
     // It may not be listened to any more.
     drop(channel.send(&done, &[]));
-    ExitCode::SUCCESS
+    0
 }
 
 pub fn whatever_it_does_is_one_failed_layer() {

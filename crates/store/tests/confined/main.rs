@@ -11,6 +11,8 @@ mod walls;
 
 use std::process::ExitCode;
 
+use brig_store::unpacker;
+
 /// A test by its name.
 type Test = (&'static str, fn());
 
@@ -33,19 +35,21 @@ const TESTS: &[Test] = &[
     ("nonsense_is_not_believed", faults::nonsense_is_not_believed),
     ("whatever_it_does_is_one_failed_layer", hostile::whatever_it_does_is_one_failed_layer),
     ("it_dies_with_who_started_it", faults::it_dies_with_who_started_it),
+    ("the_zygote_is_one_and_replaced", faults::the_zygote_is_one_and_replaced),
 ];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[1..] {
-        ["unpack"] => return brig_store::unpacker::main(),
+        ["unpack"] => return unpacker::main(),
         ["probe", pieces, address, refused] => return walls::probe(pieces, address, refused),
         ["refused", piece] => {
             walls::refuse(piece);
-            return brig_store::unpacker::main();
+            return unpacker::main();
         }
-        ["hostile", deed, host] => return hostile::child(deed, host),
+        ["hostile", deed, host] => return unpacker::serve(|channel, _| hostile::child(&channel, deed, host)),
+        ["script", script] => return unpacker::serve(|channel, _| faults::script(channel, script)),
         ["victim", root] => return faults::victim(root),
         _ => {}
     }

@@ -4,7 +4,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::process::{Command, ExitCode, Stdio};
 
-use brig_store::unpacker::{PIECES, Piece, isolate, lock};
+use brig_store::unpacker::{PIECES, Piece, isolate, lock, share};
 use brig_sys::clone::flags;
 use brig_sys::fdpass::{self, Channel};
 use brig_sys::idmap::{self, Kind, Range};
@@ -101,7 +101,7 @@ pub fn probe(pieces: &str, address: &str, refused: &str) -> ExitCode {
     let parent = Pid::from_raw(rustix::process::getppid().unwrap().as_raw_nonzero().get()).unwrap();
     let hostname = rustix::system::uname().nodename().to_bytes().to_vec();
     let channel = Channel::from_fd(inherited::take(0).unwrap());
-    let (mut missing, user) = isolate(&pieces);
+    let (mut missing, user) = isolate(&pieces, share(&pieces));
     channel.send(if user { b"user" } else { b"none" }, &[]).unwrap();
     let directory = channel.receive().unwrap().fds.pop().unwrap();
     let later = lock(directory.as_fd(), &pieces, &missing);
