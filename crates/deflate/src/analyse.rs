@@ -256,7 +256,7 @@ impl<R: Read, W: Write> Analysis<'_, R, W> {
         let length = self.text.len() - place.start;
         let origin_back = (place.start as i64 - place.origin) as u64;
         let head = StretchHead {
-            flavour: flavour.number(),
+            flavour: flavour.number() | StretchHead::TELLS_ROWS,
             bits: (self.begun.bit % 8) as u8,
             text_bytes: length as u32,
             floor_back: (place.start - place.floor.min(place.start)) as u32,
@@ -356,6 +356,7 @@ fn near(back: u64) -> u32 {
 
 /// What stands before a stretch's code in a recipe; a zero byte ends the recipe.
 pub(crate) struct StretchHead {
+    /// The encoder's number, with [`StretchHead::TELLS_ROWS`].
     pub(crate) flavour: u8,
     /// How many bits of its first byte belong to the stretch before.
     pub(crate) bits: u8,
@@ -367,6 +368,8 @@ pub(crate) struct StretchHead {
 
 impl StretchHead {
     pub(crate) const SIZE: usize = 18;
+    /// Set in `flavour` if rows of literals are told; what the first versions wrote has none.
+    pub(crate) const TELLS_ROWS: u8 = 0x80;
 
     fn to_bytes(&self) -> Vec<u8> {
         let numbers = [self.text_bytes, self.floor_back, self.origin_back, self.coded_bytes];

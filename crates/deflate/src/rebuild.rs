@@ -59,7 +59,8 @@ struct Job {
 
 impl Job {
     fn run(&self) -> Made {
-        let segment = segment::decode(&self.coded, &self.text, self.place, self.flavour)?;
+        let tells_rows = self.head.flavour & StretchHead::TELLS_ROWS != 0;
+        let segment = segment::decode(&self.coded, &self.text, self.place, (self.flavour, tells_rows))?;
         let made = segment::emit(&segment, &self.text[self.place.start..], (0, u32::from(self.head.bits)))?;
         let (bytes, bits, _) = made.finish();
         Ok((bytes, bits))
@@ -91,7 +92,8 @@ impl<T: Read, R: Read> Source<T, R> {
         }
         self.recipe.read_exact(&mut head[1..]).map_err(cut)?;
         let head = StretchHead::from_bytes(&head).ok_or(Error::Damaged("the head of a stretch"))?;
-        let flavour = Flavour::from_number(head.flavour).ok_or(Error::Damaged("an encoder that is not known"))?;
+        let number = head.flavour & !StretchHead::TELLS_ROWS;
+        let flavour = Flavour::from_number(number).ok_or(Error::Damaged("an encoder that is not known"))?;
         let mut coded = Vec::new();
         self.recipe.by_ref().take(u64::from(head.coded_bytes)).read_to_end(&mut coded)?;
         if coded.len() != head.coded_bytes as usize {

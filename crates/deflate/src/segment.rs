@@ -19,6 +19,9 @@ pub(crate) const MOST_TOKENS: usize = 1 << 20;
 /// The most zero bytes after the last member.
 pub(crate) const MOST_ZEROS: u32 = 1 << 20;
 const MOST_ITEMS: usize = 1 << 20;
+/// After so many literals in a row it is told how many more follow, so that nothing need be searched for in what cannot be
+/// compressed.
+const ROW: usize = 64;
 
 /// What stands in a stream.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -66,6 +69,7 @@ struct Models {
     same_count: Bit,
     count: Number,
     guessed: Vec<Bit>,
+    row: Number,
     is_literal: [Bit; 3],
     is_same_distance: Bit,
     length: Tree<8>,
@@ -73,19 +77,24 @@ struct Models {
     header: header::Models,
 }
 
-/// Codes a stretch of known flavour. Gives up beyond `budget` bytes.
+/// Codes a stretch of known flavour, rows of literals told. Gives up beyond `budget` bytes.
 pub(crate) fn encode(segment: &Segment, text: &[u8], place: Place, flavour: Flavour, budget: usize) -> Option<Vec<u8>> {
     let mut writer = Writer::new();
     // What was read from a stream can be coded: only a recipe can be damaged.
     let mut limited = Limited { writer: &mut writer, budget };
-    code_with(&mut limited, flavour, segment, text, place).ok()?;
+    code_with(&mut limited, (flavour, true), segment, text, place).ok()?;
     let coded = writer.finish();
     (coded.len() <= budget).then_some(coded)
 }
 
-/// The other way.
-pub(crate) fn decode(coded: &[u8], text: &[u8], place: Place, flavour: Flavour) -> Result<Segment> {
-    code_with(&mut Reader::new(coded), flavour, &Segment::default(), text, place)
+/// The other way. `tells_rows` is false for what older versions coded.
+pub(crate) fn decode(
+    coded: &[u8],
+    text: &[u8],
+    place: Place,
+    (flavour, tells_rows): (Flavour, bool),
+) -> Result<Segment> {
+    code_with(&mut Reader::new(coded), (flavour, tells_rows), &Segment::default(), text, place)
 }
 
 /// Ends the work on a recipe that is longer than it may be.
@@ -123,16 +132,16 @@ impl Budget for Reader<'_> {}
 
 fn code_with<C: Coder + Budget>(
     coder: &mut C,
-    flavour: Flavour,
+    way: (Flavour, bool),
     segment: &Segment,
     text: &[u8],
     place: Place,
 ) -> Result<Segment> {
-    match flavour {
-        Flavour::Zlib(level) => code(coder, Chain::<false>::new(level), flavour, segment, text, place),
-        Flavour::Go(level) => code(coder, Chain::<true>::new(level), flavour, segment, text, place),
-        Flavour::Compress(level) => code(coder, Dual::new(level, false), flavour, segment, text, place),
-        Flavour::Pieces(level) => code(coder, Dual::new(level, true), flavour, segment, text, place),
+    match way.0 {
+        Flavour::Zlib(level) => code(coder, Chain::<false>::new(level), way, segment, text, place),
+        Flavour::Go(level) => code(coder, Chain::<true>::new(level), way, segment, text, place),
+        Flavour::Compress(level) => code(coder, Dual::new(level, false), way, segment, text, place),
+        Flavour::Pieces(level) => code(coder, Dual::new(level, true), way, segment, text, place),
     }
 }
 
@@ -141,6 +150,8 @@ struct Work<'a, P> {
     predictor: P,
     models: Models,
     flavour: Flavour,
+    /// Literals that follow others in a row are told, not guessed.
+    tells_rows: bool,
     text: &'a [u8],
     at: usize,
     floor: usize,
@@ -154,7 +165,7 @@ struct Work<'a, P> {
 fn code<C: Coder + Budget, P: Predictor>(
     coder: &mut C,
     mut predictor: P,
-    flavour: Flavour,
+    (flavour, tells_rows): (Flavour, bool),
     segment: &Segment,
     text: &[u8],
     place: Place,
@@ -162,7 +173,8 @@ fn code<C: Coder + Budget, P: Predictor>(
     predictor.begin(text, place.floor, place.origin, place.start);
     let models = Models { guessed: vec![Bit::default(); 64], ..Models::default() };
     let Place { start, floor, origin } = place;
-    let mut work = Work { predictor, models, flavour, text, at: start, floor, origin, count: 0, luck: 0 };
+    let tells_rows = tells_rows && P::SKIPS;
+    let mut work = Work { predictor, models, flavour, tells_rows, text, at: start, floor, origin, count: 0, luck: 0 };
     let mut made = Segment::default();
     let mut items = segment.items.iter();
     let mut tokens = &segment.tokens[..];
@@ -249,6 +261,10 @@ impl<P: Predictor> Work<'_, P> {
         }
         // The encoder went through this text too, and found nothing of use.
         let end = self.at + length;
+        if self.tells_rows {
+            // But for what it found at its end.
+            self.at = end.saturating_sub(1).max(self.at);
+        }
         while self.at < end {
             let token = Token::literal(self.text[self.at]);
             let guess = self.predictor.predict(self.text, self.at);
@@ -289,7 +305,18 @@ impl<P: Predictor> Work<'_, P> {
             self.at + chunk - into
         });
         let begun = made.len();
-        for nth in 0..count {
+        let (mut nth, mut row) = (0, 0);
+        while nth < count {
+            if self.tells_rows && row == ROW {
+                let more = if C::READS { 0 } else { literals_of(&tokens[nth..count]) };
+                let more = self.row(coder, more, count - nth)?;
+                for byte in more {
+                    literals[usize::from(*byte)] += 1;
+                    made.push(Token::literal(*byte));
+                }
+                (nth, row) = (nth + more.len(), 0);
+                continue;
+            }
             let token = if C::READS { Token::literal(0) } else { tokens[nth] };
             if self.at >= self.text.len() {
                 return Err(Error::Damaged("the number of tokens"));
@@ -306,6 +333,8 @@ impl<P: Predictor> Work<'_, P> {
             if nth % 4096 == 0 && coder.is_spent() {
                 return Err(Error::Unsupported("an encoder that is not known"));
             }
+            row = if token.is_match() { 0 } else { row + 1 };
+            nth += 1;
         }
         if !C::READS {
             *tokens = &tokens[made.len() - begun..];
@@ -322,6 +351,15 @@ impl<P: Predictor> Work<'_, P> {
         let nothing = Header::default();
         let header = header::code(coder, &mut self.models.header, header.unwrap_or(&nothing), &expected)?;
         Ok(Item::Tokens { last, header: Some(header), count })
+    }
+
+    /// The text of so many literals that follow others, at most `most`.
+    fn row(&mut self, coder: &mut impl Coder, count: usize, most: usize) -> Result<&[u8]> {
+        let count = self.models.row.code(coder, count as u32) as usize;
+        let text = self.text.get(self.at..self.at.saturating_add(count)).filter(|_| count <= most);
+        let text = text.ok_or(Error::Damaged("the number of literals"))?;
+        self.at += count;
+        Ok(text)
     }
 
     #[inline]
@@ -364,6 +402,11 @@ impl<P: Predictor> Work<'_, P> {
         let bits = coder.raw(count, bits);
         Ok(Token::matched(length, (base + bits as usize).min(WINDOW)))
     }
+}
+
+/// How many literals these tokens begin with.
+fn literals_of(tokens: &[Token]) -> usize {
+    tokens.iter().take_while(|token| !token.is_match()).count()
 }
 
 /// The stream of a stretch. Begins with the bits of a byte that was begun before.

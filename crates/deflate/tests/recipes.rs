@@ -5,7 +5,7 @@
 use std::io::{Read, Write};
 
 use brig_deflate::{Analysed, Error, Form, analyse, compress, rebuild};
-use brig_tests::image::gzip_program;
+use brig_tests::image::{self, gzip_program};
 use flate2::write::GzEncoder;
 use flate2::{Compress, Compression, FlushCompress, GzBuilder};
 use proptest::prelude::*;
@@ -97,6 +97,25 @@ fn nothing_and_little() {
         (0..3_000_000).map(|_| next()).collect()
     };
     check(&gzip(&noise, 6), &noise);
+}
+
+/// A recipe of the time before rows of literals were told.
+#[test]
+fn recipes_of_the_first_kind() {
+    const RECIPE: &str = "62726967646566311000789b000000000000000000004900000000236378b0818000007dff915b53fffffffeb39f61d7b5\
+        ff2777f685aaeeffc655f0cb401be54b80c09dd5fbfb6c212691b58f30431c02ffaf2b083cba9b44cb65dbc8a1f17a67a38000";
+    let bytes = RECIPE.as_bytes().chunks(2);
+    let old: Vec<u8> = bytes.map(|pair| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap()).collect();
+    let (noise, row) = (image::noise(20_000), b"a row of words, again and again; ".repeat(300));
+    let text = [&noise[..9000], &row, &noise[9000..], &row].concat();
+    let stream = [&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3][..], &gzip_program(&text, 6)[10..]].concat();
+    let mut made = Vec::new();
+    rebuild(&text[..], &old[..], 1).unwrap().read_to_end(&mut made).unwrap();
+    assert!(made == stream);
+    // What has no matches for long is no work, and no longer a recipe.
+    let (_, new) = recipe(&stream).unwrap();
+    assert!(new.len() <= old.len() + 10 && new != old, "{}", new.len());
+    check(&stream, &text);
 }
 
 #[test]

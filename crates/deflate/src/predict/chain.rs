@@ -38,15 +38,18 @@ const TOO_FAR: usize = 4096;
 /// zlib keeps room for a whole match and the next one behind the window.
 const ZLIB_REACH: usize = WINDOW - (MAX_MATCH + MIN_MATCH + 1);
 
+/// Hashes of Go's; zlib has a quarter of them.
+const HEADS: usize = 1 << 17;
+
 /// See the module.
 pub(crate) struct Chain<const IS_GO: bool> {
     effort: Effort,
     is_lazy: bool,
     reach: usize,
     /// The last place of each hash, plus one.
-    heads: Vec<u32>,
+    heads: Box<[u32; HEADS]>,
     /// For each place of the window the one before of the same hash, plus one.
-    before: Vec<u32>,
+    before: Box<[u32; WINDOW]>,
     /// Places below are indexed.
     indexed: usize,
     floor: usize,
@@ -66,8 +69,8 @@ impl<const IS_GO: bool> Chain<IS_GO> {
             effort,
             is_lazy: IS_GO || level >= 4,
             reach: if IS_GO { WINDOW } else { ZLIB_REACH },
-            heads: vec![0; 1 << Self::HASH_BITS],
-            before: vec![0; WINDOW],
+            heads: table(),
+            before: table(),
             indexed: 0,
             floor: 0,
             found: None,
@@ -109,19 +112,22 @@ impl<const IS_GO: bool> Chain<IS_GO> {
         let lowest = at.saturating_sub(self.reach).max(self.floor);
         let mut distance = 0;
         let mut place = self.heads[Self::hash(text, at)] as usize;
+        let mut wanted = last_word(text, at, best);
         for _ in 0..chain {
             // Places count from one; zero is none.
             if place <= lowest || place > at {
                 break;
             }
             let there = place - 1;
-            if text[there + best] == text[at + best] && (IS_GO || text[there + best - 1] == text[at + best - 1]) {
+            // Where the last bytes differ that a longer match needs, no longer one is: more than the encoders compare, to the same end.
+            if last_word(text, there, best) == wanted {
                 let length = common(text, at, there, most);
                 if length > best && (!IS_GO || length > 4 || at - there <= TOO_FAR) {
                     (best, distance) = (length, at - there);
                     if length >= nice {
                         break;
                     }
+                    wanted = last_word(text, at, best);
                 }
             }
             place = self.before[there % WINDOW] as usize;
@@ -139,7 +145,25 @@ impl<const IS_GO: bool> Chain<IS_GO> {
     }
 }
 
+/// The last bytes of those that a match longer than `best` has: the place after that and up to three before it.
+#[inline]
+fn last_word(text: &[u8], at: usize, best: usize) -> u32 {
+    if best >= 3 {
+        u32::from_le_bytes(text[at + best - 3..at + best + 1].try_into().unwrap_or_default())
+    } else {
+        u32::from(u16::from_le_bytes(text[at + best - 1..at + best + 1].try_into().unwrap_or_default()))
+    }
+}
+
+/// Zeros, on the heap from the beginning.
+fn table<const LENGTH: usize>() -> Box<[u32; LENGTH]> {
+    vec![0; LENGTH].into_boxed_slice().try_into().unwrap_or_else(|_| Box::new([0; LENGTH]))
+}
+
 impl<const IS_GO: bool> Predictor for Chain<IS_GO> {
+    // What is behind is indexed when the next place is asked for.
+    const SKIPS: bool = true;
+
     fn begin(&mut self, text: &[u8], floor: usize, _origin: i64, at: usize) {
         self.heads.fill(0);
         self.floor = floor;

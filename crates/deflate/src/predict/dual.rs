@@ -328,6 +328,9 @@ impl Dual {
 }
 
 impl Predictor for Dual {
+    // What it indexes depends on how it came there.
+    const SKIPS: bool = false;
+
     fn begin(&mut self, text: &[u8], floor: usize, origin: i64, at: usize) {
         self.clear();
         (self.floor, self.origin) = (floor, origin);

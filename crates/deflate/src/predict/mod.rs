@@ -14,6 +14,9 @@ pub(crate) const HISTORY: usize = 64 * 1024;
 
 /// Guesses tokens. Positions are in a text that begins at most [`HISTORY`] bytes before the segment.
 pub(crate) trait Predictor {
+    /// Whether literals may be passed over without asking for them or accepting them, at no loss.
+    const SKIPS: bool;
+
     /// Begins at `at`, knowing the text from `floor` on, nothing before which may be matched. `origin` is where the encoder
     /// itself began, or was flushed last.
     fn begin(&mut self, text: &[u8], floor: usize, origin: i64, at: usize);

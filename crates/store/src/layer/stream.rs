@@ -12,8 +12,11 @@ use crate::apply::{self, Applied, Content};
 use crate::digest::Hasher;
 use crate::error::{Error, Result};
 
-/// How much is read ahead of the unpacking thread, and in what pieces.
+/// How much is read ahead of the unpacking thread, and in what pieces. The first ones are smaller: a small layer's time goes
+/// into what is touched for the first time.
 const PIECE: usize = 256 * 1024;
+const FIRST_PIECE: usize = 64 * 1024;
+const FIRST_PIECES: u64 = 24;
 const PIECES: usize = 4;
 /// How many pieces pass between two signs of life.
 const BEAT: u64 = 32;
@@ -56,15 +59,16 @@ fn feed(mut reader: impl Read, full: &SyncSender<Vec<u8>>, empty: &Receiver<Vec<
     let mut total = 0u64;
     alive();
     for nth in 1.. {
-        let mut piece = empty.try_recv().unwrap_or_else(|_| vec![0; PIECE]);
-        piece.resize(PIECE, 0);
+        let size = if nth <= FIRST_PIECES { FIRST_PIECE } else { PIECE };
+        let mut piece = empty.try_recv().unwrap_or_default();
+        piece.resize(size, 0);
         let length = fill(&mut reader, &mut piece).map_err(|error| Error::input("read the layer", &error))?;
         piece.truncate(length);
         total += length as u64;
         if total > MAX_LAYER_SIZE {
             return Err(Error::invalid(format!("layer of more than {MAX_LAYER_SIZE} bytes")));
         }
-        let ended = length < PIECE;
+        let ended = length < size;
         if full.send(piece).is_err() || ended {
             break;
         }
