@@ -297,6 +297,33 @@ impl<P: Predictor> Work<'_, P> {
             return Err(Error::Damaged("the number of tokens"));
         }
         self.count = count;
+        let begun = made.len();
+        let counts = self.tokens(coder, tokens, count, made)?;
+        if !C::READS {
+            *tokens = &tokens[made.len() - begun..];
+        }
+        if !has_header {
+            return Ok(Item::Tokens { last, header: None, count });
+        }
+        let expected = header::Expected {
+            literals: &counts.0,
+            distances: &counts.1,
+            builder: self.flavour.builder(),
+            runs: self.flavour.runs(),
+        };
+        let nothing = Header::default();
+        let header = header::code(coder, &mut self.models.header, header.unwrap_or(&nothing), &expected)?;
+        Ok(Item::Tokens { last, header: Some(header), count })
+    }
+
+    /// The tokens of a block; how often it has each symbol that its codes are made for.
+    fn tokens<C: Coder + Budget>(
+        &mut self,
+        coder: &mut C,
+        tokens: &[Token],
+        count: usize,
+        made: &mut Vec<Token>,
+    ) -> Result<([u32; LITERALS], [u32; DISTANCES])> {
         let mut literals = [0; LITERALS];
         let mut distances = [0; DISTANCES];
         literals[END] = 1;
@@ -304,7 +331,6 @@ impl<P: Predictor> Work<'_, P> {
             let into = (self.at as i64 - self.origin).rem_euclid(chunk as i64) as usize;
             self.at + chunk - into
         });
-        let begun = made.len();
         let (mut nth, mut row) = (0, 0);
         while nth < count {
             if self.tells_rows && row == ROW {
@@ -336,21 +362,7 @@ impl<P: Predictor> Work<'_, P> {
             row = if token.is_match() { 0 } else { row + 1 };
             nth += 1;
         }
-        if !C::READS {
-            *tokens = &tokens[made.len() - begun..];
-        }
-        if !has_header {
-            return Ok(Item::Tokens { last, header: None, count });
-        }
-        let expected = header::Expected {
-            literals: &literals,
-            distances: &distances,
-            builder: self.flavour.builder(),
-            runs: self.flavour.runs(),
-        };
-        let nothing = Header::default();
-        let header = header::code(coder, &mut self.models.header, header.unwrap_or(&nothing), &expected)?;
-        Ok(Item::Tokens { last, header: Some(header), count })
+        Ok((literals, distances))
     }
 
     /// The text of so many literals that follow others, at most `most`.
