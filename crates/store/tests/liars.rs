@@ -194,6 +194,8 @@ fn are_not_shared_with_who_lists_another_blob() {
     let (evil, good) = (sha256_of(b"evil"), sha256_of(b"good"));
     for (name, ingest, claim, (_dir, store)) in lies() {
         let layer = commit(&store, ingest, None, &evil);
+        let found = findings(&store, true);
+        assert!(found.iter().any(|one| one.kind == "layer"), "{name}: {found:?}");
         // The image that brought it gets what its own blob made of it.
         assert!(brig_store::serves(&store, &layer.chain_id, Some(&evil)).unwrap(), "{name}");
         assert!(!brig_store::serves(&store, &layer.chain_id, Some(&good)).unwrap(), "{name}");

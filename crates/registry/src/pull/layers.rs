@@ -73,17 +73,21 @@ impl Layers<'_> {
             })
             .collect();
         tokio::try_join!(try_join_all(followers), self.commit(wanted, &places, watched.clone()))?;
-        let lost = self.lost(wanted).await?;
+        let there = (0..wanted.len()).filter(|nth| !missing.contains(nth)).map(|nth| wanted[nth].clone());
+        let lost = self.lost(there.collect()).await?;
         try_join_all(lost.iter().map(|layer| self.bring_form(layer))).await?;
         Ok(!(missing.is_empty() && lost.is_empty()))
     }
 
-    /// The layers that are here but not any more as they came.
-    async fn lost(&self, wanted: &[Wanted]) -> Result<Vec<Wanted>> {
-        let (store, wanted) = (self.store.clone(), wanted.to_vec());
+    /// Those of these layers, which are here, that are not here any more as they came.
+    async fn lost(&self, there: Vec<Wanted>) -> Result<Vec<Wanted>> {
+        if there.is_empty() {
+            return Ok(Vec::new());
+        }
+        let store = self.store.clone();
         blocking(move || {
             let mut lost = Vec::new();
-            for layer in wanted {
+            for layer in there {
                 if Packed::of(&store).is_lost(&layer.descriptor.digest)? {
                     lost.push(layer);
                 }

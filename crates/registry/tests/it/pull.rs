@@ -1,6 +1,6 @@
 //! Pulls that go well: formats, platforms, sharing, resumption, mirrors, progress.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -506,7 +506,7 @@ async fn no_more_layers_are_unpacked_at_once_than_there_is_room_for() {
     };
     let name = brig_oci::Reference::parse(&registry.name("app:v1")).unwrap();
     let begun = move || std::fs::read_to_string(&log).unwrap_or_default().lines().count();
-    let (pulled, at_once) = tokio::join!(host.client.pull(&store, &name, None, None, &progress), async {
+    let (pulled, (at_once, _gate)) = tokio::join!(host.client.pull(&store, &name, None, None, &progress), async {
         // Everything is there: whoever may unpack does, and the others wait for them.
         for _ in 0..layers {
             completes.recv().await.unwrap();
@@ -514,8 +514,10 @@ async fn no_more_layers_are_unpacked_at_once_than_there_is_room_for() {
         let let_go = move || {
             brig_tests::eventually("they have begun", || (begun() >= room).then_some(()));
             let at_once = begun();
-            std::fs::File::options().write(true).open(gate).unwrap();
-            at_once.max(begun())
+            // Open until the end: some may not have come to the gate yet.
+            let mut gate = std::fs::File::options().write(true).open(gate).unwrap();
+            gate.write_all(&[b'\n'; 100]).unwrap();
+            (at_once.max(begun()), gate)
         };
         tokio::task::spawn_blocking(let_go).await.unwrap()
     });

@@ -45,11 +45,18 @@ pub(crate) fn compare(store: &Store, layer: &LayerInfo, path: &Path, below_it: O
     let (directory, made, applied) = match ingest.unpack_hollow(&mut tar) {
         Ok(unpacked) => unpacked,
         // What cannot be read is the layer's damage; what cannot be written is not.
-        Err(error) => match tar.failed {
-            Some(why) => return damaged(why),
-            None if matches!(error.kind, ErrorKind::NoSpace | ErrorKind::Io) => return Err(error),
-            None => return damaged(error.message),
-        },
+        Err(error) => {
+            let _rest = std::io::copy(&mut tar, &mut std::io::sink());
+            return match tar.failed {
+                Some(why) => damaged(why),
+                None if matches!(error.kind, ErrorKind::NoSpace | ErrorKind::Io) => Err(error),
+                // The archive is right, as it was when it was unpacked: it is more likely that the process was ended.
+                None => {
+                    let why = format!("it could not be compared with its archive: {}", error.message);
+                    Ok(Verdict::Damaged(Damage { why, usable: true }))
+                }
+            };
+        }
     };
     if !tar.tar.is_verified() {
         return damaged("its archive was not read to its end".into());
