@@ -59,6 +59,8 @@ const SIGKILL: i32 = 9;
 
 /// How long the process may take for any step, by default.
 const STALLED: Duration = Duration::from_secs(60);
+/// How long the zygote is kept without anything to do, by default.
+const IDLE: Duration = Duration::from_secs(10);
 /// How many times as long it may only say that it is alive: what the pipe holds may be a thousand times as much to write.
 const LONGEST: u32 = 60;
 /// How much is read from the input at a time, and kept in the pipe, in bytes.
@@ -81,6 +83,7 @@ struct Start {
     program: PathBuf,
     arguments: Vec<OsString>,
     stalled: Duration,
+    idle: Duration,
 }
 
 impl Unpacker {
@@ -88,7 +91,7 @@ impl Unpacker {
     pub fn new(program: impl Into<PathBuf>, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Unpacker {
         let arguments = arguments.into_iter().map(|argument| argument.as_ref().to_owned()).collect();
         Unpacker {
-            start: Arc::new(Start { program: program.into(), arguments, stalled: STALLED }),
+            start: Arc::new(Start { program: program.into(), arguments, stalled: STALLED, idle: IDLE }),
             zygote: zygote::Keeper::default(),
             told: AtomicBool::new(false),
             large: Mutex::default(),
@@ -103,6 +106,12 @@ impl Unpacker {
     /// Gives up on a process that has input, or all of it, and does nothing for this long.
     pub fn stalled_after(self, stalled: Duration) -> Unpacker {
         let start = Start { stalled, ..Start::clone(&self.start) };
+        Unpacker { start: Arc::new(start), ..self }
+    }
+
+    /// Ends the process that others are forked from when none was asked of it for this long.
+    pub fn idle_after(self, idle: Duration) -> Unpacker {
+        let start = Start { idle, ..Start::clone(&self.start) };
         Unpacker { start: Arc::new(start), ..self }
     }
 

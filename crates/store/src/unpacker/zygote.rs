@@ -31,8 +31,6 @@ const BEAR: u8 = b'B';
 const BORN: u8 = b'C';
 const REFUSED: u8 = b'X';
 
-/// How long the zygote is kept without anything to do.
-const IDLE: Duration = Duration::from_secs(10);
 /// The kernel's choice when memory is short: rather these than the daemon or a container.
 const OOM_SCORE: i32 = 800;
 
@@ -78,7 +76,7 @@ fn keep(start: &Start, requests: &Receiver<Request>) {
     let mut zygote = None;
     loop {
         let request = match zygote {
-            Some(_) => requests.recv_timeout(IDLE),
+            Some(_) => requests.recv_timeout(start.idle),
             None => requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         match request {

@@ -11,7 +11,7 @@ use brig_store::unpacker::Unpacker;
 use brig_store::{Error, Options, Store};
 use brig_sys::fdpass::Channel;
 use brig_sys::process::{Limits, resource, set_limit};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process};
 
 use crate::common::{self, Entry, Tar};
 use crate::same::{confined, unpacker, with};
@@ -289,8 +289,23 @@ pub fn the_zygote_is_one_and_replaced() {
     let next = zygote_of(std::process::id()).unwrap();
     assert_ne!(next, zygote);
     drop(store);
-    let pidfd = rustix::process::pidfd_open(next, rustix::process::PidfdFlags::empty());
+    let pidfd = rustix::process::pidfd_open(next, PidfdFlags::empty());
     assert!(pidfd.is_err() || ends(&pidfd.unwrap()), "it outlives the store");
+}
+
+/// Nothing of it stays when there is nothing to do; what is unpacked meanwhile goes on.
+pub fn an_idle_zygote_ends() {
+    let (_dir, store) = with(unpacker().idle_after(Duration::from_millis(50)));
+    let reader = Endless::new(30, |nth| {
+        if nth == 20 {
+            let zygote = zygote_of(std::process::id()).map(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()));
+            // It may have gone already.
+            assert!(zygote.is_none_or(|pidfd| pidfd.is_err() || ends(&pidfd.unwrap())), "it stays");
+            unpacking();
+        }
+    });
+    store.begin_layer().unwrap().unpack_blob(reader, None).unwrap();
+    works(&store);
 }
 
 fn ends(pidfd: &OwnedFd) -> bool {
@@ -320,8 +335,7 @@ pub fn it_dies_with_who_started_it() {
     victim.arg("victim").arg(&root).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut victim = victim.spawn().unwrap();
     victim.stdout.as_mut().unwrap().read_exact(&mut [0; 9]).unwrap();
-    let open =
-        |pid: Option<Pid>| rustix::process::pidfd_open(pid.unwrap(), rustix::process::PidfdFlags::empty()).unwrap();
+    let open = |pid: Option<Pid>| rustix::process::pidfd_open(pid.unwrap(), PidfdFlags::empty()).unwrap();
     let (unpacking, zygote) = (open(child_of(victim.id())), open(zygote_of(victim.id())));
     victim.kill().unwrap();
     victim.wait().unwrap();

@@ -35,6 +35,7 @@ const TESTS: &[Test] = &[
     ("nonsense_is_not_believed", faults::nonsense_is_not_believed),
     ("whatever_it_does_is_one_failed_layer", hostile::whatever_it_does_is_one_failed_layer),
     ("it_dies_with_who_started_it", faults::it_dies_with_who_started_it),
+    ("an_idle_zygote_ends", faults::an_idle_zygote_ends),
     ("the_zygote_is_one_and_replaced", faults::the_zygote_is_one_and_replaced),
 ];
 
