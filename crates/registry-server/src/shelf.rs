@@ -265,9 +265,7 @@ impl Inner {
         drop(turn);
         match shelf.take(repository, digest, tags) {
             Ok(Taken::Image) => {
-                for tag in tags {
-                    self.repositories.delete_tag(repository, tag)?;
-                }
+                self.repositories.delete_tags(repository, tags)?;
                 if !tags.is_empty() {
                     let _turn = self.hand_over();
                     self.release(repository, digest, 0)?;

@@ -1,6 +1,7 @@
 //! Images and their names. What may be forgotten because nothing leads to it any more is `collect`'s.
 //! Must not fetch or unpack; it only relates what is already here.
 
+use std::ops::Bound;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use brig_oci::{Digest, ImageConfig};
@@ -92,18 +93,7 @@ impl Store {
     /// Gives an image that is here a name, taking it from another image if need be; durable when this returns.
     /// `manifest` is what the name meant where the image came from.
     pub fn tag(&self, name: &str, image: &Digest, manifest: Option<&Digest>) -> Result<()> {
-        let _gate = self.gate();
-        if self.image(image).is_none() {
-            return Err(Error::not_found(format!("cannot tag {name}: image {image} is not in the store")));
-        }
-        let updated_at = now();
-        self.inner.database.write(|db| {
-            let sql = "INSERT OR REPLACE INTO store_tags (name, image, manifest, updated_at) VALUES (?1, ?2, ?3, ?4)";
-            db.execute(sql, (name, image.as_str(), manifest.map(Digest::as_str), updated_at)).map(drop)
-        })?;
-        let record = TagRecord { name: name.to_owned(), image: image.clone(), manifest: manifest.cloned(), updated_at };
-        self.catalog_mut().tags.insert(record.name.clone(), record);
-        Ok(())
+        tag_all(self, &[name.to_owned()], image, manifest)
     }
 
     /// Takes a name away; tells what it meant, or `None` if nothing.
@@ -132,6 +122,34 @@ impl Store {
     pub fn gc(&self, keep: &[Digest]) -> Result<Reclaimed> {
         self.upkeep().collect(keep)
     }
+}
+
+/// As [`Store::tag`], with all of these names or none.
+pub fn tag_all(store: &Store, names: &[String], image: &Digest, manifest: Option<&Digest>) -> Result<()> {
+    let _gate = store.gate();
+    if store.image(image).is_none() {
+        return Err(Error::not_found(format!("cannot tag {}: image {image} is not in the store", names.join(", "))));
+    }
+    let updated_at = now();
+    store.inner.database.write(|db| {
+        let sql = "INSERT OR REPLACE INTO store_tags (name, image, manifest, updated_at) VALUES (?1, ?2, ?3, ?4)";
+        let mut insert = db.prepare_cached(sql)?;
+        let manifest = manifest.map(Digest::as_str);
+        names.iter().try_for_each(|name| insert.execute((name, image.as_str(), manifest, updated_at)).map(drop))
+    })?;
+    let mut catalog = store.catalog_mut();
+    for name in names {
+        let record = TagRecord { name: name.clone(), image: image.clone(), manifest: manifest.cloned(), updated_at };
+        catalog.tags.insert(record.name.clone(), record);
+    }
+    Ok(())
+}
+
+/// The names of images that begin so, in order.
+pub fn tags_beginning(store: &Store, prefix: &str) -> Vec<TagRecord> {
+    let catalog = store.catalog();
+    let from = catalog.tags.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+    from.take_while(|(name, _)| name.starts_with(prefix)).map(|(_, tag)| tag.clone()).collect()
 }
 
 pub(crate) fn now() -> i64 {

@@ -299,3 +299,20 @@ fn a_store_that_was_let_go_of_is_free() {
         opened.unwrap();
     });
 }
+
+#[test]
+fn names_are_given_together_and_found_by_their_beginning() {
+    let (_dir, store) = open();
+    let image = common::image(&store, &[&Tar::new().file("a", b"a").finish()]);
+    let names = ["x/app:2", "x/app:1", "x/apple:1", "x/app", "y/app:1"].map(str::to_owned);
+    brig_store::tag_all(&store, &names, &image, None).unwrap();
+    let found =
+        |prefix: &str| brig_store::tags_beginning(&store, prefix).into_iter().map(|tag| tag.name).collect::<Vec<_>>();
+    assert_eq!(found("x/app:"), ["x/app:1", "x/app:2"]);
+    assert_eq!((found("x/b"), found("z")), (vec![], vec![]));
+    assert_eq!(found("").len(), 5);
+    let absent = brig_store::digest::sha256_of(b"absent");
+    assert!(brig_store::tag_all(&store, &["x/app:1".to_owned(), "z:1".to_owned()], &absent, None).is_err());
+    assert_eq!(store.resolve("x/app:1").unwrap().image, image);
+    assert!(store.resolve("z:1").is_none());
+}

@@ -65,9 +65,12 @@ impl Shelf {
         tags.filter_map(|tag| Some((Reference::parse(&tag.name).ok()?, tag))).filter(|(name, _)| name.tag().is_some())
     }
 
-    fn names_of(&self, repository: &str) -> impl Iterator<Item = (Reference, TagRecord)> {
-        let wanted = image_name(repository).map(|name| name.name());
-        self.names().filter(move |(name, _)| Some(name.name()) == wanted)
+    /// The names of one repository's images, and what they begin with: their tags follow.
+    fn names_of(&self, repository: &str) -> (String, Vec<TagRecord>) {
+        let Some(name) = image_name(repository) else { return Default::default() };
+        let prefix = format!("{}:", name.name());
+        let names = brig_store::tags_beginning(&self.images.store, &prefix);
+        (prefix, names)
     }
 
     fn resolve(&self, repository: &str, tag: &str) -> Option<(Reference, TagRecord)> {
@@ -83,17 +86,20 @@ impl Shelf {
 
     /// The tags of a repository.
     pub fn tags(&self, repository: &str) -> BTreeSet<String> {
-        self.names_of(repository).filter_map(|(name, _)| name.tag().map(str::to_owned)).collect()
+        let (prefix, names) = self.names_of(repository);
+        let tag = |name: &TagRecord| name.name.strip_prefix(&prefix)?.split('@').next().map(str::to_owned);
+        names.iter().filter_map(tag).collect()
     }
 
     /// The manifests and indexes that the tags of a repository are known to mean: the index of a name, and the manifest of
     /// its image.
     pub fn tops(&self, repository: &str) -> Vec<Digest> {
-        let means = |(_, tag): (_, TagRecord)| {
-            let image = self.images.store.image(&tag.image).and_then(|image| image.manifest);
-            tag.manifest.into_iter().chain(image)
-        };
-        self.names_of(repository).flat_map(means).collect()
+        let (_, names) = self.names_of(repository);
+        // Of many names for few images.
+        let images: BTreeSet<&Digest> = names.iter().map(|name| &name.image).collect();
+        let tops: BTreeSet<Digest> = names.iter().filter_map(|name| name.manifest.clone()).collect();
+        let own = images.into_iter().filter_map(|image| self.images.store.image(image)?.manifest);
+        tops.into_iter().chain(own).collect()
     }
 
     /// The manifest or index under which a tag's image can be had whole; made if there is none yet, for which its layers have
@@ -175,8 +181,11 @@ impl Shelf {
             Err(error) if error.kind == ErrorKind::InvalidParameter => return Ok(Taken::Broken(error.message)),
             Err(error) => return Err(error),
         };
+        if !names.is_empty() {
+            let canonical: Vec<String> = names.iter().map(Reference::canonical).collect();
+            brig_store::tag_all(store, &canonical, &image.id, Some(digest)).map_err(from_store)?;
+        }
         for name in names {
-            store.tag(&name.canonical(), &image.id, Some(digest)).map_err(from_store)?;
             self.images.emit("tag", image.id.as_str(), &name.familiar());
         }
         drop(lease);

@@ -21,8 +21,8 @@ use crate::route::{self, is_tag};
 const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const TAG: HeaderName = HeaderName::from_static("oci-tag");
 
-/// The most tags that one push may set.
-const MOST_TAGS: usize = 100;
+/// The most tags that one push may set. Each has a header in the answer, of which many clients read a hundred.
+const MOST_TAGS: usize = 64;
 
 /// How a manifest is called in a path.
 enum Name {

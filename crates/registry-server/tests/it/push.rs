@@ -192,6 +192,16 @@ fn a_manifest_is_pushed_by_digest_with_tags() {
     }
     let other = digest::sha256_of(b"other");
     assert_eq!(rig.put_manifest("a", other.as_str(), MANIFEST, &text).refusal(), "400 DIGEST_INVALID");
+    // Many clients read no more than a hundred headers.
+    let digest = digest::sha256_of(text.as_bytes());
+    let push = |count: usize| {
+        let tags: Vec<String> = (0..count).map(|nth| format!("tag=t{nth}")).collect();
+        rig.put_manifest("a", &format!("{digest}?{}", tags.join("&")), MANIFEST, &text)
+    };
+    assert_eq!(push(65).refusal(), "400 MANIFEST_INVALID");
+    let answer = push(64);
+    assert!(answer.status == 201 && answer.headers.len() < 100, "{answer:?}");
+    assert_eq!(rig.get("/v2/a/tags/list").json()["tags"].as_array().unwrap().len(), 66);
 }
 
 #[test]

@@ -181,9 +181,26 @@ impl Repositories {
 
     /// Takes a tag away; the manifest stays. Durable when this returns.
     pub fn delete_tag(&self, repository: &str, tag: &str) -> Result<Removed> {
+        self.delete_tags(repository, &[tag.to_owned()])
+    }
+
+    /// As [`Repositories::delete_tag`], of those of these tags that there are.
+    pub fn delete_tags(&self, repository: &str, tags: &[String]) -> Result<Removed> {
+        let sql = "repository_tags WHERE repository = (SELECT id FROM repositories WHERE name = ?1) AND name = ?2";
+        // For the most part there are none, and the disk is not waited for.
+        let any = self.database().read(|db| {
+            let mut query = db.prepare_cached(&format!("SELECT 1 FROM {sql}"))?;
+            tags.iter().try_fold(false, |any, tag| Ok(any || query.exists((repository, tag))?))
+        })?;
+        if !any {
+            return Ok(Removed::Absent);
+        }
         self.database().write(|db| {
-            let Some(id) = find(db, repository)? else { return Ok(Removed::Absent) };
-            let gone = db.execute("DELETE FROM repository_tags WHERE repository = ?1 AND name = ?2", (id, tag))?;
+            let mut delete = db.prepare_cached(&format!("DELETE FROM {sql}"))?;
+            let mut gone = 0;
+            for tag in tags {
+                gone += delete.execute((repository, tag))?;
+            }
             Ok(if gone > 0 { Removed::Gone } else { Removed::Absent })
         })
     }
