@@ -38,8 +38,9 @@ impl Seat {
         rustix::pty::unlockpt(&master).unwrap();
         let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags).unwrap();
         let stream = || Stdio::from(slave.try_clone().unwrap());
+        // Every setsid there is knows this much. As it leads no group of processes it becomes the program, without a child.
         let mut command = Command::new("setsid");
-        command.args(["--ctty", "--wait", env!("CARGO_BIN_EXE_brig-rt"), "--root"]).arg(bench.path("state"));
+        command.args(["-c", env!("CARGO_BIN_EXE_brig-rt"), "--root"]).arg(bench.path("state"));
         command.args(arguments).current_dir(bench.plan.dir.path());
         let child = command.stdin(stream()).stdout(stdout.map_or_else(&stream, Stdio::from)).stderr(stream());
         let seat_size = |rows, columns| Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
@@ -181,7 +182,7 @@ fn without_a_terminal_there_is_none_to_give() {
     bench.write();
     // A session without a controlling terminal, and streams that are none.
     let output = Command::new("setsid")
-        .args(["--wait", env!("CARGO_BIN_EXE_brig-rt"), "--root"])
+        .args([env!("CARGO_BIN_EXE_brig-rt"), "--root"])
         .arg(bench.path("state"))
         .args(["run", "box"])
         .current_dir(bench.plan.dir.path())
