@@ -67,6 +67,7 @@ pub(crate) const SCHEMA: &[&str] = &[
     UPDATE repository_tags SET updated_at = updated_at * 1000000;
     UPDATE repository_uploads SET touched_at = touched_at * 1000000;
 ",
+    "CREATE INDEX repository_tags_in_order ON repository_tags (repository, name COLLATE NOCASE, name);",
 ];
 
 /// The repositories of a store. Cheap to clone, blocking.
@@ -311,4 +312,37 @@ fn signed(number: u64) -> i64 {
 
 fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_of_an_older_program_are_brought_up_to_date() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let digest = store.put_blob(b"blob").unwrap();
+        let repositories = Repositories::of(&store);
+        repositories.link_blob("a", &digest, 4).unwrap();
+        // As it was when times were in seconds.
+        let (seconds, grace) = (now() / 1_000_000, Duration::from_secs(60));
+        store
+            .database()
+            .write(|db| {
+                db.execute_batch("DROP INDEX repository_tags_in_order")?;
+                db.execute("UPDATE repository_blobs SET seen_at = ?1", [seconds])?;
+                db.execute("UPDATE migrations SET version = 1 WHERE name = 'repositories'", []).map(drop)
+            })
+            .unwrap();
+        drop((store, repositories));
+        let store = Store::open(dir.path()).unwrap();
+        let repositories = Repositories::of(&store);
+        repositories.tidy(grace, false, &[]).unwrap();
+        assert_eq!(repositories.blob_size("a", &digest).unwrap(), Some(4), "it was spoken of just now");
+        let sql = "EXPLAIN QUERY PLAN SELECT name FROM repository_tags
+                   WHERE repository = 1 AND name COLLATE NOCASE >= 'a' ORDER BY name COLLATE NOCASE, name";
+        let plan: String = store.database().read(|db| db.query_row(sql, [], |row| row.get(3))).unwrap();
+        assert!(plan.contains("repository_tags_in_order"), "{plan}");
+    }
 }
