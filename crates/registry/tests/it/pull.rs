@@ -1,14 +1,13 @@
 //! Pulls that go well: formats, platforms, sharing, resumption, mirrors, progress.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use brig_oci::{Digest, Platform, media_type};
 use brig_registry::{Config, ErrorKind, PullEvent, RegistrySettings};
-use brig_store::unpacker::Unpacker;
-use brig_store::{CheckOptions, Options, Packed, Store};
+use brig_store::{CheckOptions, Packed};
 use brig_tests::corpus::liar;
 use brig_tests::corpus::tar::Tar;
 use serde_json::json;
@@ -480,47 +479,4 @@ async fn a_pull_brings_back_what_is_damaged_of_a_layers_compressed_form() {
         host.pull(&registry.name("app:v1")).await.unwrap();
         assert!(read().unwrap() == layer.blob);
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn no_more_layers_are_unpacked_at_once_than_there_is_room_for() {
-    let downloads = 2;
-    let room = downloads + std::thread::available_parallelism().unwrap().get();
-    let registry = Registry::new().await;
-    let layers = room + 8;
-    let image = Image::new((0..layers).map(|nth| Layer::file(&format!("l{nth}"), 5000, Packing::Gzip)).collect());
-    registry.push("app", "v1", &image);
-    // Processes that unpack nothing: they say when they begin, and end when they are let go.
-    let dir = tempfile::tempdir().unwrap();
-    let (log, gate) = (dir.path().join("log"), dir.path().join("gate"));
-    assert!(std::process::Command::new("mkfifo").arg(&gate).status().unwrap().success());
-    let script = format!("echo begun >> {}; read line < {}", log.display(), gate.display());
-    let unpacker = Some(Unpacker::new("/bin/sh", ["-c", &script]));
-    let host = TestBox::with(Config { max_concurrent_downloads: downloads, ..quick() });
-    let store = Store::open_with(&dir.path().join("v1"), Options { unpacker }).unwrap();
-    let (complete, mut completes) = tokio::sync::mpsc::unbounded_channel();
-    let progress = |event| {
-        if let PullEvent::DownloadComplete { .. } = event {
-            complete.send(()).ok();
-        }
-    };
-    let name = brig_oci::Reference::parse(&registry.name("app:v1")).unwrap();
-    let begun = move || std::fs::read_to_string(&log).unwrap_or_default().lines().count();
-    let (pulled, (at_once, _gate)) = tokio::join!(host.client.pull(&store, &name, None, None, &progress), async {
-        // Everything is there: whoever may unpack does, and the others wait for them.
-        for _ in 0..layers {
-            completes.recv().await.unwrap();
-        }
-        let let_go = move || {
-            brig_tests::eventually("they have begun", || (begun() >= room).then_some(()));
-            let at_once = begun();
-            // Open until the end: some may not have come to the gate yet.
-            let mut gate = std::fs::File::options().write(true).open(gate).unwrap();
-            gate.write_all(&[b'\n'; 100]).unwrap();
-            (at_once.max(begun()), gate)
-        };
-        tokio::task::spawn_blocking(let_go).await.unwrap()
-    });
-    assert_eq!(at_once, room);
-    pulled.unwrap_err();
 }
