@@ -5,6 +5,7 @@
 pub(crate) mod holes;
 mod settle;
 mod tree;
+mod write_back;
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -14,7 +15,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use brig_sys::beneath::Root;
-use brig_sys::process;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
@@ -23,6 +23,7 @@ use crate::recipe::{Recorder, Tape};
 use crate::tar::{Archive, Kind, Member, Time};
 pub(crate) use settle::{Later, What, settle, times_of, undisturbed};
 pub(crate) use tree::{MAX_LEFT, OPAQUE, Tree, is_whiteout, same_directory};
+pub(crate) use write_back::WriteBack;
 
 /// The most members of one layer.
 pub(crate) const MAX_ENTRIES: u64 = 2_000_000;
@@ -83,9 +84,15 @@ pub(crate) struct Applied {
 
 /// Unpacks an archive into the empty directory `diff` of the layer `ingest`, and writes down beside it how the archive is
 /// made again. On an error what was made so far is left for the caller to remove.
-pub(crate) fn apply(ingest: &Root, root: &Root, input: impl BufRead, content: Content) -> Result<Applied> {
+pub(crate) fn apply(
+    ingest: &Root,
+    root: &Root,
+    input: impl BufRead,
+    content: Content,
+    write_back: &WriteBack,
+) -> Result<Applied> {
     let mut archive = Archive::new(Tape::new(input, Recorder::create(ingest)?));
-    let mut tree = Tree::new(ingest, root, content)?;
+    let mut tree = Tree::new(ingest, root, content, write_back)?;
     while let Some(member) = archive.next_member()? {
         let described = |error: Error| error.context(shown(&member.name));
         tree.applied.entries += 1;
@@ -187,7 +194,7 @@ fn file<R: BufRead>(
     if member.size > 0 {
         body.input().recorder.begin_file(path, inode)?;
     }
-    let sink = (tree.content == Content::Written).then_some(&file);
+    let sink = (tree.content == Content::Written).then_some((&file, tree.write_back));
     match &member.segments {
         None if member.size == 0 => {}
         None => {
@@ -216,7 +223,12 @@ fn file<R: BufRead>(
 /// Copies the next `left` bytes of the member's body, which belong at `offset`; zeros become holes. What has been written of a
 /// large file is on its way to the disk while the rest is still decoded. Without a file the bytes are passed over. Tells where
 /// the last byte written ends.
-fn copy<R: BufRead>(body: &mut Archive<Tape<R>>, file: Option<&File>, offset: u64, mut left: u64) -> Result<u64> {
+fn copy<R: BufRead>(
+    body: &mut Archive<Tape<R>>,
+    sink: Option<(&File, &WriteBack)>,
+    offset: u64,
+    mut left: u64,
+) -> Result<u64> {
     body.input().recorder.begin_part(offset, left)?;
     let (mut at, mut begun, mut end) = (offset, offset, offset);
     while left > 0 {
@@ -226,7 +238,7 @@ fn copy<R: BufRead>(body: &mut Archive<Tape<R>>, file: Option<&File>, offset: u6
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(Error::input("read the archive", &error)),
         };
-        if let Some(file) = file {
+        if let Some((file, _)) = sink {
             end = holes::write(file, piece, at).map_err(|error| Error::io("write", error))?.unwrap_or(end);
         }
         let length = piece.len();
@@ -234,14 +246,14 @@ fn copy<R: BufRead>(body: &mut Archive<Tape<R>>, file: Option<&File>, offset: u6
         left -= length as u64;
         at += length as u64;
         if at - begun >= WRITE_BACK
-            && let Some(file) = file
+            && let Some((file, write_back)) = sink
         {
-            process::start_write_back(file.as_fd(), begun, at - begun);
+            write_back.begin(file, begun, at - begun);
             begun = at;
         }
     }
-    if let Some(file) = file.filter(|_| at - begun >= WRITE_BACK_REST) {
-        process::start_write_back(file.as_fd(), begun, at - begun);
+    if let Some((file, write_back)) = sink.filter(|_| at - begun >= WRITE_BACK_REST) {
+        write_back.begin(file, begun, at - begun);
     }
     body.input().recorder.end_part();
     Ok(end)

@@ -12,7 +12,7 @@ use brig_sys::beneath::Root;
 use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
-use super::{Applied, Content, Later, What, times};
+use super::{Applied, Content, Later, What, WriteBack, times};
 use crate::error::{Error, Result};
 use crate::recipe::REPLACED;
 use crate::tar::Time;
@@ -33,6 +33,7 @@ pub(crate) struct Tree<'a> {
     ingest: &'a Root,
     pub(crate) root: &'a Root,
     pub(super) content: Content,
+    pub(super) write_back: &'a WriteBack,
     pub(crate) applied: Applied,
     /// Directories by the path that led to them; emptied when a directory or link that may be on such a path goes.
     parents: HashMap<PathBuf, Rc<OwnedFd>>,
@@ -53,13 +54,19 @@ pub(crate) struct Tree<'a> {
 }
 
 impl<'a> Tree<'a> {
-    pub(crate) fn new(ingest: &'a Root, root: &'a Root, content: Content) -> Result<Tree<'a>> {
+    pub(crate) fn new(
+        ingest: &'a Root,
+        root: &'a Root,
+        content: Content,
+        write_back: &'a WriteBack,
+    ) -> Result<Tree<'a>> {
         let stat = rustix::fs::fstat(root.as_fd()).map_err(|errno| Error::io("fstat", errno))?;
         let implied = HashMap::from([(stat.st_ino, PathBuf::new())]);
         Ok(Tree {
             ingest,
             root,
             content,
+            write_back,
             applied: Applied::default(),
             parents: HashMap::new(),
             implied,

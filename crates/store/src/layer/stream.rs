@@ -8,7 +8,7 @@ use brig_oci::Digest;
 use brig_sys::beneath::Root;
 
 use super::MAX_LAYER_SIZE;
-use crate::apply::{self, Applied, Content};
+use crate::apply::{self, Applied, Content, WriteBack};
 use crate::digest::Hasher;
 use crate::error::{Error, Result};
 
@@ -33,10 +33,13 @@ pub(crate) fn unpack_stream(
 ) -> Result<(Digest, u64, Applied)> {
     let (full, pieces) = sync_channel(PIECES);
     let (recycle, empty) = sync_channel(PIECES + 2);
+    let write_back = WriteBack::start();
     std::thread::scope(|scope| {
+        let write_back = &write_back;
         let work = move || {
             let mut pieces = Pieces { pieces, recycle, current: Vec::new(), at: 0, hasher: Hasher::sha256() };
-            apply::apply(directory, root, &mut pieces, content).map(|applied| (pieces.hasher.finish(), applied))
+            apply::apply(directory, root, &mut pieces, content, write_back)
+                .map(|applied| (pieces.hasher.finish(), applied))
         };
         let worker = std::thread::Builder::new()
             .name("store-unpack".into())
