@@ -18,9 +18,6 @@ use crate::store::Store;
 /// Threads that make one blob. More are of little use: hashing is one.
 const THREADS: usize = 4;
 
-/// A blob of few pieces, in bytes: others are made beside it, and starting threads would take longer than they save.
-const SMALL: u64 = 2 << 20;
-
 pub(super) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, |count| count.get().min(THREADS))
 }
@@ -129,8 +126,7 @@ pub(super) fn open(store: &Store, files: &Files, digest: &Digest, blames: bool) 
     let is_sound = |chain: &&Digest| store.layer(chain).is_some();
     let chain = chains.iter().find(is_sound).or(chains.first()).ok_or_else(missing)?;
     let tar = store.layer_tar(chain)?;
-    let threads = if size <= SMALL { 1 } else { threads() };
-    let made = brig_deflate::rebuild(tar, BufReader::new(recipe), threads);
+    let made = brig_deflate::rebuild(tar, BufReader::new(recipe), threads());
     let made = made.map_err(|error| {
         if blames {
             sound::blame(store, digest, Some(chain)).unwrap_or_else(|error| tracing::warn!("{error}"));

@@ -90,22 +90,9 @@ pub struct Pause(Arc<Shared>);
 
 impl Drop for Pause {
     fn drop(&mut self) {
-        let mut state = self.0.state();
-        state.pauses -= 1;
-        let is_last = state.pauses == 0;
-        drop(state);
+        self.0.state().pauses -= 1;
         self.0.changed.notify_all();
-        if is_last {
-            trim();
-        }
     }
-}
-
-/// Gives back to the system what moving images took of memory and is not needed any more. On a thread of its own: nobody waits
-/// for it, and at the lowest priority it would be in others' way, since they share the allocator.
-fn trim() {
-    // Without a thread it stays as it is until the next time.
-    drop(std::thread::Builder::new().name("store-trim".into()).spawn(brig_sys::inherited::trim_memory));
 }
 
 impl Worker {
@@ -202,7 +189,6 @@ fn run(shared: &Shared, files: &Files, database: &Database) {
         }
         shared.state().done = upto;
         shared.changed.notify_all();
-        trim();
     }
 }
 
