@@ -143,7 +143,14 @@ impl Zygote {
         }
         drop(theirs);
         let timeout = Timespec { tv_sec: patience.as_secs().cast_signed(), tv_nsec: patience.subsec_nanos().into() };
-        match poll(&mut [PollFd::new(&self.channel, PollFlags::IN)], Some(&timeout)) {
+        let heard = loop {
+            match poll(&mut [PollFd::new(&self.channel, PollFlags::IN)], Some(&timeout)) {
+                // A signal to this process, such as the one to read its settings again, is none of the zygote's doing.
+                Err(Errno::INTR) => {}
+                heard => break heard,
+            }
+        };
+        match heard {
             Ok(0) => return Err(Error::invalid("the process that starts others to unpack layers does not answer")),
             Ok(_) => {}
             Err(errno) => return Err(Error::io("poll", errno)),
