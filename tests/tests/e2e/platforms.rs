@@ -33,14 +33,24 @@ fn push_index(registry: &Registry, repository: &str, tag: &str) -> (String, Vec<
     });
     let attestation = attestation.to_string().into_bytes();
     registry.push_parts(&[statement, config], &attestation, repository, "attestation");
+    (push_listed(registry, (repository, tag), &mut entries, &attestation), entries)
+}
+
+/// Pushes an index of these entries and of an attestation about the second, which it adds to them; the index's digest.
+fn push_listed(
+    registry: &Registry,
+    (repository, tag): (&str, &str),
+    entries: &mut Vec<Value>,
+    attestation: &[u8],
+) -> String {
     entries.push(json!({
-        "mediaType": MANIFEST, "digest": digest(&attestation), "size": attestation.len(),
+        "mediaType": MANIFEST, "digest": digest(attestation), "size": attestation.len(),
         "platform": {"os": "unknown", "architecture": "unknown"},
         "annotations": {"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": entries[1]["digest"]},
     }));
     let kind = "application/vnd.oci.image.index.v1+json";
     let index = json!({"schemaVersion": 2, "mediaType": kind, "manifests": entries}).to_string().into_bytes();
-    (registry.push_parts(&[], &index, repository, tag), entries)
+    registry.push_parts(&[], &index, repository, tag)
 }
 
 fn images(host: &TestHost) -> String {
@@ -288,14 +298,7 @@ fn push_attested(registry: &Registry, name: &str) -> Vec<String> {
     let mut blobs: Vec<Vec<u8>> = statements.iter().map(|statement| statement.clone().into_bytes()).collect();
     blobs.push(b"{}".to_vec());
     registry.push_parts(&blobs, &attestation, name, &digest(&attestation));
-    entries.push(json!({
-        "mediaType": MANIFEST, "digest": digest(&attestation), "size": attestation.len(),
-        "platform": {"os": "unknown", "architecture": "unknown"},
-        "annotations": {"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": entries[1]["digest"]},
-    }));
-    let kind = "application/vnd.oci.image.index.v1+json";
-    let index = json!({"schemaVersion": 2, "mediaType": kind, "manifests": entries}).to_string().into_bytes();
-    registry.push_parts(&[], &index, name, "v1");
+    push_listed(registry, (name, "v1"), &mut entries, &attestation);
     statements.to_vec()
 }
 
