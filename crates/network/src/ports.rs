@@ -4,7 +4,7 @@
 //! A claim's socket drops what reaches it instead of refusing it. While someone else has flushed the firewall,
 //! established connections and new ones therefore wait for the healed table instead of being reset.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::str::FromStr;
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, ipproto, sockopt};
 
 use crate::Port;
 use crate::error::{Error, ErrorKind, Result};
@@ -20,6 +20,10 @@ use crate::net::Protocol;
 
 /// Where ports are taken from when none is named.
 pub const EPHEMERAL: RangeInclusive<u16> = 32768..=60999;
+
+/// How many UDP sockets are remembered after they were given back. It matters for the instant in which a child
+/// process is started; whoever gives back more at once and wants one of the first again at once may be refused.
+const REMEMBERED: usize = 4096;
 
 /// One port or a range of ports, as `8080` or `8000-8010`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +88,7 @@ struct Claim {
     host_port: u16,
     protocol: Protocol,
     /// Held for its existence; `None` where the kernel has no such protocol.
-    _socket: Option<OwnedFd>,
+    socket: Option<OwnedFd>,
 }
 
 impl Claim {
@@ -100,16 +104,31 @@ impl Claim {
     }
 }
 
+impl Drop for Claim {
+    /// Closing gives the port back only when no copy is left, and a program that some thread is just starting has
+    /// copies of all descriptors until it executes. A listener that is shut down is in nobody's way meanwhile.
+    /// (The kernel cannot do that to SCTP's; for UDP see [`Keeper::open`].)
+    fn drop(&mut self) {
+        if let (Protocol::Tcp, Some(socket)) = (self.protocol, &self.socket)
+            && let Err(errno) = rustix::net::shutdown(socket, Shutdown::Both)
+        {
+            tracing::warn!(%errno, port = self.host_port, "a claimed port could not be shut down");
+        }
+    }
+}
+
 /// Every claim of this process. All calls must be made in the network namespace that the ports belong to.
 #[derive(Debug)]
 pub(crate) struct Keeper {
     claims: BTreeMap<String, Vec<Claim>>,
     next: u16,
+    /// Inodes of UDP sockets that were given back and of which children may have copies for a moment.
+    given_back: VecDeque<u64>,
 }
 
 impl Keeper {
     pub(crate) fn new() -> Keeper {
-        Keeper { claims: BTreeMap::new(), next: *EPHEMERAL.start() }
+        Keeper { claims: BTreeMap::new(), next: *EPHEMERAL.start(), given_back: VecDeque::new() }
     }
 
     /// Finds and claims a host port for each wish; if one can't be had, none is kept.
@@ -183,10 +202,52 @@ impl Keeper {
             let message = format!("Bind for {address} failed: port is already allocated");
             return Err(Error::new(ErrorKind::PortInUse, message));
         }
-        let socket = open(host_ip, host_port, protocol)?;
-        let claim = Claim { host_ip, host_port, protocol, _socket: socket };
+        let socket = self.open(host_ip, host_port, protocol)?;
+        let claim = Claim { host_ip, host_port, protocol, socket };
         self.claims.entry(owner.to_owned()).or_default().push(claim);
         Ok(())
+    }
+
+    /// A socket on the port. Where only copies of a UDP socket that was given back are in the way (see
+    /// [`Claim::drop`]), it is shared with them: both sides say so, and the claim takes it back at once.
+    fn open(&self, host_ip: IpAddr, host_port: u16, protocol: Protocol) -> Result<Option<OwnedFd>> {
+        let error = match open(host_ip, host_port, protocol, protocol != Protocol::Udp) {
+            Err(error) if error.kind == ErrorKind::PortInUse && protocol == Protocol::Udp => error,
+            other => return other,
+        };
+        let held_by = held_by(host_ip, host_port)
+            .map_err(|cause| Error::new(ErrorKind::System, format!("{error}; who has it is not known: {cause}")))?;
+        if !held_by.iter().all(|inode| self.given_back.contains(inode)) {
+            return Err(error);
+        }
+        let socket = open(host_ip, host_port, protocol, true)?;
+        if let Some(socket) = &socket {
+            share(socket, false)?;
+        }
+        Ok(socket)
+    }
+
+    fn give_back(&mut self, which: impl Fn(&str, &Claim) -> bool) {
+        let mut claims = Vec::new();
+        self.claims.retain(|owner, held| {
+            claims.extend(held.extract_if(.., |claim| which(owner, claim)));
+            !held.is_empty()
+        });
+        for claim in claims.iter().filter(|claim| claim.protocol == Protocol::Udp) {
+            let Some(socket) = &claim.socket else { continue };
+            let inode = rustix::fs::fstat(socket).map(|stat| stat.st_ino);
+            match inode
+                .map_err(|errno| failed("fstat(socket)", errno))
+                .and_then(|inode| share(socket, true).map(|()| inode))
+            {
+                Ok(inode) => self.given_back.push_back(inode),
+                Err(error) => {
+                    tracing::warn!(%error, port = claim.host_port, "a port that is given back may be busy for a moment")
+                }
+            }
+        }
+        let surplus = self.given_back.len().saturating_sub(REMEMBERED);
+        self.given_back.drain(..surplus);
     }
 
     /// Whether `owner` holds this port.
@@ -197,26 +258,59 @@ impl Keeper {
 
     /// Gives up these ports of `owner`.
     pub(crate) fn release_ports(&mut self, owner: &str, ports: &[Port]) {
-        if let Some(claims) = self.claims.get_mut(owner) {
-            claims.retain(|claim| !ports.iter().any(|port| claim.is(port.host_ip, port.host_port, port.protocol)));
-            if claims.is_empty() {
-                self.claims.remove(owner);
-            }
-        }
+        self.give_back(|of, claim| {
+            of == owner && ports.iter().any(|port| claim.is(port.host_ip, port.host_port, port.protocol))
+        });
     }
 
     /// Gives up everything that `owner` holds.
     pub(crate) fn release(&mut self, owner: &str) {
-        self.claims.remove(owner);
+        self.give_back(|of, _| of == owner);
     }
 
     /// Gives up everything of owners that `keep` does not name.
     pub(crate) fn retain(&mut self, keep: impl Fn(&str) -> bool) {
-        self.claims.retain(|owner, _| keep(owner));
+        self.give_back(|owner, _| !keep(owner));
     }
 }
 
-fn open(host_ip: IpAddr, host_port: u16, protocol: Protocol) -> Result<Option<OwnedFd>> {
+/// The inodes of this namespace's UDP sockets that are in the way of one at this address (proc(5), net/udp).
+fn held_by(host_ip: IpAddr, host_port: u16) -> std::io::Result<Vec<u64>> {
+    // Addresses stand there as 32-bit words in the machine's byte order.
+    let words: Vec<u8> = match host_ip {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    let word =
+        |bytes: &[u8]| format!("{:08X}", bytes.iter().rev().fold(0, |sum, byte| sum << 8 | u32::from(*byte)).to_le());
+    let own: String = words.chunks(4).map(word).collect();
+    let mut inodes = Vec::new();
+    for table in ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"] {
+        let text = match std::fs::read_to_string(table) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            other => other?,
+        };
+        inodes.extend(text.lines().filter_map(|line| {
+            let mut fields = line.split_ascii_whitespace();
+            let (address, port) = fields.nth(1)?.split_once(':')?;
+            let met = host_ip.is_unspecified() || address == own || address.bytes().all(|digit| digit == b'0');
+            let here = u16::from_str_radix(port, 16).ok()? == host_port;
+            if met && here { fields.nth(7)?.parse::<u64>().ok() } else { None }
+        }));
+    }
+    Ok(inodes)
+}
+
+/// Whether the port of the socket may be had by others that agree to that as well.
+fn share(socket: &OwnedFd, shared: bool) -> Result<()> {
+    sockopt::set_socket_reuseaddr(socket, shared).map_err(|errno| failed("setsockopt(SO_REUSEADDR)", errno))
+}
+
+fn failed(call: &str, errno: Errno) -> Error {
+    Error::new(ErrorKind::System, format!("{call}: {}", reason(errno)))
+}
+
+fn open(host_ip: IpAddr, host_port: u16, protocol: Protocol, reuse: bool) -> Result<Option<OwnedFd>> {
     let (kind, number) = match protocol {
         Protocol::Tcp => (SocketType::STREAM, None),
         Protocol::Udp => (SocketType::DGRAM, None),
@@ -238,7 +332,7 @@ fn open(host_ip: IpAddr, host_port: u16, protocol: Protocol) -> Result<Option<Ow
         Err(_) if protocol == Protocol::Sctp => return Ok(None),
         Err(errno) => return Err(failed(errno)),
     };
-    if protocol != Protocol::Udp {
+    if reuse {
         // Connections of an earlier holder may still be in TIME_WAIT.
         sockopt::set_socket_reuseaddr(&socket, true).map_err(failed)?;
     }
@@ -319,6 +413,59 @@ mod tests {
             let error =
                 keeper.reserve("a", &[wish(Some("192.0.2.1"), Some("1"), Protocol::Tcp)]).expect_err("not ours");
             assert_eq!(error.to_string(), "failed to bind host port 192.0.2.1:1/tcp: cannot assign requested address");
+        });
+    }
+
+    /// As a child process has that is being started while the port changes hands: a copy of every descriptor.
+    fn copies(keeper: &Keeper) -> Vec<OwnedFd> {
+        let sockets = keeper.claims.values().flatten().filter_map(|claim| claim.socket.as_ref());
+        sockets.map(|socket| socket.try_clone().expect("dup")).collect()
+    }
+
+    #[test]
+    fn a_port_is_free_again_although_a_child_that_is_starting_has_a_copy() {
+        sealed(|| {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let mut keeper = Keeper::new();
+                let wishes = [
+                    wish(None, Some("8080"), protocol),
+                    wish(Some("127.0.0.1"), Some("8081"), protocol),
+                    wish(Some("::1"), Some("8082"), protocol),
+                ];
+                for round in 0..3 {
+                    keeper.reserve("a", &wishes).unwrap_or_else(|error| panic!("{protocol}, round {round}: {error}"));
+                    let copies = copies(&keeper);
+                    assert_eq!(copies.len(), wishes.len());
+                    keeper.release("a");
+                    keeper.reserve("b", &wishes).unwrap_or_else(|error| panic!("{protocol}, round {round}: {error}"));
+                    assert!(std::net::UdpSocket::bind("127.0.0.1:8081").is_err() || protocol != Protocol::Udp);
+                    drop(copies);
+                    keeper.release("b");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn a_udp_port_that_another_program_has_meanwhile_is_refused_however_ready_to_share_it_is() {
+        sealed(|| {
+            let mut keeper = Keeper::new();
+            let wishes = [wish(None, Some("5353"), Protocol::Udp)];
+            keeper.reserve("a", &wishes).expect("free");
+            let copies = copies(&keeper);
+            keeper.release("a");
+            let foreign = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).expect("socket");
+            sockopt::set_socket_reuseaddr(&foreign, true).expect("SO_REUSEADDR");
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 5353));
+            rustix::net::bind(&foreign, &address).expect("given back");
+            let error = keeper.reserve("a", &wishes).expect_err("foreign");
+            assert_eq!(error.to_string(), "failed to bind host port 0.0.0.0:5353/udp: address already in use");
+            drop(foreign);
+            keeper.reserve("a", &wishes).expect("only copies of ours");
+            let second = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).expect("socket");
+            sockopt::set_socket_reuseaddr(&second, true).expect("SO_REUSEADDR");
+            assert_eq!(rustix::net::bind(&second, &address), Err(Errno::ADDRINUSE), "what is claimed is not shared");
+            drop(copies);
         });
     }
 
