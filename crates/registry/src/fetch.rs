@@ -11,7 +11,7 @@ use hyper::{Method, StatusCode};
 use sha2::{Digest as _, Sha256};
 
 use crate::answer::{retry_advice, wait_asked};
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, retried};
 use crate::client::Inner;
 use crate::error::{Error, ErrorKind, Failure, Result, printable};
 use crate::net::proxy::percent_decode;
@@ -19,7 +19,7 @@ use crate::net::tls::Trust;
 use crate::net::transport::{Outgoing, Response};
 use crate::net::url::Url;
 use crate::pull::content_range;
-use crate::session::{check_encoding, unless_unreachable};
+use crate::session::check_encoding;
 
 /// The longest text of a refusal that is read, in bytes.
 const LARGEST_REFUSAL: usize = 16 << 10;
@@ -51,17 +51,9 @@ pub(crate) async fn fetch<'c>(inner: &'c Inner, url: &str) -> Result<Fetch<'c>> 
         value.set_sensitive(true);
         request = request.header(AUTHORIZATION, value);
     }
-    let mut backoff = Backoff::new(inner.config.retry_delay);
-    let response = loop {
-        let failure = match ask(inner, &request).await {
-            Ok(response) => break response,
-            Err(failure) => failure,
-        };
-        match backoff.next(unless_unreachable(failure.retry)) {
-            Some(wait) => tokio::time::sleep(wait).await,
-            None => return Err(failure.error),
-        }
-    };
+    let mut backoff = Backoff::at_beginning(inner.config.retry_delay);
+    let response = retried(&mut backoff, drop, || ask(inner, &request)).await?;
+    let backoff = backoff.begun();
     let total = response.header(&CONTENT_LENGTH).and_then(|length| length.parse().ok());
     let validator = validator(&response);
     let (handed_out, pending) = (Sha256::new(), Bytes::new());
@@ -141,9 +133,11 @@ impl Fetch<'_> {
     /// Asks again until the answer stands at the byte that is wanted next.
     async fn go_on(&mut self, mut failure: Failure) -> Result<()> {
         loop {
-            let Some(wait) = self.backoff.next(failure.retry) else { return Err(failure.error) };
-            tracing::info!("{}; going on at byte {} in {wait:?}", failure.error, self.position);
-            tokio::time::sleep(wait).await;
+            let position = self.position;
+            let waiting = |wait, failure: &Failure| {
+                tracing::info!("{}; going on at byte {position} in {wait:?}", failure.error);
+            };
+            self.backoff.wait(failure, waiting).await?;
             match self.again().await {
                 Ok(()) => return Ok(()),
                 Err(next) => failure = next,

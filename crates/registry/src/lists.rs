@@ -12,13 +12,13 @@ use serde::de::DeserializeOwned;
 
 use crate::answer::{Asked, refusal};
 use crate::auth::Grant;
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, retried};
 use crate::client::Inner;
 use crate::config::{Auth, Endpoint};
 use crate::error::{Error, ErrorKind, Failure, Result, printable};
 use crate::net::transport::{Outgoing, Response};
 use crate::net::url::Url;
-use crate::session::{Session, sessions, unless_unreachable};
+use crate::session::{Session, sessions};
 
 /// Longest page of a list.
 const LARGEST_PAGE: usize = 4 << 20;
@@ -189,21 +189,12 @@ async fn tags_of(session: &Session) -> Result<Vec<String>, Failure> {
 }
 
 async fn tag_page(session: &Session, query: &str) -> Result<(TagPage, Option<String>), Failure> {
-    let mut backoff = Backoff::new(session.inner.config.retry_delay);
-    loop {
-        let attempt = async {
-            let request = Outgoing::new(Method::GET, session.url(&format!("tags/list?{query}")).await?);
-            page(session.send(request).await?, Asked::Content(&session.reference, "list of tags")).await
-        };
-        let failure = match attempt.await {
-            Ok(page) => return Ok(page),
-            Err(failure) => failure,
-        };
-        match backoff.next(unless_unreachable(failure.retry)) {
-            Some(wait) => tokio::time::sleep(wait).await,
-            None => return Err(failure),
-        }
-    }
+    let mut backoff = Backoff::at_beginning(session.inner.config.retry_delay);
+    retried(&mut backoff, drop, || async {
+        let request = Outgoing::new(Method::GET, session.url(&format!("tags/list?{query}")).await?);
+        page(session.send(request).await?, Asked::Content(&session.reference, "list of tags")).await
+    })
+    .await
 }
 
 /// A page, and the query of the next one: only the query is believed of what the registry says about where that is.

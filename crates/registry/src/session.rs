@@ -11,10 +11,10 @@ use tokio::sync::OnceCell;
 
 use crate::answer::{Asked, refusal};
 use crate::auth::{Fresh, Grant};
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, retried};
 use crate::client::Inner;
 use crate::config::{Auth, Endpoint};
-use crate::error::{Error, ErrorKind, Failure, Retry};
+use crate::error::{Error, ErrorKind, Failure};
 use crate::hash::digest_of;
 use crate::net::transport::{Outgoing, Response};
 use crate::net::url::{Origin, Url};
@@ -96,14 +96,7 @@ impl Session {
             ));
         }
         let mut backoff = Backoff::new(self.inner.config.retry_delay);
-        loop {
-            let result = self.small_blob_once(digest, limit, what).await;
-            let Err(failure) = result else { return result };
-            match backoff.next(failure.retry) {
-                Some(wait) => tokio::time::sleep(wait).await,
-                None => return Err(failure),
-            }
-        }
+        retried(&mut backoff, drop, || self.small_blob_once(digest, limit, what)).await
     }
 
     async fn small_blob_once(&self, digest: &Digest, limit: usize, what: &str) -> Result<Vec<u8>, Failure> {
@@ -181,9 +174,4 @@ impl Inner {
         }
         Ok((response, Some(fresh)))
     }
-}
-
-/// At the beginning of a pull nothing is lost by failing at once when there is no connection.
-pub(crate) fn unless_unreachable(retry: Retry) -> Retry {
-    if retry == Retry::Reconnect { Retry::Never } else { retry }
 }

@@ -13,11 +13,11 @@ use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
 
 use crate::answer::{Asked, refusal};
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, retried};
 use crate::error::{Error, ErrorKind, Failure, printable};
 use crate::hash::{digest_of, sha256};
 use crate::net::transport::{Outgoing, Response};
-use crate::session::{Session, check_encoding, unless_unreachable};
+use crate::session::{Session, check_encoding};
 
 /// Indexes within indexes.
 const DEEPEST_INDEX: usize = 3;
@@ -138,20 +138,8 @@ async fn fetch(
     declared: Option<&str>,
     around: Around<'_>,
 ) -> Result<Fetched, Failure> {
-    let mut backoff = Backoff::new(session.inner.config.retry_delay);
-    loop {
-        let failure = match fetch_once(session, name, digest, declared, around).await {
-            Ok(fetched) => return Ok(fetched),
-            Err(failure) => failure,
-        };
-        match backoff.next(unless_unreachable(failure.retry)) {
-            Some(wait) => {
-                (around.waiting)(wait);
-                tokio::time::sleep(wait).await;
-            }
-            None => return Err(failure),
-        }
-    }
+    let mut backoff = Backoff::at_beginning(session.inner.config.retry_delay);
+    retried(&mut backoff, around.waiting, || fetch_once(session, name, digest, declared, around)).await
 }
 
 async fn fetch_once(

@@ -189,12 +189,12 @@ impl BlobSource {
             if position.part.start > before {
                 backoff.progress();
             }
-            let Some(wait) = backoff.next(failure.retry) else {
-                return Err(self.name(failure, streams.report.arrived()));
+            let waiting = |wait, failure: &Failure| {
+                tracing::debug!("{}: {}; trying again in {wait:?}", self.descriptor.digest, failure.error);
+                streams.report.publish.send_replace(Arrival::Retrying { seconds: super::whole_seconds(wait) });
             };
-            tracing::debug!("{}: {}; trying again in {wait:?}", self.descriptor.digest, failure.error);
-            streams.report.publish.send_replace(Arrival::Retrying { seconds: super::whole_seconds(wait) });
-            tokio::time::sleep(wait).await;
+            let waited = backoff.wait(failure, waiting).await;
+            waited.map_err(|failure| self.name(failure, streams.report.arrived()))?;
             streams.report.publish.send_replace(Arrival::Downloading { current: streams.report.arrived() });
         }
     }

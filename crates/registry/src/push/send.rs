@@ -11,6 +11,7 @@ use hyper::{Method, StatusCode};
 use super::packed::Content;
 use super::upload::{self, Upload};
 use crate::answer::{Asked, refusal};
+use crate::backoff::{Backoff, retried};
 use crate::error::{Error, Result};
 use crate::hash::sha256;
 use crate::net::transport::Outgoing;
@@ -46,7 +47,8 @@ pub(crate) async fn manifest(session: &Session, bytes: &[u8], kind: &str) -> Res
     let url = session.url(&format!("manifests/{place}")).await?;
     let mut request = Outgoing::new(Method::PUT, url).header(CONTENT_TYPE, kind);
     request.body = Bytes::copy_from_slice(bytes);
-    upload::retried(session, || async {
+    let mut backoff = Backoff::at_beginning(session.inner.config.retry_delay);
+    retried(&mut backoff, drop, || async {
         let response = session.send(request.clone()).await?;
         if !matches!(response.status, StatusCode::CREATED | StatusCode::OK | StatusCode::ACCEPTED) {
             return Err(refusal(response, Asked::Push).await);

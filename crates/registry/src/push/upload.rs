@@ -9,7 +9,7 @@ use hyper::{Method, StatusCode};
 
 use super::packed::Content;
 use crate::answer::{Asked, refusal};
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, retried};
 use crate::error::{ErrorKind, Failure, Retry};
 use crate::net::transport::{Outgoing, Response};
 use crate::net::url::Url;
@@ -35,27 +35,10 @@ pub(super) struct Upload<'a> {
     pub(super) content: &'a Content,
 }
 
-/// Runs `ask` until it works or trying again is of no use.
-pub(super) async fn retried<T, F: Future<Output = Result<T, Failure>>>(
-    session: &Session,
-    mut ask: impl FnMut() -> F,
-) -> Result<T, Failure> {
-    let mut backoff = Backoff::new(session.inner.config.retry_delay);
-    loop {
-        let failure = match ask().await {
-            Ok(done) => return Ok(done),
-            Err(failure) => failure,
-        };
-        match backoff.next(crate::session::unless_unreachable(failure.retry)) {
-            Some(wait) => tokio::time::sleep(wait).await,
-            None => return Err(failure),
-        }
-    }
-}
-
 /// Whether the repository has this blob. One that may not be looked at counts as missing: sending it will tell why.
 pub(super) async fn exists(session: &Session, digest: &Digest) -> Result<bool, Failure> {
-    retried(session, || async {
+    let mut backoff = Backoff::at_beginning(session.inner.config.retry_delay);
+    retried(&mut backoff, drop, || async {
         let request = Outgoing::new(Method::HEAD, session.url(&format!("blobs/{digest}")).await?);
         let response = session.send(request).await?;
         match response.status {
@@ -69,7 +52,8 @@ pub(super) async fn exists(session: &Session, digest: &Digest) -> Result<bool, F
 
 /// Asks for the blob from another repository of the same registry. `false` if it has to be sent after all.
 pub(super) async fn mount(session: &Session, digest: &Digest, from: &str) -> Result<bool, Failure> {
-    retried(session, || async {
+    let mut backoff = Backoff::at_beginning(session.inner.config.retry_delay);
+    retried(&mut backoff, drop, || async {
         let url = session.url(&format!("blobs/uploads/?mount={digest}&from={from}")).await?;
         let response = session.send(with_length(Outgoing::new(Method::POST, url))).await?;
         match response.status {
@@ -130,10 +114,11 @@ impl Upload<'_> {
             if place.as_ref().map_or(0, |place| place.offset) > before {
                 backoff.progress();
             }
-            let Some(wait) = backoff.next(failure.retry) else { return Err(failure) };
-            tracing::debug!("{}: {}; trying again in {wait:?}", self.digest, failure.error);
-            step(Step::Waiting(crate::pull::whole_seconds(wait)));
-            tokio::time::sleep(wait).await;
+            let waiting = |wait, failure: &Failure| {
+                tracing::debug!("{}: {}; trying again in {wait:?}", self.digest, failure.error);
+                step(Step::Waiting(crate::pull::whole_seconds(wait)));
+            };
+            backoff.wait(failure, waiting).await?;
             if let Some(known) = place.take() {
                 place = self.status(known).await;
             }
