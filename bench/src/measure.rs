@@ -117,6 +117,7 @@ impl Peak {
                 if is_last {
                     return most;
                 }
+                // How often it is looked: no process tells of its memory.
                 std::thread::sleep(Duration::from_millis(5));
             }
         });

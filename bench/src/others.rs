@@ -83,6 +83,7 @@ impl Docker {
                 eprintln!("dockerd does not answer: {}", self.log());
                 return false;
             }
+            // Its socket is there before it answers, and it tells nobody when it does.
             std::thread::sleep(Duration::from_millis(100));
         }
         true

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 /// How long a program may take unless the test says otherwise.
@@ -112,7 +112,7 @@ impl Run {
         std::thread::spawn(move || drop(stdin.write_all(&input)));
         let stdout = reader(child.stdout.take().expect("stdout is a pipe"));
         let stderr = reader(child.stderr.take().expect("stderr is a pipe"));
-        Running { child, shown, stdout: Some(stdout), stderr: Some(stderr), limit: self.limit }
+        Running { child, shown, stdout, stderr, limit: self.limit }
     }
 
     /// Starts it with whatever streams the command was given.
@@ -140,8 +140,8 @@ impl Run {
 pub struct Running {
     child: Child,
     shown: String,
-    stdout: Option<JoinHandle<Vec<u8>>>,
-    stderr: Option<JoinHandle<Vec<u8>>>,
+    stdout: Receiver<Vec<u8>>,
+    stderr: Receiver<Vec<u8>>,
     limit: Duration,
 }
 
@@ -173,8 +173,8 @@ impl Running {
         let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
         let output = Output {
             code,
-            stdout: text(self.stdout.take(), in_time),
-            stderr: text(self.stderr.take(), in_time),
+            stdout: text(&self.stdout, in_time),
+            stderr: text(&self.stderr, in_time),
             shown: std::mem::take(&mut self.shown),
         };
         assert!(in_time, "took more than {} s: {output}", self.limit.as_secs());
@@ -198,24 +198,24 @@ pub fn wait(child: &Child, limit: Duration) -> bool {
     }
 }
 
-fn reader(mut from: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+/// Reads to the end, and then gives what was read.
+fn reader(mut from: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+    let (whole, read) = mpsc::channel();
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
         from.read_to_end(&mut bytes).ok();
-        bytes
-    })
+        // Nobody waits any more for what comes too late.
+        whole.send(bytes).ok();
+    });
+    read
 }
 
 /// What was read. Children of an ended program may hold the pipe, so that is waited for only so long.
-fn text(reader: Option<JoinHandle<Vec<u8>>>, ended: bool) -> String {
-    let reader = reader.expect("read once only");
+fn text(read: &Receiver<Vec<u8>>, ended: bool) -> String {
     let patience = Duration::from_millis(if ended { 10_000 } else { 200 });
-    let begun = Instant::now();
-    while !reader.is_finished() {
-        if begun.elapsed() > patience {
-            return "(still open)\n".to_owned();
-        }
-        std::thread::sleep(Duration::from_millis(1));
+    match read.recv_timeout(patience) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(RecvTimeoutError::Timeout) => "(still open)\n".to_owned(),
+        Err(RecvTimeoutError::Disconnected) => panic!("the reader does not panic"),
     }
-    String::from_utf8_lossy(&reader.join().expect("the reader does not panic")).into_owned()
 }

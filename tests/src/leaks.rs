@@ -16,6 +16,7 @@ pub fn wait_for_none(host: &TestHost) -> Vec<String> {
         if found.is_empty() || begun.elapsed() > host.grace {
             return found;
         }
+        // Mounts, cgroups, links and strangers' processes: no event tells of all of them.
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -160,6 +161,7 @@ pub fn wait_for_empty_trash(host: &TestHost) -> Option<String> {
         if begun.elapsed() > 3 * host.grace {
             return Some(format!("{} is not emptied", trash.display()));
         }
+        // As the daemon removes it, in threads of its own.
         std::thread::sleep(Duration::from_millis(10));
     }
     None
@@ -177,6 +179,7 @@ pub fn sweep(host: &TestHost) {
                 kill_process(pid, Signal::KILL).ok();
             }
         }
+        // They are others' children, and each may have made another one meanwhile.
         std::thread::sleep(Duration::from_millis(20));
     }
     for _ in 0..50 {
@@ -185,6 +188,7 @@ pub fn sweep(host: &TestHost) {
         if folders.iter().filter(|folder| std::fs::remove_dir(folder).is_err()).count() == 0 {
             break;
         }
+        // A killed process is in its cgroup until it is gone altogether, which version 1 does not report.
         std::thread::sleep(Duration::from_millis(20));
     }
 }

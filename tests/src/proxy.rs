@@ -15,13 +15,13 @@ pub struct Proxy {
     /// Where it listens.
     pub address: String,
     shared: Arc<Shared>,
+    listener: TcpListener,
 }
 
 struct Shared {
     /// Bytes of answers that may still pass before all connections are cut.
     left: AtomicI64,
     passed: AtomicU64,
-    stop: AtomicBool,
     /// Whether new connections are taken after the cut.
     heal: AtomicBool,
     cuts: AtomicU32,
@@ -33,17 +33,16 @@ impl TestHost {
     pub fn proxy(&self, address: &str, target: &str, bytes: i64, heal: bool) -> Proxy {
         let listener = netns::inside(self.netns.as_fd(), || TcpListener::bind(address).expect("the address is free"));
         let listener = listener.expect("the namespace can be entered");
-        listener.set_nonblocking(true).expect("a socket can be made non-blocking");
         let shared = Arc::new(Shared {
             left: AtomicI64::new(bytes),
             passed: AtomicU64::new(0),
-            stop: AtomicBool::new(false),
             heal: AtomicBool::new(heal),
             cuts: AtomicU32::new(0),
         });
         let (netns, target, state) = (Arc::clone(&self.netns), target.to_owned(), Arc::clone(&shared));
+        let end = listener.try_clone().expect("a socket can be copied");
         std::thread::spawn(move || serve(&listener, &netns, &target, &state));
-        Proxy { address: address.to_owned(), shared }
+        Proxy { address: address.to_owned(), shared, listener: end }
     }
 }
 
@@ -66,17 +65,13 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::SeqCst);
+        // Whoever accepts there gets an error from now on.
+        rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Read).ok();
     }
 }
 
 fn serve(listener: &TcpListener, netns: &OwnedFd, target: &str, shared: &Arc<Shared>) {
-    while !shared.stop.load(Ordering::SeqCst) {
-        let Ok((client, _)) = listener.accept() else {
-            std::thread::sleep(Duration::from_millis(2));
-            continue;
-        };
-        client.set_nonblocking(false).expect("a socket can be made blocking");
+    while let Ok((client, _)) = listener.accept() {
         let Ok(server) = crate::http::connect(netns, target, Duration::from_secs(5)) else { continue };
         let (mut client_in, mut server_out) = (client.try_clone().expect("copy"), server.try_clone().expect("copy"));
         std::thread::spawn(move || {

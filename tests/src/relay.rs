@@ -6,7 +6,6 @@ use brig_sys::netns;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -51,7 +50,7 @@ pub struct Relay {
     pub address: String,
     decide: Decide,
     log: Arc<Mutex<Vec<Asked>>>,
-    stop: Arc<AtomicBool>,
+    listener: TcpListener,
 }
 
 impl TestHost {
@@ -59,22 +58,16 @@ impl TestHost {
     pub fn relay(&self, address: &str, target: &str, decide: impl Fn(&Asked) -> Deed + Send + 'static) -> Relay {
         let listener = netns::inside(self.netns.as_fd(), || TcpListener::bind(address));
         let listener = listener.expect("the namespace can be entered").expect("the address is free");
-        listener.set_nonblocking(true).expect("a socket can be made non-blocking");
         let relay = Relay {
             address: address.to_owned(),
             decide: Arc::new(Mutex::new(Box::new(decide))),
             log: Arc::default(),
-            stop: Arc::default(),
+            listener: listener.try_clone().expect("a socket can be copied"),
         };
         let (netns, target) = (Arc::clone(&self.netns), target.to_owned());
-        let (decide, log, stop) = (Arc::clone(&relay.decide), Arc::clone(&relay.log), Arc::clone(&relay.stop));
+        let (decide, log) = (Arc::clone(&relay.decide), Arc::clone(&relay.log));
         std::thread::spawn(move || {
-            while !stop.load(Ordering::SeqCst) {
-                let Ok((client, _)) = listener.accept() else {
-                    std::thread::sleep(Duration::from_millis(2));
-                    continue;
-                };
-                client.set_nonblocking(false).expect("a socket can be made blocking");
+            while let Ok((client, _)) = listener.accept() {
                 let (netns, target) = (Arc::clone(&netns), target.clone());
                 let (decide, log) = (Arc::clone(&decide), Arc::clone(&log));
                 // Whoever goes away in the midst is not waited for.
@@ -105,7 +98,8 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
+        // Whoever accepts there gets an error from now on.
+        rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Read).ok();
     }
 }
 
@@ -183,6 +177,7 @@ fn serve(
         return Ok(());
     }
     for piece in body.chunks(body.len().div_ceil(10).max(1)) {
+        // The slowness that was asked for.
         std::thread::sleep(pause);
         client.write_all(piece)?;
     }

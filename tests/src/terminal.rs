@@ -9,14 +9,23 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Child;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+const UNBROKEN: &str = "nobody panics with the screen locked";
+
+/// All that was ever shown, and who waits for more.
+#[derive(Default)]
+struct Screen {
+    shown: Mutex<Vec<u8>>,
+    more: Condvar,
+}
 
 /// A running program and the keyboard and screen in front of it.
 pub struct Terminal {
     master: File,
     child: Child,
-    screen: Arc<Mutex<Vec<u8>>>,
+    screen: Arc<Screen>,
     shown: String,
     read_to: usize,
 }
@@ -46,13 +55,14 @@ impl Terminal {
             *command = wrapped;
         });
         let child = run.spawn();
-        let screen = Arc::new(Mutex::new(Vec::new()));
+        let screen = Arc::new(Screen::default());
         let master = File::from(master);
         let (mut from, to) = (master.try_clone().expect("a descriptor can be copied"), Arc::clone(&screen));
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(count @ 1..) = from.read(&mut buffer) {
-                to.lock().expect("nobody panics with the screen locked").extend_from_slice(&buffer[..count]);
+                to.shown.lock().expect(UNBROKEN).extend_from_slice(&buffer[..count]);
+                to.more.notify_all();
             }
         });
         Terminal { master, child, screen, shown: shown.to_owned(), read_to: 0 }
@@ -66,23 +76,29 @@ impl Terminal {
     /// Waits until something new appears on the screen; everything up to it.
     #[track_caller]
     pub fn expect(&mut self, text: &str) -> String {
-        let begun = Instant::now();
-        loop {
-            let screen = self.screen();
-            if let Some(at) = screen[self.read_to..].find(text) {
-                let end = self.read_to + at + text.len();
-                let seen = screen[self.read_to..end].to_owned();
-                self.read_to = end;
-                return seen;
-            }
-            assert!(begun.elapsed() < PATIENCE, "{}: {text:?} did not appear on\n{screen}", self.shown);
-            std::thread::sleep(Duration::from_millis(5));
+        match self.appears(text, PATIENCE) {
+            Some(seen) => seen,
+            None => panic!("{}: {text:?} did not appear on\n{}", self.shown, self.screen()),
         }
+    }
+
+    /// Waits until something new appears on the screen, at most so long; everything up to it.
+    pub fn appears(&mut self, text: &str, limit: Duration) -> Option<String> {
+        let is_missing = |shown: &mut Vec<u8>| {
+            !String::from_utf8_lossy(shown).get(self.read_to..).is_some_and(|new| new.contains(text))
+        };
+        let shown = self.screen.shown.lock().expect(UNBROKEN);
+        let (shown, _) = self.screen.more.wait_timeout_while(shown, limit, is_missing).expect(UNBROKEN);
+        let screen = String::from_utf8_lossy(&shown);
+        let end = self.read_to + screen.get(self.read_to..)?.find(text)? + text.len();
+        let seen = screen[self.read_to..end].to_owned();
+        self.read_to = end;
+        Some(seen)
     }
 
     /// All that was ever shown.
     pub fn screen(&self) -> String {
-        String::from_utf8_lossy(&self.screen.lock().expect("nobody panics with the screen locked")).into_owned()
+        String::from_utf8_lossy(&self.screen.shown.lock().expect(UNBROKEN)).into_owned()
     }
 
     /// Changes the window's size.

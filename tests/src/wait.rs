@@ -13,6 +13,7 @@ pub fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
             return value;
         }
         assert!(begun.elapsed() < PATIENCE, "{what}: not after {} s", PATIENCE.as_secs());
+        // Whatever is asked about has no event, or its test would wait for that.
         std::thread::sleep(Duration::from_millis(5));
     }
 }

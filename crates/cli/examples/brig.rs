@@ -24,7 +24,7 @@ fn stand_in(args: &[String]) -> Option<()> {
     writeln!(starts, "{}", args[1..].join(" ")).ok()?;
     let listener = UnixListener::bind(value("-H")?.strip_prefix("unix://")?).ok()?;
     std::fs::write(format!("/proc/self/fd/{}", value("--ready-fd")?), b"1").ok()?;
-    // Long enough for one test, and then gone by itself.
+    // Time itself: long enough for one test, and then gone by itself, whatever becomes of the test.
     std::thread::spawn(|| {
         std::thread::sleep(std::time::Duration::from_secs(5));
         std::process::exit(0);

@@ -187,6 +187,7 @@ pub fn follow_window(client: &Arc<Client>, target: Target, ends: bool) -> Result
             if resize(&first, &first_target).is_ok() {
                 return;
             }
+            // The API has no event for a process of `exec` that can be resized.
             std::thread::sleep(Duration::from_millis(10 * attempt));
         }
     })?;

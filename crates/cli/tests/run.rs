@@ -22,10 +22,12 @@ impl Flag {
         *self.0.0.lock().unwrap() = true;
         self.0.1.notify_all();
     }
-    fn wait(&self) {
+    fn is_raised_within(&self, limit: Duration) -> bool {
         let guard = self.0.0.lock().unwrap();
-        let (_guard, late) = self.0.1.wait_timeout_while(guard, Duration::from_secs(10), |up| !*up).unwrap();
-        assert!(!late.timed_out(), "what the test waits for did not happen");
+        *self.0.1.wait_timeout_while(guard, limit, |up| !*up).unwrap().0
+    }
+    fn wait(&self) {
+        assert!(self.is_raised_within(Duration::from_secs(10)), "what the test waits for did not happen");
     }
 }
 
@@ -257,15 +259,12 @@ fn a_terminal_is_raw_sized_detached_from_and_given_back() {
     // The size at the start is told by a thread of its own, which may read it only now.
     first.wait();
     tcsetwinsize(&theirs, rustix::termios::Winsize { ws_row: 50, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
-    // The handler may be set up a moment after the first output.
-    for _ in 0..50 {
-        if *sized.0.0.lock().unwrap() {
-            break;
-        }
+    // The handler may be set up a moment after the first output: told until it hears.
+    let told = (0..500).any(|_| {
         kill_process(Pid::from_child(&child), Signal::WINCH).unwrap();
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    sized.wait();
+        sized.is_raised_within(Duration::from_millis(20))
+    });
+    assert!(told, "the new size is not told");
     ours.write_all(b"ls\x03\r").unwrap();
     ours.write_all(b"\x10\x11").unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0), "detached");

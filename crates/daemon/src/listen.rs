@@ -144,7 +144,7 @@ impl Listener {
                     });
                 }
                 Err(error) => {
-                    // Out of descriptors, most likely: let some connections end.
+                    // Out of descriptors, most likely: let some connections end. Nothing tells when a descriptor is free again.
                     tracing::warn!("accepting a connection on {}: {error}", self.name);
                     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                 }

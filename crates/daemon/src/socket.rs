@@ -172,6 +172,7 @@ impl Socket {
         if self.hijack {
             return Poll::Pending;
         }
+        // A time limit; the answer's end comes before it.
         let sleep = self.leaving.get_or_insert_with(|| Box::pin(tokio::time::sleep(LEAVING)));
         ready!(sleep.as_mut().poll(cx));
         Poll::Ready(Ok(()))

@@ -80,6 +80,7 @@ impl Events {
             let deadline = async {
                 match until {
                     Some(until) => {
+                        // The client has named the time.
                         let left = until.duration_since(Timestamp::now());
                         tokio::time::sleep(std::time::Duration::try_from(left).unwrap_or_default()).await;
                     }

@@ -212,6 +212,7 @@ fn lock_exec_root(path: &Path) -> Result<OwnedFd> {
     for _ in 0..100 {
         match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(directory),
+            // flock(2) knows no time limit and has nothing to poll.
             Err(Errno::WOULDBLOCK) => std::thread::sleep(std::time::Duration::from_millis(10)),
             Err(errno) => return Err(failed("flock", errno)),
         }

@@ -139,6 +139,8 @@ impl Links {
             if up {
                 return Ok(());
             }
+            // Asked again rather than listened for: asking itself brings it about on new kernels, and whoever listens gets
+            // every change of every link, too many while containers start together.
             std::thread::sleep(std::time::Duration::from_micros(50 * (attempt + 1)));
         }
         // Nothing is broken: the first packets of this link may come late.

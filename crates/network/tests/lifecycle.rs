@@ -162,7 +162,10 @@ fn detach_works_twice_and_leaves_nothing() {
     bed.network.detach(&web.endpoint).expect("detach");
     bed.network.attach(web.netns.as_fd(), &web.endpoint).expect("at once");
     ask(&bed.host, "127.0.0.1:8080").expect("published again");
-    std::thread::sleep(Duration::from_millis(400));
+    // What is deleted after it is gone: deletions come in turn.
+    let later = bed.container("172.17.0.3/16", &[]);
+    bed.network.detach(&later.endpoint).expect("detach");
+    eventually("the later pair is gone", || veths(&bed) == 1);
     ask(&bed.host, "127.0.0.1:8080").expect("the late deletion hits the old pair only");
     let error = bed.network.attach(web.netns.as_fd(), &web.endpoint).expect_err("twice");
     assert!(error.to_string().contains("is attached already"), "{error}");
@@ -330,6 +333,7 @@ fn the_table_heals_and_connections_survive() {
     // Other tables are nobody's business: nothing of ours is written again.
     let handles = run(&bed.host, "nft -a list table inet brig");
     run(&bed.host, "nft add table inet theirs && nft add chain inet theirs c && nft delete table inet theirs");
+    // Time in which it is healed in other cases; that nothing happens has no event.
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(run(&bed.host, "nft -a list table inet brig"), handles);
 }

@@ -75,7 +75,7 @@ impl Registry {
                     while connections.try_join_next().is_some() {}
                 }
                 Err(error) => {
-                    // Out of descriptors, most likely: let some connections end.
+                    // Out of descriptors, most likely: let some connections end. Nothing tells when a descriptor is free again.
                     tracing::warn!("accepting a connection: {error}");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }

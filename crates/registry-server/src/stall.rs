@@ -20,6 +20,7 @@ pub(crate) struct Stall<S> {
 
 impl<S> Stall<S> {
     pub(crate) fn new(stream: S, patience: Duration) -> Stall<S> {
+        // A time limit, set anew with every write that waits.
         Stall { stream, patience, timer: Box::pin(tokio::time::sleep(patience)), waiting: false }
     }
 

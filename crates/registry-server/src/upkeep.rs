@@ -38,6 +38,7 @@ impl Registry {
     /// Waits for something to be deleted, and a while for more.
     async fn deletions(&self) {
         self.inner.deleted.notified().await;
+        // Who else deletes something is not known before.
         tokio::time::sleep(MORE_DELETIONS).await;
     }
 
@@ -74,6 +75,7 @@ impl Registry {
     pub async fn keep_tidy(self, upkeep: Upkeep) {
         loop {
             tokio::select! {
+                // The clock: grace and expiry pass without any event.
                 () = tokio::time::sleep(upkeep.interval) => {}
                 () = self.deletions() => {}
             }

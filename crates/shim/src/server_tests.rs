@@ -216,6 +216,7 @@ fn a_slow_reader_holds_the_process_back_and_loses_nothing() {
         quick.read_to_end(&mut all).unwrap();
         all
     });
+    // Time in which it would end; that nothing happens has no event.
     std::thread::sleep(Duration::from_millis(300));
     assert!(!fake.path("exit.json").exists(), "the process was not held back");
     let mut all = Vec::new();
@@ -235,6 +236,7 @@ fn output_left_unread_at_the_exit_is_still_delivered() {
     fake.go();
     fake.until(|event| matches!(event, Event::Exited { .. }));
     fake.events.get_mut().write_all(&encode(&Request::Release)).unwrap();
+    // Time in which the shim would end with what is unread; that nothing happens has no event.
     std::thread::sleep(Duration::from_millis(100));
     let mut all = Vec::new();
     slow.read_to_end(&mut all).unwrap();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use brig_shim::client;
 use brig_shim::protocol::{Event, Exec, Phase, Request, Streams};
-use common::{ALL, OUTPUT, Plan, ask, frames, process, read_until, rest};
+use common::{ALL, Host, OUTPUT, Plan, ask, frames, process, read_until, rest};
 
 fn exec(exec_id: &str, args: &[&str], attach: Streams) -> Request {
     let process = serde_json::from_value(process(args)).unwrap();
@@ -212,6 +212,7 @@ fn the_daemon_goes_and_comes_back() {
     plan.config.stdin_open = true;
     let mut host = plan.start();
     host.events.get_mut().shutdown(Shutdown::Both).unwrap();
+    // The shim sees that in its own time and tells nobody; either order works, but this one is meant.
     std::thread::sleep(Duration::from_millis(50));
     let mut again = host.connect();
     let answer = ask(&mut again, &Request::Subscribe);
@@ -234,9 +235,7 @@ fn without_a_daemon_the_shim_ends_by_itself() {
     drop(other);
     host.events = std::io::BufReader::new(nobody);
     let exit = host.dir.path().join("exit.json");
-    while !exit.exists() {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    Host::wait_until("an exit file", || exit.exists());
     assert_eq!(client::read_exit(&exit).unwrap().unwrap().exit_code, 6);
     assert_eq!(host.log(), "alone\n");
     host.gone();
@@ -276,6 +275,7 @@ fn a_slow_reader_loses_nothing() {
     host.ready();
     let mut client = host.streams(&Request::Attach(OUTPUT));
     host.go();
+    // Time in which it would end; that nothing happens has no event.
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(host.status().status, Phase::Running, "the container was not held back");
     let (out, err) = frames(&rest(&mut client));
@@ -287,9 +287,7 @@ fn a_slow_reader_loses_nothing() {
 #[test]
 fn pause_pids_and_stats() {
     let mut host = Plan::new("sleep 100 & echo here; wait").start();
-    while host.log().is_empty() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    Host::wait_until("a line in the log", || !host.log().is_empty());
     assert!(host.ask(&Request::Pause).get("ok").is_some());
     assert!(host.status().paused);
     assert_eq!(host.ask(&exec("e", &["true"], OUTPUT))["error"]["kind"], "invalid");
@@ -310,8 +308,10 @@ fn the_shim_is_small_and_keeps_to_itself() {
     let host = Plan::new("sleep 100").start();
     // A page of the program counts as private to the only process that has it: as in life, there is more than one shim.
     let mut other = Plan::new("sleep 100").start();
-    std::thread::sleep(Duration::from_millis(100));
+    // When both have got through their start, of which all but the answer is their own business.
     let pid = host.shim.id();
+    let is_asleep = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") S ");
+    Host::wait_until("at rest", || is_asleep(pid) && is_asleep(other.shim.id()));
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
     let kib = |name: &str| -> u64 {
         let line = rollup.lines().find(|line| line.starts_with(name)).unwrap();

@@ -50,6 +50,7 @@ pub(crate) fn take(root: &Path) -> Result<Lock> {
                 let length = rustix::io::pread(&lock, &mut holder, 0).unwrap_or_default();
                 let holder = String::from_utf8_lossy(&holder[..length]);
                 if begun.elapsed() < patience(holder.trim()) {
+                    // flock(2) knows no time limit and has nothing to poll, and a child that has the file too is nobody's.
                     std::thread::sleep(Duration::from_millis(10));
                     continue;
                 }

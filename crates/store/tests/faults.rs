@@ -70,6 +70,7 @@ fn a_killed_process_leaves_nothing() {
         };
         while !busy(&root) {
             assert!(Instant::now() < deadline, "the child does not unpack");
+            // Another process's files: the folder itself is yet to be made.
             std::thread::sleep(Duration::from_millis(5));
         }
         let error = Store::open(&root).err().unwrap();

@@ -273,6 +273,7 @@ fn a_lock_that_a_killed_process_has_not_let_go_of_yet_is_waited_for() {
     std::io::Write::write_all(&mut &lock, format!("{}\n", dead.id()).as_bytes()).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let later = std::thread::spawn(move || {
+        // Enough for the other to find it taken, which nothing reports.
         std::thread::sleep(std::time::Duration::from_millis(300));
         drop(lock);
     });

@@ -1,6 +1,7 @@
 //! What clients rely on beyond the verbs: compared with Docker's daemon, where brig once differed.
 
 use brig_tests::{TestHost, http, needs};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::json;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -12,12 +13,11 @@ fn busybox() -> TestHost {
     host
 }
 
-/// Sends bytes as they are and gives the connection and the first piece of the answer, read as late as `pause`.
-fn raw(host: &TestHost, request: &str, pause: Duration) -> (UnixStream, Vec<u8>) {
+/// Sends bytes as they are and gives the connection and the first piece of the answer.
+fn raw(host: &TestHost, request: &str) -> (UnixStream, Vec<u8>) {
     let mut connection = UnixStream::connect(host.socket()).unwrap();
     connection.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     connection.write_all(request.as_bytes()).unwrap();
-    std::thread::sleep(pause);
     let mut piece = vec![0; 64 << 10];
     let count = connection.read(&mut piece).unwrap();
     piece.truncate(count);
@@ -37,7 +37,7 @@ fn output_of_an_exec_does_not_come_along_with_the_head() {
             "POST /exec/{id}/start HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\
              Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}"
         );
-        let (mut connection, head) = raw(&host, &request, Duration::ZERO);
+        let (mut connection, head) = raw(&host, &request);
         assert!(head.starts_with(b"HTTP/1.1 101") && head.ends_with(b"\r\n\r\n"), "{head:?}");
         let mut output = Vec::new();
         connection.read_to_end(&mut output).unwrap();
@@ -65,7 +65,8 @@ fn a_refused_upload_is_read_to_its_end() {
     )
     .unwrap();
     // The answer is there long before the body is.
-    std::thread::sleep(Duration::from_millis(300));
+    let mut answered = [PollFd::new(&connection, PollFlags::IN)];
+    assert_eq!(poll(&mut answered, Some(&Timespec { tv_sec: 20, tv_nsec: 0 })), Ok(1));
     connection.write_all(&vec![b'x'; length]).expect("the daemon reads on");
     let mut head = [0; 12];
     connection.read_exact(&mut head).unwrap();
@@ -77,8 +78,9 @@ fn quotes_in_a_query_and_expressions_in_a_name() {
     let host = busybox();
     host.brig(&["create", "--name", "web-1", "busybox"]).ok();
     host.brig(&["create", "--name", "web-2", "busybox"]).ok();
-    let request = "GET /containers/json?all=1&filters={\"name\":[\"^/web-[2-9]$\"]} HTTP/1.1\r\nHost: d\r\n\r\n";
-    let (_, answer) = raw(&host, request, Duration::from_millis(200));
+    let request = "GET /containers/json?all=1&filters={\"name\":[\"^/web-[2-9]$\"]} HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n";
+    let (mut connection, mut answer) = raw(&host, request);
+    connection.read_to_end(&mut answer).unwrap();
     let answer = String::from_utf8_lossy(&answer).into_owned();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(answer.contains("/web-2") && !answer.contains("/web-1"), "{answer}");

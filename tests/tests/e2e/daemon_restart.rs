@@ -11,8 +11,9 @@ fn containers_outlive_the_daemon() {
     host.brig(&["run", "-d", "--name", "count", "busybox", "sh", "-c", script]).ok();
     host.brig(&["run", "-d", "--name", "seven", "busybox", "sh", "-c", "sleep 1; echo last; exit 7"]).ok();
     let (pid, started) = (host.pid("count"), host.field("count", "{{.State.StartedAt}}"));
+    let seven = host.pid("seven");
     host.kill_daemon();
-    std::thread::sleep(Duration::from_millis(1500));
+    eventually("it ends without a daemon", || ended(seven));
     assert!(std::path::Path::new(&format!("/proc/{pid}")).exists(), "it runs without a daemon");
     host.start_daemon();
     assert_eq!(host.pid("count"), pid);
@@ -66,6 +67,7 @@ fn a_client_that_waits_is_told_and_attach_works_again() {
     host.load_busybox();
     host.brig(&["run", "-d", "-i", "--name", "cat", "busybox", "cat"]).ok();
     let waiting = host.brig_run(&["wait", "cat"]).start();
+    // Nothing tells that its request has come; if it has not, it fails as well, to reach a daemon.
     std::thread::sleep(Duration::from_millis(200));
     host.crash_daemon();
     assert_ne!(waiting.finish().code, 0, "a wait that was cut off must not claim an exit code");
@@ -83,9 +85,9 @@ fn restart_policy_and_removal_are_carried_out_later() {
     host.load_busybox();
     host.brig(&["run", "-d", "--rm", "--name", "gone", "busybox", "sleep", "0.5"]).ok();
     host.brig(&["run", "-d", "--restart", "always", "--name", "again", "busybox", "sleep", "0.5"]).ok();
-    let first = host.pid("again");
+    let (first, gone) = (host.pid("again"), host.pid("gone"));
     host.kill_daemon();
-    std::thread::sleep(Duration::from_secs(1));
+    eventually("both end without a daemon", || ended(first).and(ended(gone)));
     host.start_daemon();
     eventually("--rm is carried out", || (host.brig(&["inspect", "gone"]).code == 1).then_some(()));
     eventually("it runs again", || {
@@ -98,10 +100,10 @@ fn restart_policy_and_removal_are_carried_out_later() {
 fn a_stop_that_was_cut_off_leaves_a_container_that_can_be_stopped() {
     let mut host = TestHost::new();
     host.load_busybox();
-    host.brig(&["run", "-d", "--name", "deaf", "busybox", "sh", "-c", "trap '' TERM; while :; do sleep 0.02; done"])
-        .ok();
+    let script = "trap 'echo told' TERM; while :; do sleep 0.02; done";
+    host.brig(&["run", "-d", "--name", "deaf", "busybox", "sh", "-c", script]).ok();
     let stopping = host.brig_run(&["stop", "-t", "30", "deaf"]).start();
-    std::thread::sleep(Duration::from_millis(300));
+    eventually("it is being stopped", || (host.brig(&["logs", "deaf"]).ok() == "told").then_some(()));
     host.crash_daemon();
     assert_ne!(stopping.finish().code, 0);
     host.brig(&["stop", "-t", "0", "deaf"]).ok();
@@ -118,6 +120,7 @@ fn killed_in_the_middle_of_starts() {
                 host.brig_run(&["run", "-d", "--name", &format!("r{round}n{n}"), "busybox", "sleep", "1000"]).start()
             })
             .collect();
+        // Any moment will do, and each round has another.
         std::thread::sleep(Duration::from_millis(40 + 70 * u64::from(round)));
         host.crash_daemon();
         let told: Vec<_> = starting.into_iter().map(brig_tests::command::Running::finish).collect();
@@ -160,6 +163,11 @@ fn a_daemon_that_a_command_started_leaves_when_idle() {
     run.env("BRIG_DAEMON_ARGS", arguments.as_str()).output().ok();
     eventually("the daemon left", || daemons(&host).is_empty().then_some(()));
     assert!(!host.socket().exists());
+}
+
+/// Whether a container's process is gone.
+fn ended(pid: u32) -> Option<()> {
+    (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(())
 }
 
 /// Daemons of the host.

@@ -59,8 +59,7 @@ fn a_terminal_of_its_own() {
     terminal.resize(50, 120);
     eventually("the new size arrives", || {
         terminal.type_in("stty size\n");
-        std::thread::sleep(std::time::Duration::from_millis(100));
-        terminal.screen().contains("50 120").then_some(())
+        terminal.appears("50 120", std::time::Duration::from_millis(100))
     });
     terminal.type_in("exit 3\n");
     assert_eq!(terminal.finish(), 3);

@@ -27,8 +27,11 @@ fn what_a_restart_policy_starts_at_boot_has_a_network() {
     for name in names {
         host.brig(&["run", "-d", "--restart", "always", "--name", name, "busybox", "sh", "-c", script]).ok();
     }
+    let pids = names.map(|name| host.pid(name));
     host.kill_daemon();
-    std::thread::sleep(Duration::from_millis(1500));
+    for pid in pids {
+        eventually("it ends without a daemon", || (!Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
+    }
     host.start_daemon();
     for name in names {
         host.wait_for_state(name, "running");
@@ -61,6 +64,7 @@ fn a_stopped_shim_keeps_its_container_and_holds_up_nobody() {
     eventually("the shim is heard again", || (host.brig(&["exec", "stuck", "true"]).code == 0).then_some(()));
     assert_eq!(host.brig(&["logs", "stuck"]).ok(), "kept");
     // Its end is noticed too, which needs the connection of events.
+    // Past the daemon's next try for it, of which nobody is told.
     std::thread::sleep(Duration::from_secs(6));
     signal(pid, Signal::KILL);
     host.wait_for_state("stuck", "exited");

@@ -176,6 +176,7 @@ fn control_c_ends_a_pull_and_the_next_one_works() {
     let registry = host.registry();
     registry.push(&big_image(), "big", "latest");
     let pull = host.brig_run(&["pull", &registry.name("big")]).start();
+    // Any moment will do.
     std::thread::sleep(Duration::from_millis(60));
     pull.signal(Signal::INT);
     pull.finish();
@@ -190,6 +191,7 @@ fn a_daemon_killed_during_a_pull_leaves_nothing_half_made() {
     registry.push(&big_image(), "big", "latest");
     for wait in [30, 90, 200] {
         let pull = host.brig_run(&["pull", &registry.name("big")]).start();
+        // Any moment will do, and the three are different ones.
         std::thread::sleep(Duration::from_millis(wait));
         host.crash_daemon();
         if pull.finish().code != 0 {

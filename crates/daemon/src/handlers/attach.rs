@@ -63,7 +63,8 @@ pub async fn exec_start(mut call: Call) -> Outcome {
             Ok(Some(attachment)) => session(attachment, keys),
             Ok(None) => Session { replay: None, container: None, framed: !tty, detach: None, stdin: false },
             Err(error) => {
-                // A process takes its time to print; this is there at once, so the client is given that time.
+                // A process takes its time to print; this is there at once, so the client is given that time to read the
+                // answer's head, which nothing reports.
                 tokio::time::sleep(HEAD_READ).await;
                 message(&error.message, tty)
             }

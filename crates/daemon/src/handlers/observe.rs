@@ -101,7 +101,7 @@ pub async fn stats(call: Call) -> Outcome {
         return ok(&first);
     }
     if !stream {
-        // Two readings, so that the client can compute a rate.
+        // Two readings, so that the client can compute a rate: the time between them is what is measured over.
         tokio::time::sleep(STATS_INTERVAL).await;
         return ok(&after(&first, call.engine.containers.stats(&name).await?));
     }

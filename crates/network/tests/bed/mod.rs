@@ -4,10 +4,9 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use brig_network::ports::Publish;
@@ -25,7 +24,8 @@ pub struct Bed {
     pub network: Network,
     pub host: OwnedFd,
     pub neighbour: OwnedFd,
-    stop: Arc<AtomicBool>,
+    /// What is listened on, to be shut down in the end.
+    sockets: Mutex<Vec<OwnedFd>>,
 }
 
 pub struct Container {
@@ -114,7 +114,7 @@ impl Bed {
         run(&host, "ip link show lan0");
         run(&neighbour, "ip link show eth0");
         let network = netns::inside(host.as_fd(), || Network::new(Config::default()).expect("network"));
-        Bed { network: network.expect("inside"), host, neighbour, stop: Arc::new(AtomicBool::new(false)) }
+        Bed { network: network.expect("inside"), host, neighbour, sockets: Mutex::default() }
     }
 
     /// Another opener of the same host, as a restarted daemon.
@@ -171,14 +171,11 @@ impl Bed {
     /// Serves TCP at `address` in the namespace: every client is told the address it is seen under.
     pub fn serve(&self, fd: &OwnedFd, address: &str) {
         let listener = netns::inside(fd.as_fd(), || TcpListener::bind(address).expect("bind")).expect("inside");
-        listener.set_nonblocking(true).expect("nonblocking");
-        let stop = Arc::clone(&self.stop);
+        self.listens(listener.as_fd());
         std::thread::spawn(move || {
-            while !stop.load(Ordering::Relaxed) {
-                match listener.accept() {
-                    Ok((mut stream, peer)) => drop(stream.write_all(peer.ip().to_string().as_bytes())),
-                    Err(_) => std::thread::sleep(Duration::from_millis(2)),
-                }
+            // Until it is shut down with the bed.
+            while let Ok((mut stream, peer)) = listener.accept() {
+                drop(stream.write_all(peer.ip().to_string().as_bytes()));
             }
         });
     }
@@ -186,23 +183,28 @@ impl Bed {
     /// Serves UDP likewise, with `greeting` before the address.
     pub fn serve_udp(&self, fd: &OwnedFd, address: &str, greeting: &str) {
         let socket = netns::inside(fd.as_fd(), || UdpSocket::bind(address).expect("bind")).expect("inside");
-        socket.set_read_timeout(Some(Duration::from_millis(20))).expect("timeout");
-        let stop = Arc::clone(&self.stop);
+        self.listens(socket.as_fd());
         let greeting = greeting.to_owned();
         std::thread::spawn(move || {
             let mut buffer = [0; 64];
-            while !stop.load(Ordering::Relaxed) {
-                if let Ok((_, peer)) = socket.recv_from(&mut buffer) {
-                    drop(socket.send_to(format!("{greeting}{}", peer.ip()).as_bytes(), peer));
-                }
+            // Until it is shut down with the bed.
+            while let Ok((1.., peer)) = socket.recv_from(&mut buffer) {
+                drop(socket.send_to(format!("{greeting}{}", peer.ip()).as_bytes(), peer));
             }
         });
+    }
+
+    fn listens(&self, socket: BorrowedFd<'_>) {
+        self.sockets.lock().expect("nobody panics with the list").push(socket.try_clone_to_owned().expect("copy"));
     }
 }
 
 impl Drop for Bed {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        for socket in self.sockets.lock().expect("nobody panics with the list").iter() {
+            // It says that a UDP socket is not connected, and wakes its reader all the same.
+            rustix::net::shutdown(socket, rustix::net::Shutdown::Read).ok();
+        }
     }
 }
 
@@ -245,6 +247,7 @@ pub fn eventually(what: &str, done: impl Fn() -> bool) {
         if done() {
             return;
         }
+        // What is asked about comes from the kernel, other threads or nft, which have no event in common.
         std::thread::sleep(Duration::from_millis(10));
     }
     panic!("{what}: still not after twenty seconds");

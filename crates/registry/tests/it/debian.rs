@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use brig_oci::media_type;
 use bytes::Bytes;
@@ -13,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::rig::image::sha256;
-use super::rig::{Image, TestBox};
+use super::rig::{Image, TestBox, eventually};
 
 const PROGRAM: &str = "/usr/bin/docker-registry";
 
@@ -77,12 +76,9 @@ async fn pulls_from_debians_registry() {
     }
     let dir = tempfile::tempdir().unwrap();
     let (_running, address) = start(dir.path());
-    for _ in 0..100 {
-        if TcpStream::connect(address.parse::<std::net::SocketAddr>().unwrap()).await.is_ok() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let target = address.parse::<std::net::SocketAddr>().unwrap();
+    let listens = || std::net::TcpStream::connect(target).is_ok();
+    eventually(|| format!("{PROGRAM} does not listen"), listens).await;
     let image = Image::small();
     push(&address, "team/app", "v1", &image).await;
     let host = TestBox::new();

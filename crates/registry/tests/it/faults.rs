@@ -8,7 +8,7 @@ use brig_registry::{Config, Error, ErrorKind};
 use serde_json::json;
 
 use super::rig::image::{descriptor, sha256};
-use super::rig::{Image, Layer, Packing, Registry, Reply, TestBox, quick};
+use super::rig::{Image, Layer, Packing, Registry, Reply, TestBox, eventually, quick};
 
 #[track_caller]
 fn says(error: &Error, kind: ErrorKind, parts: &[&str]) {
@@ -411,14 +411,17 @@ async fn cancelling_leaves_nothing() {
         &Image::new((0..4).map(|n| Layer::file(&format!("g{n}"), 100_000, Packing::Gzip)).collect()),
     );
     let pull = tokio::spawn(async move { pulling.pull(&name).await });
-    while registry.count("GET", "/blobs/") < 4 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let is_under_way = || {
+        let arrives =
+            |e: &brig_registry::PullEvent| matches!(e, brig_registry::PullEvent::Downloading { current: 1.., .. });
+        registry.count("GET", "/blobs/") >= 4 && host.events().iter().any(arrives)
+    };
+    eventually(|| format!("it does not begin: {:?}", host.events()), is_under_way).await;
     pull.abort();
     assert!(pull.await.unwrap_err().is_cancelled());
     host.assert_clean().await;
     let seen = registry.log().len();
+    // Time for more requests, if there are any; that nothing happens has no event.
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(registry.log().len(), seen, "requests went on after the pull was dropped");
     registry.hook(|_| Reply::Serve);

@@ -2,7 +2,6 @@
 
 use std::io::Read;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use brig_oci::{Digest, Platform, media_type};
@@ -13,7 +12,7 @@ use brig_tests::corpus::tar::Tar;
 use serde_json::json;
 
 use super::rig::image::descriptor;
-use super::rig::{Image, Layer, Packing, Registry, Reply, TestBox, quick};
+use super::rig::{Image, Layer, Packing, Registry, Reply, TestBox, eventually, quick};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_with_every_packing() {
@@ -239,11 +238,14 @@ async fn a_shared_download_outlives_the_pull_that_began_it() {
         tokio::spawn(async move { host.pull(&name).await })
     };
     let first = begin(registry.name("app:v1"));
-    while registry.count("GET", image.layers[0].digest().hex()) == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let asked = || registry.count("GET", image.layers[0].digest().hex());
+    eventually(|| "the layer is not asked for".into(), || asked() > 0).await;
     let second = begin(registry.name("app:v1"));
-    tokio::time::sleep(Duration::from_millis(150)).await;
+    let joined = || {
+        let queued = |e: &&PullEvent| matches!(e, PullEvent::LayerQueued { .. });
+        host.events().iter().filter(queued).count() == 2 * image.layers.len()
+    };
+    eventually(|| format!("the second does not join in: {:?}", host.events()), joined).await;
     first.abort();
     second.await.unwrap().unwrap();
     assert_eq!(registry.count("GET", image.layers[0].digest().hex()), 1);
@@ -258,23 +260,16 @@ async fn no_more_downloads_at_once_than_allowed() {
         if seen.path.contains("/blobs/") { Reply::Slow(10_000, Duration::from_millis(10)) } else { Reply::Serve }
     });
     let host = TestBox::with(Config { max_concurrent_downloads: 2, ..quick() });
-    let most = Arc::new(AtomicUsize::new(0));
-    let (events, seen) = (host.events.clone(), most.clone());
-    let watcher = tokio::spawn(async move {
-        loop {
-            let events = events.lock().unwrap().clone();
-            let begun = events
-                .iter()
-                .filter_map(|e| if let PullEvent::Downloading { id, .. } = e { Some(id.clone()) } else { None });
-            let begun: std::collections::BTreeSet<String> = begun.collect();
-            let done = events.iter().filter(|e| matches!(e, PullEvent::DownloadComplete { .. })).count();
-            seen.fetch_max(begun.len().saturating_sub(done), Ordering::Relaxed);
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    });
     host.pull(&registry.name("app:v1")).await.unwrap();
-    watcher.abort();
-    let most = most.load(Ordering::Relaxed);
+    let (mut under_way, mut most) = (std::collections::BTreeSet::new(), 0);
+    for event in host.events() {
+        match event {
+            PullEvent::Downloading { id, .. } => drop(under_way.insert(id)),
+            PullEvent::DownloadComplete { id } => drop(under_way.remove(&id)),
+            _ => {}
+        }
+        most = most.max(under_way.len());
+    }
     assert!((1..=2).contains(&most), "{most} at once");
 }
 

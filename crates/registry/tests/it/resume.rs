@@ -3,11 +3,11 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use brig_registry::{Config, ErrorKind};
 
-use super::rig::{Image, Layer, Packing, Registry, Reply, Seen, TestBox, quick};
+use super::rig::{Image, Layer, Packing, Registry, Reply, Seen, TestBox, eventually, quick};
 
 /// One incompressible layer of so many bytes, as `app:v1`.
 async fn registry(length: usize) -> (Registry, Image) {
@@ -50,11 +50,8 @@ fn killed(host: &TestBox, config: Config) -> TestBox {
 
 /// Waits until so many bytes of the only unfinished blob are on the disk.
 async fn arrived(host: &TestBox, length: u64) {
-    let until = Instant::now() + Duration::from_secs(20);
-    while host.store.partials().list().unwrap().iter().all(|p| p.len < length) {
-        assert!(Instant::now() < until, "{:?}", host.store.partials().list());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let list = || host.store.partials().list().unwrap();
+    eventually(|| format!("{:?}", list()), || list().iter().any(|partial| partial.len >= length)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -84,10 +84,12 @@ impl Drop for Scratch {
     }
 }
 
+/// Asks the kernel's files until something is so: version 1 has no events for any of it.
 fn until(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
         assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+        // See above.
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -207,6 +209,7 @@ fn forking_processes_are_frozen_thawed_and_killed() {
         cgroup.freeze().unwrap();
         assert!(cgroup.frozen().unwrap());
         let before = cgroup.processes().unwrap();
+        // Time in which it would fork several times; that nothing happens has no event.
         std::thread::sleep(Duration::from_millis(60));
         assert_eq!(cgroup.processes().unwrap(), before, "nothing forks");
         cgroup.thaw().unwrap();

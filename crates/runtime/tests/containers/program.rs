@@ -147,7 +147,7 @@ fn small_init() {
     let mut container =
         brig_runtime::create(CreateRequest { init: true, ..request(&place, &spec, place.overlay(), stdio) }).unwrap();
     container.start().unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert_eq!(output.line(), "up");
     container.kill(15).unwrap();
     assert_eq!(output.collect(container.pidfd()).exit, Exit::Code(42));
     container.delete().unwrap();
@@ -167,6 +167,7 @@ fn gate_waits() {
     let mut container = brig_runtime::create(request(&place, &spec, place.overlay(), stdio)).unwrap();
     assert!(container.open_netns().is_ok());
     container.wait_ready().unwrap();
+    // Time in which it would run; that nothing happens has no event.
     std::thread::sleep(std::time::Duration::from_millis(50));
     assert!(!place.path("upper/started").exists());
     container.start().unwrap();

@@ -66,6 +66,7 @@ fn counts_on(bundle: &Bundle, than: u64) -> u64 {
             return now;
         }
         assert!(begun.elapsed() < Duration::from_secs(30), "the counter stands at {now}");
+        // The container writes to its own file system, which is not watched from outside.
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -247,6 +247,7 @@ fn saved_restless() -> Bundle {
     let begun = Instant::now();
     while last_alive(&bundle) == SystemTime::UNIX_EPOCH {
         assert!(begun.elapsed() < Duration::from_secs(30), "it does not run");
+        // The container writes to its own file system, which is not watched from outside.
         std::thread::sleep(Duration::from_millis(5));
     }
     bundle.ok(&CHECKPOINT);

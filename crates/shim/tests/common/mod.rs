@@ -5,7 +5,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::panic, clippy::let_underscore_must_use)]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -229,12 +229,22 @@ impl Host {
     pub fn gone(mut self) {
         let mut rest = Vec::new();
         self.events.read_to_end(&mut rest).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while self.shim.try_wait().unwrap().is_none() {
-            assert!(Instant::now() < deadline, "the shim does not end");
+        let pidfd = brig_sys::pidfd::open(self.shim.id().cast_signed()).unwrap();
+        let in_time = brig_sys::pidfd::wait_end(pidfd.as_fd(), Some(Duration::from_secs(20))).unwrap();
+        assert!(in_time, "the shim does not end");
+        self.shim.wait().unwrap();
+        self.check_left_overs();
+    }
+
+    /// Waits until something is so of which the shim tells nobody.
+    #[track_caller]
+    pub fn wait_until(what: &str, ready: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !ready() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "never {what}");
+            // Files and counters of other processes, which tell nobody either.
             std::thread::sleep(Duration::from_millis(5));
         }
-        self.check_left_overs();
     }
 
     fn check_left_overs(&self) {
@@ -264,6 +274,7 @@ impl Drop for Host {
                 for pid in std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines() {
                     let _ = Command::new("/bin/busybox").args(["kill", "-9", pid]).status();
                 }
+                // A killed process is in its cgroup until it is gone altogether, which version 1 does not report.
                 std::thread::sleep(Duration::from_millis(20));
                 let _ = std::fs::remove_dir(&dir);
             }

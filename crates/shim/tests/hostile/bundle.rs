@@ -2,6 +2,7 @@
 //! Owns the looking for left-overs: processes, mounts, cgroups, state, and a canary that no container may touch.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -162,7 +163,7 @@ impl Bundle {
     #[track_caller]
     pub fn clean(&self) {
         let begun = Instant::now();
-        // What has just been killed needs a moment to be gone.
+        // What has just been killed needs a moment to be gone, and cgroups of version 1 and mounts tell nobody.
         while !self.left_over().is_empty() && begun.elapsed() < Duration::from_secs(10) {
             self.reap();
             std::thread::sleep(Duration::from_millis(2));
@@ -269,6 +270,7 @@ impl Bundle {
                     return status.exit_status().unwrap_or_else(|| 128 + status.terminating_signal().unwrap());
                 }
                 _ if begun.elapsed() > LIMIT => panic!("{pid} did not become a child of this process, or does not end"),
+                // Nothing tells that a process has become one's child.
                 _ => std::thread::sleep(Duration::from_millis(2)),
             }
         }
@@ -293,6 +295,7 @@ impl Drop for Bundle {
             for (pid, _) in self.processes() {
                 kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).ok();
             }
+            // Not all of them are children of this process, so their end is not told.
             std::thread::sleep(Duration::from_millis(50));
             self.reap();
             self.cgroups().iter().rev().for_each(|path| fs::remove_dir(path).unwrap_or_default());
@@ -302,18 +305,14 @@ impl Drop for Bundle {
 
 /// Waits for a call of the runtime; its exit code.
 pub fn finish(mut child: Child, arguments: &[&str]) -> i32 {
-    let begun = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status.code().unwrap_or_else(|| 128 + status.signal().unwrap());
-        }
-        if begun.elapsed() > LIMIT {
-            kill_process_group(Pid::from_raw(child.id().cast_signed()).unwrap(), Signal::KILL).ok();
-            child.wait().unwrap();
-            panic!("{arguments:?} takes more than {} s", LIMIT.as_secs());
-        }
-        std::thread::sleep(Duration::from_millis(1));
+    let pidfd = brig_sys::pidfd::open(child.id().cast_signed()).unwrap();
+    if !brig_sys::pidfd::wait_end(pidfd.as_fd(), Some(LIMIT)).unwrap() {
+        kill_process_group(Pid::from_raw(child.id().cast_signed()).unwrap(), Signal::KILL).ok();
+        child.wait().unwrap();
+        panic!("{arguments:?} takes more than {} s", LIMIT.as_secs());
     }
+    let status = child.wait().unwrap();
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap())
 }
 
 /// The output of a program that must succeed.

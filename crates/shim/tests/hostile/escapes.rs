@@ -45,6 +45,7 @@ fn the_runtime_cannot_be_run_from_inside_and_written() {
                     .is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
                 assert!(!same || read_only, "the runtime's own file runs in the container, and could be written to");
             }
+            // What a process runs is only seen by looking.
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
         // A reader lets it end.

@@ -14,6 +14,7 @@ pub fn until(what: &str, mut ready: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !ready() {
         assert!(begun.elapsed() < Duration::from_secs(30), "never {what}");
+        // Asked of a runtime without a daemon, which tells nobody.
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -111,6 +112,7 @@ fn forced_delete_during_create() {
     let bundle = Bundle::new("sleep 100");
     for round in 0..12 {
         let mut child = bundle.command(&["create", "ID"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // Another moment in each round is what is tried.
         std::thread::sleep(Duration::from_micros(700 * round));
         let deleted = bundle.call(&["delete", "--force", "ID"]);
         assert!(!deleted.stderr.contains("panicked"), "{deleted:?}");
@@ -126,6 +128,7 @@ fn create_is_killed_under_way() {
     let bundle = Bundle::new("sleep 100");
     for round in 0..12 {
         let mut child = bundle.command(&["create", "ID"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // Another moment in each round is what is tried.
         std::thread::sleep(Duration::from_micros(700 * round));
         child.kill().unwrap();
         child.wait().unwrap();

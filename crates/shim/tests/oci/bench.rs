@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, WaitOptions, waitpid};
 use serde_json::{Value, json};
@@ -69,13 +69,17 @@ impl Bench {
     }
 
     pub fn wait_for(&self, status: &str) {
-        for _ in 0..500 {
-            if self.state()["status"] == status {
-                return;
-            }
+        self.wait_until(|| self.state()["status"] == status);
+    }
+
+    #[track_caller]
+    pub fn wait_until(&self, ready: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !ready() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "never: {}", self.state());
+            // A runtime without a daemon tells nobody; it is asked.
             std::thread::sleep(Duration::from_millis(10));
         }
-        panic!("never {status}: {}", self.state());
     }
 
     pub fn clean(self) {
@@ -103,6 +107,7 @@ pub fn reap(pid: i32) -> i32 {
         if let Ok(Some((_, status))) = waitpid(Pid::from_raw(pid), WaitOptions::empty()) {
             return code(status);
         }
+        // Nothing tells that a process has become one's child.
         std::thread::sleep(Duration::from_millis(5));
     }
     panic!("{pid} never became a child of this process");

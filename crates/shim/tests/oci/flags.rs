@@ -94,6 +94,7 @@ fn says_that_it_is_ready() {
     socket.connect(std::env::var("NOTIFY_SOCKET").unwrap()).unwrap();
     socket.send(b"STATUS=nearly\nMAINPID=1").unwrap();
     socket.send(b"STATUS=there\nREADY=1\nMAINPID=1").unwrap();
+    // It is killed meanwhile.
     std::thread::sleep(std::time::Duration::from_secs(100));
 }
 

@@ -160,13 +160,11 @@ fn output_that_waits_for_its_reader() {
     let (mut ours, theirs) = std::io::pipe().unwrap();
     rustix::io::ioctl_fionbio(&theirs, true).unwrap();
     let mut seat = Seat::with_stdout(&bench, &["run", "box"], theirs.into());
-    let mut left = 600;
-    let ended = || bench.command(&["state", "box"]).output().unwrap().stdout;
-    while !String::from_utf8(ended()).unwrap().contains("stopped") {
-        left -= 1;
-        assert!(left > 0, "the process does not end");
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+    // Until it is created there is no state to ask for.
+    bench.wait_until(|| {
+        let state = bench.command(&["state", "box"]).output().unwrap().stdout;
+        String::from_utf8(state).unwrap().contains("stopped")
+    });
     assert_idle(&seat.child);
     let mut shown = Vec::new();
     ours.read_to_end(&mut shown).unwrap();

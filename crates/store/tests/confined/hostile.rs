@@ -114,6 +114,7 @@ pub fn child(channel: &Channel, deed: &str, host: &str) -> i32 {
     }
     // For ever, until nobody listens.
     while deed == "signs of life without end" && channel.send(b"P", &[]).is_ok() {
+        // Its pace: often enough to seem alive, seldom enough not to be one flood.
         std::thread::sleep(Duration::from_millis(2));
     }
     let diff_id = brig_store::digest::sha256_of(&tar);

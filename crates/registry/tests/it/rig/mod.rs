@@ -99,20 +99,13 @@ impl TestBox {
     /// Nothing half-made; removal may be running in the background.
     pub async fn assert_no_ingest(&self) {
         let ingest = self.dir.path().join("v1/ingest");
-        let until = Instant::now() + Duration::from_secs(5);
-        while !names(&ingest).is_empty() {
-            assert!(Instant::now() < until, "unfinished: {:?}", names(&ingest));
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        eventually(|| format!("unfinished: {:?}", names(&ingest)), || names(&ingest).is_empty()).await;
     }
 
     /// No blob that is not whole; one that was given up goes in the background.
     pub async fn assert_no_partial(&self) {
-        let until = Instant::now() + Duration::from_secs(5);
-        while !names(&self.dir.path().join("v1/partial")).is_empty() {
-            assert!(Instant::now() < until, "unfinished: {:?}", self.store.partials().list());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let partial = self.dir.path().join("v1/partial");
+        eventually(|| format!("unfinished: {:?}", names(&partial)), || names(&partial).is_empty()).await;
     }
 
     pub fn layers(&self) -> usize {
@@ -121,6 +114,16 @@ impl TestBox {
 
     pub fn events(&self) -> Vec<PullEvent> {
         self.events.lock().unwrap().clone()
+    }
+}
+
+/// Asks until something is so; for at most twenty seconds, then it fails with what `state` says.
+pub async fn eventually(state: impl Fn() -> String, is_so: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(Instant::now() < until, "{}", state());
+        // Files and requests of others, and tasks that were dropped: none of them tells.
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -367,11 +367,12 @@ fn pieces(bytes: &[u8], size: usize, pause: Duration, cut: Option<usize>) -> Res
     let body = stream::unfold(frames.into_iter(), move |mut frames| async move {
         let frame = match frames.next()? {
             Some(bytes) => {
+                // The slowness that was asked for.
                 tokio::time::sleep(pause).await;
                 Ok(Frame::data(bytes))
             }
             None => {
-                // What was sent so far must be on the wire before the connection goes.
+                // What was sent so far must be on the wire before the connection goes, and nothing tells that it is.
                 tokio::time::sleep(Duration::from_millis(30)).await;
                 Err(std::io::Error::other("cut"))
             }
