@@ -20,6 +20,7 @@ mod route;
 mod server;
 mod shelf;
 mod stall;
+mod told;
 mod upkeep;
 
 pub use access::{Access, Htpasswd, TokenAuth, TokenSettings};

@@ -14,6 +14,7 @@ use crate::access::Access;
 use crate::proxy::Proxy;
 use crate::refusal::Refusal;
 use crate::shelf::{Documents, Shelf};
+use crate::told::Told;
 
 /// How long a request waits for another one to the same upload.
 const LAST_REQUEST: Duration = Duration::from_secs(5);
@@ -65,6 +66,8 @@ pub(crate) struct Inner {
     pub(crate) repositories: Repositories,
     pub(crate) settings: Settings,
     pub(crate) documents: Documents,
+    /// Who was told just now that a blob has arrived.
+    pub(crate) told: Told,
     /// Manifests that are taken in at once: layers are unpacked for them.
     pub(crate) taking: Semaphore,
     /// Between the moment in which a manifest's blobs are found to be shown and the one in which it holds them, nobody else may
@@ -87,6 +90,7 @@ impl Registry {
                 repositories,
                 settings,
                 documents: Documents::default(),
+                told: Told::default(),
                 taking: Semaphore::new(TAKING),
                 handing_over: Mutex::default(),
                 deleted: Notify::new(),

@@ -2,7 +2,7 @@
 //! them means.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -145,7 +145,7 @@ impl Registry {
         let agent = head.headers.get(USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
         let body = Pieces::new(incoming, self.inner.settings.patience);
         let mut user = String::new();
-        let outcome = self.dispatch(head, body, &mut user).await;
+        let outcome = self.dispatch(head, peer.ip(), body, &mut user).await;
         let mut answer = outcome.unwrap_or_else(|refusal| refusal.answer(method == Method::HEAD));
         let headers = answer.headers_mut();
         headers.insert(HeaderName::from_static(API_VERSION.0), HeaderValue::from_static(API_VERSION.1));
@@ -164,6 +164,7 @@ impl Registry {
     async fn dispatch(
         &self,
         head: hyper::http::request::Parts,
+        peer: IpAddr,
         body: Pieces,
         user: &mut String,
     ) -> Result<Answer, Refusal> {
@@ -180,7 +181,7 @@ impl Registry {
         };
         user.clone_from(&visitor.name);
         let query = Query::parse(head.uri.query().unwrap_or_default());
-        let ask = Ask { registry: self.clone(), head, query, visitor, body };
+        let ask = Ask { registry: self.clone(), head, query, visitor, peer, body };
         // A task of its own: what arrived is kept though the client leaves, and what was begun is finished.
         tokio::spawn(handlers::handle(route?, ask)).await.map_err(Refusal::internal)?
     }

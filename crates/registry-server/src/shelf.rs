@@ -213,7 +213,9 @@ impl Inner {
             {
                 match source {
                     Source::Here => self.repositories.show_blob(repository, blob, size)?,
-                    Source::Push | Source::Registry => self.repositories.link_blob(repository, blob, size)?,
+                    Source::Push | Source::Pushed | Source::Registry => {
+                        self.repositories.link_blob(repository, blob, size)?
+                    }
                 }
             }
         }
@@ -276,7 +278,7 @@ impl Inner {
                 for tag in tags {
                     shelf.untag(repository, tag)?;
                 }
-                store_manifest(self, repository, digest, bytes, parsed, tags, Source::Push)?;
+                store_manifest(self, repository, digest, bytes, parsed, tags, Source::Pushed)?;
                 let Taken::Broken(why) = taken else { return Ok(None) };
                 tracing::warn!("{digest} was pushed to {repository} and is kept, but is no image: {why}");
                 Ok(Some(why))

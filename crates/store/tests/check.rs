@@ -557,7 +557,7 @@ fn a_repositorys_rows_that_lead_nowhere() {
             format!("INSERT INTO repository_references SELECT id, '{gone}', '{gone}' FROM repositories"),
             None,
         ),
-        ("repository", "gone itself", format!("INSERT INTO repository_blobs VALUES (99, '{gone}', 1, 0)"), None),
+        ("repository", "gone itself", format!("INSERT INTO repository_blobs VALUES (99, '{gone}', 1, 0, 0)"), None),
         ("manifest", "2 of the blobs that it names are not held", "DELETE FROM repository_references".into(), None),
     ];
     for (kind, words, statement, advice) in statements {

@@ -350,6 +350,46 @@ fn what_is_deleted_gives_its_bytes_back_and_what_is_on_its_way_stays() {
 }
 
 #[test]
+fn what_a_push_was_told_of_outlives_the_images_that_brought_it() {
+    let (host, registry) = serving();
+    let with = |word: &str| Image::busybox().with(Layer::new().file("etc/word", 0o644, format!("{word}\n")), &[]);
+    let (first, blobs) = with("first").distributable();
+    registry.push_parts(&blobs, &first, "app", "first");
+    let named: Value = serde_json::from_slice(&first).unwrap();
+    let shared = named["layers"][0]["digest"].as_str().unwrap();
+    let send_own = |image: &Image, repository: &str| {
+        let own = image.distributable().1.into_iter().filter(|part| !blobs.contains(part));
+        own.for_each(|part| registry.push_blob(repository, &part));
+    };
+    // Three pushes rely on the layer below: one asks in the repository, one mounts it into another, and a third asks and ends.
+    let (slow, mounting, quick) = (with("slow"), with("mounting"), with("quick"));
+    assert!(exists(&registry, &format!("/v2/app/blobs/{shared}")));
+    let mount = format!("/v2/other/blobs/uploads/?mount={shared}&from=app");
+    assert_eq!(registry.ask("POST", &mount, &[]).status, 201);
+    for (image, repository) in [(&slow, "app"), (&mounting, "other"), (&quick, "app"), (&quick, "other")] {
+        send_own(image, repository);
+    }
+    for repository in ["app", "other"] {
+        assert!(exists(&registry, &format!("/v2/{repository}/blobs/{shared}")));
+        registry.push_parts(&[], &quick.distributable().0, repository, "quick");
+    }
+    host.brig(&["rmi", "app:first", "app:quick", "other:quick"]).ok();
+    host.brig(&["system", "prune", "-af"]).ok();
+    assert_eq!(host.brig(&["images", "-aq"]).ok(), "");
+    for (image, repository, word) in [(&slow, "app", "slow"), (&mounting, "other", "mounting")] {
+        registry.push_parts(&[], &image.distributable().0, repository, word);
+        let name = format!("{repository}:{word}");
+        let run = ["run", "--rm", "--network", "none", "--pull", "never", &name, "cat", "/etc/word"];
+        assert_eq!(host.brig(&run).ok(), word);
+    }
+    // Nobody waits for anything any more.
+    host.brig(&["rmi", "app:slow", "other:mounting"]).ok();
+    let said = host.brig(&["system", "prune", "-af"]).ok();
+    let left = ["layers", "packed", "blobs/sha256"].map(|dir| names(&host, dir));
+    assert!(left.iter().all(Vec::is_empty), "{left:?} {said}");
+}
+
+#[test]
 fn an_engines_root_is_served_by_its_daemon_only() {
     let (mut host, registry) = serving_with(&["read-only=true"]);
     assert_eq!(registry.ask("POST", "/v2/app/blobs/uploads/", &[]).status, 405);

@@ -23,17 +23,17 @@ const FOR_EVER: &str = "max-age=31536000";
 
 pub(super) async fn get(ask: Ask, name: String, digest: String) -> Result<Answer, Refusal> {
     let digest = route::digest(&digest)?;
-    let (wanted, is_head) = (digest.clone(), ask.is_head());
-    let repository = name.clone();
-    let found = ask.registry.blocking(move |inner| find(inner, &repository, &wanted, is_head)).await;
+    let (wanted, repository) = (digest.clone(), name.clone());
+    let question = question(&ask, &name, &digest);
+    let found = ask.registry.blocking(move |inner| find(inner, &repository, &wanted, question)).await;
     let (source, size) = match (found, &ask.registry.inner.settings.proxy) {
         (Err(refusal), Some(proxy)) if refusal.status == StatusCode::NOT_FOUND => {
-            match proxy.blob(&ask.registry, &name, &digest, !is_head).await? {
+            match proxy.blob(&ask.registry, &name, &digest, question == Question::Content).await? {
                 Had::Away => return Err(proxy.away()),
                 Had::Arriving(along, size) => (Source::Made(Box::new(along)), size),
                 Had::Kept => {
                     let wanted = digest.clone();
-                    ask.registry.blocking(move |inner| find(inner, &name, &wanted, is_head)).await?
+                    ask.registry.blocking(move |inner| find(inner, &name, &wanted, question)).await?
                 }
             }
         }
@@ -93,28 +93,52 @@ enum Source {
     Known,
 }
 
-/// A blob that the repository shows. Who asks whether it is there may push a manifest next that needs it.
-fn find(inner: &Inner, name: &str, digest: &Digest, is_promise: bool) -> Result<(Source, u64), Refusal> {
+/// What is asked about a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Question {
+    /// Its bytes.
+    Content,
+    /// Whether it is there.
+    Existence,
+    /// The same, of somebody who may push a manifest next that needs it.
+    Promise,
+    /// The same, of somebody who has just been told.
+    PromiseAgain,
+}
+
+fn question(ask: &Ask, name: &str, digest: &Digest) -> Question {
+    match (ask.is_head(), ask.may_push(name)) {
+        (false, _) => Question::Content,
+        (true, false) => Question::Existence,
+        (true, true) if ask.registry.inner.told.take(name, digest, ask.client()) => Question::PromiseAgain,
+        (true, true) => Question::Promise,
+    }
+}
+
+/// A blob that the repository shows.
+fn find(inner: &Inner, name: &str, digest: &Digest, question: Question) -> Result<(Source, u64), Refusal> {
+    let unknown = || Refusal::blob_unknown(digest);
     let repositories = &inner.repositories;
-    let linked = match is_promise && !inner.settings.read_only {
-        true => repositories.promise_blob(name, digest)?,
+    let is_promise = matches!(question, Question::Promise | Question::PromiseAgain);
+    let linked = match is_promise {
+        true => repositories.promise_blob(name, digest, question == Question::PromiseAgain)?,
         false => repositories.blob_size(name, digest)?,
     };
     let size = match linked {
         Some(size) => size,
         None => {
-            let size = inner.shelved_blob(name, digest).ok_or_else(|| Refusal::blob_unknown(digest))?;
-            if is_promise && !inner.settings.read_only {
-                repositories.promise_shown(name, digest, size)?;
+            let size = inner.shelved_blob(name, digest).ok_or_else(unknown)?;
+            if is_promise && !repositories.promise_shown(name, digest, size)? {
+                return Err(unknown());
             }
             size
         }
     };
-    let found = open(inner, digest, is_promise)?.filter(|(_, length)| *length == size);
+    let found = open(inner, digest, question != Question::Content)?.filter(|(_, length)| *length == size);
     // Said to be unknown it is pushed again, which mends it.
     found.ok_or_else(|| {
         tracing::error!("blob {digest} of {name} is lost or damaged: push it again");
-        Refusal::blob_unknown(digest)
+        unknown()
     })
 }
 

@@ -217,6 +217,7 @@ pub(super) async fn put(ask: Ask, name: String, reference: String) -> Result<Ans
             };
             let parsed = parse(&bytes, declared.as_deref())?;
             let broken = inner.shelve(&repository, &digest, &bytes, &parsed, &tags)?;
+            inner.told.over(&repository, &parsed.blobs);
             Ok((digest, parsed.subject, broken))
         })
         .await?;

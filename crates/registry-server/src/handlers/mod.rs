@@ -9,16 +9,19 @@ mod uploads;
 
 pub(crate) use manifests::{Parsed, keep as keep_manifest, parse as parse_manifest, store as store_manifest};
 
-use hyper::header::{ALLOW, HeaderName, HeaderValue};
+use std::net::IpAddr;
+
+use hyper::header::{ALLOW, HeaderName, HeaderValue, USER_AGENT};
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
 
-use crate::access::Visitor;
+use crate::access::{Action, Need, Visitor};
 use crate::body::{Answer, Body, Pieces};
 use crate::query::Query;
 use crate::refusal::Refusal;
 use crate::registry::Registry;
 use crate::route::Route;
+use crate::told::Client;
 
 /// The version of the protocol, as clients older than the specification look for it.
 pub(crate) const API_VERSION: (&str, &str) = ("docker-distribution-api-version", "registry/2.0");
@@ -30,6 +33,8 @@ pub(crate) struct Ask {
     pub(crate) head: Parts,
     pub(crate) query: Query,
     pub(crate) visitor: Visitor,
+    /// Where it comes from.
+    pub(crate) peer: IpAddr,
     pub(crate) body: Pieces,
 }
 
@@ -46,6 +51,18 @@ impl Ask {
             (Ok(text), None) => Ok(Some(text)),
             _ => Err(Refusal::upload_invalid(format!("the header {name} is there twice, or is no text"))),
         }
+    }
+
+    /// By what somebody can be known again; `None` if they do not say which program they are.
+    fn client(&self) -> Option<Client> {
+        let agent = self.head.headers.get(USER_AGENT).filter(|agent| !agent.is_empty())?;
+        Some(Client { user: self.visitor.name.clone(), address: self.peer, agent: agent.clone() })
+    }
+
+    /// Whether a manifest of the visitor's would be taken in.
+    fn may_push(&self, repository: &str) -> bool {
+        let need = Need::Repository(repository.to_owned(), vec![Action::Pull, Action::Push]);
+        self.must_be_writable().is_ok() && self.visitor.may(&need)
     }
 
     fn must_be_writable(&self) -> Result<(), Refusal> {

@@ -15,6 +15,7 @@ use crate::range;
 use crate::refusal::Refusal;
 use crate::registry::Registry;
 use crate::route;
+use crate::told::Client;
 
 const UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
@@ -28,18 +29,19 @@ pub(super) async fn begin(ask: Ask, name: String) -> Result<Answer, Refusal> {
             && let Ok(digest) = route::digest(digest)
             && mount(&ask, &name, digest.clone(), from).await?
         {
+            ask.registry.inner.told.note(&name, &digest, ask.client());
             return created(&name, &digest);
         }
     }
     let digest = ask.query.one("digest")?.map(route::digest).transpose()?;
-    let (repository, owner) = (name.clone(), ask.visitor.name.clone());
+    let (repository, owner, client) = (name.clone(), ask.visitor.name.clone(), ask.client());
     let Ask { registry, body, .. } = ask;
     let id = registry.blocking(move |inner| Ok(inner.repositories.uploads().begin(&repository, &owner)?)).await?;
     let Some(digest) = digest else { return progress(StatusCode::ACCEPTED, &name, &id, 0) };
     let expected = body.announced();
     let receiver = Receiver::open(&registry, &id).await?;
     match receiver.add(body, expected).await {
-        Ok(()) => publish(&registry, receiver, &name, &id, digest).await,
+        Ok(()) => publish(&registry, receiver, &name, &id, digest, client).await,
         Err(refusal) => {
             // Nobody was told the id.
             drop(receiver);
@@ -65,8 +67,7 @@ async fn mount(ask: &Ask, name: &str, digest: Digest, from: Option<String>) -> R
             let others = from.map_or_else(|| inner.shelved_repositories(), |from| [from].into());
             let mut readable = others.iter().filter(|from| may_read(from));
             let Some(size) = readable.find_map(|from| inner.shelved_blob(from, &digest)) else { return Ok(false) };
-            inner.repositories.link_blob(&to, &digest, size)?;
-            Ok(true)
+            Ok(inner.repositories.mount_shown(&to, &digest, size)?)
         })
         .await
 }
@@ -109,9 +110,9 @@ pub(super) async fn finish(ask: Ask, name: String, id: String) -> Result<Answer,
     check(&ask, &name, &id).await?;
     let digest = ask.query.one("digest")?.ok_or_else(|| Refusal::digest_invalid("digest parameter missing"))?;
     let digest = route::digest(digest)?;
-    let registry = ask.registry.clone();
+    let (registry, client) = (ask.registry.clone(), ask.client());
     let receiver = receive(ask, &name, &id).await?;
-    publish(&registry, receiver, &name, &id, digest).await
+    publish(&registry, receiver, &name, &id, digest, client).await
 }
 
 /// `DELETE`: gives an upload up.
@@ -170,6 +171,7 @@ async fn publish(
     name: &str,
     id: &str,
     digest: Digest,
+    client: Option<Client>,
 ) -> Result<Answer, Refusal> {
     let (partial, writing) = receiver.into_parts()?;
     let (repository, id, wanted) = (name.to_owned(), id.to_owned(), digest.clone());
@@ -187,6 +189,7 @@ async fn publish(
             Ok(())
         })
         .await?;
+    registry.inner.told.note(name, &digest, client);
     created(name, &digest)
 }
 

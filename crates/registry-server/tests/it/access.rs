@@ -1,12 +1,12 @@
 //! Who may do what: passwords, tokens, read-only.
 
 use base64::Engine as _;
-use brig_registry_server::{Access, Htpasswd, Settings, TokenAuth, TokenSettings};
+use brig_registry_server::{Access, Htpasswd, Settings, TokenAuth, TokenSettings, Upkeep};
 use brig_store::digest;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 
-use crate::rig::{Answer, MANIFEST, Rig};
+use crate::rig::{Answer, MANIFEST, Rig, manifest};
 
 #[test]
 fn a_password_lets_in() {
@@ -153,4 +153,31 @@ fn a_private_repository_gives_nothing_away() {
         assert_eq!(issuer.ask(&bob, method, &path, b"x").status, 404, "{method}");
     }
     assert_eq!(issuer.ask(&ann, "GET", &path, b"").status, 204);
+}
+
+/// Who may only read can ask as often as they like: what nothing needs goes when it would have gone.
+#[test]
+fn readers_keep_nothing_alive() {
+    let issuer = Issuer::new();
+    let writer = issuer.token("ann", &["a:pull,push,delete"]);
+    let reader = issuer.token("eve", &["a:pull"]);
+    let layer = digest::sha256_of(b"layer").to_string();
+    let blob = format!("/v2/a/blobs/{layer}");
+    let gone_after = |token: &str| {
+        let config = digest::sha256_of(b"{}").to_string();
+        for (digest, bytes) in [(&layer, &b"layer"[..]), (&config, b"{}")] {
+            let path = format!("/v2/a/blobs/uploads/?digest={digest}");
+            assert_eq!(issuer.ask(&writer, "POST", &path, bytes).status, 201);
+        }
+        let text = manifest(&config, 2, &layer, 5, "");
+        let answer = issuer.ask(&writer, "PUT", "/v2/a/manifests/v", text.as_bytes());
+        assert_eq!(answer.status, 201, "{answer:?}");
+        assert_eq!(issuer.ask(token, "HEAD", &blob, b"").status, 200);
+        let path = format!("/v2/a/manifests/{}", answer.header("docker-content-digest"));
+        assert_eq!(issuer.ask(&writer, "DELETE", &path, b"").status, 202);
+        issuer.rig.registry.tidy(&Upkeep::default()).unwrap();
+        issuer.ask(&reader, "GET", &blob, b"").status == 404
+    };
+    assert!(gone_after(&reader));
+    assert!(!gone_after(&writer));
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use brig_registry_server::{Settings, Upkeep};
 use brig_store::digest;
 
-use crate::rig::{INDEX, MANIFEST, Rig};
+use crate::rig::{INDEX, MANIFEST, Rig, manifest};
 
 #[test]
 fn what_nothing_needs_goes_and_what_is_needed_stays() {
@@ -54,6 +54,77 @@ fn what_only_a_deleted_manifest_needed_goes_at_once_but_for_what_was_spoken_of_s
     assert_eq!(rig.get(&blob("asked for")).text(), "asked for");
     assert_eq!(rig.get("/v2/a/manifests/v3").header("docker-content-digest"), kept);
     assert_eq!(rig.get(&blob("kept")).text(), "kept");
+}
+
+/// Two pushes rely on the same blob. One of them comes to its end, and what it has pushed is deleted before the other one's manifest
+/// is there.
+#[test]
+fn what_one_push_was_told_of_outlives_what_another_has_pushed() {
+    type Tell = fn(&Rig, &str, &str);
+    let asks: Tell = |rig, to, layer| {
+        assert_eq!(rig.ask("HEAD", &format!("/v2/{to}/blobs/{layer}"), &[], b"").status, 200);
+    };
+    let mounts: Tell = |rig, to, layer| {
+        let answer = rig.ask("POST", &format!("/v2/{to}/blobs/uploads/?mount={layer}&from=source"), &[], b"");
+        assert_eq!(answer.status, 201, "{answer:?}");
+    };
+    let sends: Tell = |rig, to, _| drop(rig.push_blob(to, b"shared"));
+    for (nth, tell) in [asks, mounts, sends].into_iter().enumerate() {
+        let rig = Rig::new();
+        let layer = digest::sha256_of(b"shared").to_string();
+        rig.push_blob("source", b"shared");
+        // One that is there before, and has been for long.
+        let before = rig.push_image("a", "before", "shared");
+        rig.ask("DELETE", "/v2/a/manifests/before", &[], b"");
+        let config = |word: &str| rig.push_blob("a", format!("{{\"of\":\"{word}\"}}").as_bytes());
+        let (quick, slow) = (config("quick"), config("slow"));
+        tell(&rig, "a", &layer);
+        tell(&rig, "a", &layer);
+        let quick = manifest(&quick, 14, &layer, 6, "");
+        assert_eq!(rig.put_manifest("a", "quick", MANIFEST, &quick).status, 201);
+        for gone in [before, digest::sha256_of(quick.as_bytes()).to_string()] {
+            assert_eq!(rig.ask("DELETE", &format!("/v2/a/manifests/{gone}"), &[], b"").status, 202);
+        }
+        rig.ask("DELETE", &format!("/v2/source/blobs/{layer}"), &[], b"");
+        rig.registry.tidy(&Upkeep::default()).unwrap();
+        let answer = rig.put_manifest("a", "slow", MANIFEST, &manifest(&slow, 13, &layer, 6, ""));
+        assert_eq!(answer.status, 201, "{nth}: {answer:?}");
+        assert_eq!(rig.get(&format!("/v2/a/blobs/{layer}")).text(), "shared");
+        // Nobody waits for it any more: it goes with what was pushed last.
+        let last = answer.header("docker-content-digest");
+        assert_eq!(rig.ask("DELETE", &format!("/v2/a/manifests/{last}"), &[], b"").status, 202);
+        rig.registry.tidy(&Upkeep::default()).unwrap();
+        assert_eq!(rig.get(&format!("/v2/a/blobs/{layer}")).status, 404, "{nth}");
+    }
+}
+
+/// As Docker's client does, which asks for what it has just sent: that is no second push.
+#[test]
+fn a_push_that_looks_at_what_it_sent_is_one_push() {
+    let rig = Rig::new();
+    let docker = [("User-Agent", "docker/28.2.2")];
+    let layer = digest::sha256_of(b"layer").to_string();
+    let blob = format!("/v2/a/blobs/{layer}");
+    let image = |config: &str| manifest(&rig.push_blob("a", config.as_bytes()), config.len(), &layer, 5, "");
+    let delete = |digest: &str| {
+        assert_eq!(rig.ask("DELETE", &format!("/v2/a/manifests/{digest}"), &[], b"").status, 202);
+        rig.registry.tidy(&Upkeep::default()).unwrap();
+    };
+    let send = || {
+        let answer = rig.ask("POST", &format!("/v2/a/blobs/uploads/?digest={layer}"), &docker, b"layer");
+        assert_eq!(answer.status, 201, "{answer:?}");
+        assert_eq!(rig.ask("HEAD", &blob, &docker, b"").status, 200);
+    };
+    send();
+    let answer = rig.put_manifest("a", "v", MANIFEST, &image("{}"));
+    delete(answer.header("docker-content-digest"));
+    assert_eq!(rig.get(&blob).status, 404);
+    // Another one that asks is another push.
+    send();
+    assert_eq!(rig.ask("HEAD", &blob, &docker, b"").status, 200);
+    let answer = rig.put_manifest("a", "v", MANIFEST, &image("{}"));
+    delete(answer.header("docker-content-digest"));
+    assert_eq!(rig.get(&blob).status, 200);
 }
 
 #[test]

@@ -5,6 +5,8 @@
 use brig_oci::Digest;
 use rusqlite::Transaction;
 
+use super::{now, since};
+
 /// Hides, everywhere, the manifests of an image, which is about to be removed.
 pub(crate) fn forget_image(db: &Transaction<'_>, image: &Digest) -> rusqlite::Result<()> {
     let sql = "SELECT f.repository, f.manifest FROM repository_references f WHERE f.child = ?1";
@@ -32,11 +34,18 @@ pub(super) fn hide(db: &Transaction<'_>, repository: i64, manifest: &str) -> rus
     db.execute("DELETE FROM repository_references WHERE repository = ?1 AND manifest = ?2", key).map(drop)
 }
 
-/// Says of the blobs that a manifest names, and that were not spoken of since it was pushed, that nobody waits for them: what
-/// nothing else holds when it is gone may go.
+/// Says of the blobs that a manifest names, and that were not spoken of since it was pushed nor to anybody who has not pushed a
+/// manifest since, that nobody waits for them: what nothing else holds when it is gone may go.
 pub(super) fn let_go(db: &Transaction<'_>, repository: i64, manifest: &str) -> rusqlite::Result<()> {
-    let sql = "UPDATE repository_blobs SET seen_at = 0 WHERE repository = ?1
+    let sql = "UPDATE repository_blobs SET seen_at = 0, told = 0 WHERE repository = ?1 AND (told = 0 OR seen_at <= ?3)
                AND seen_at <= (SELECT pushed_at FROM repository_manifests WHERE repository = ?1 AND digest = ?2)
+               AND digest IN (SELECT child FROM repository_references WHERE repository = ?1 AND manifest = ?2)";
+    db.execute(sql, (repository, manifest, since(now()))).map(drop)
+}
+
+/// Somebody has pushed a manifest: of those who were told of the blobs that it names there is one less who still has to.
+pub(super) fn came(db: &Transaction<'_>, repository: i64, manifest: &str) -> rusqlite::Result<()> {
+    let sql = "UPDATE repository_blobs SET told = told - 1 WHERE repository = ?1 AND told > 0
                AND digest IN (SELECT child FROM repository_references WHERE repository = ?1 AND manifest = ?2)";
     db.execute(sql, (repository, manifest)).map(drop)
 }

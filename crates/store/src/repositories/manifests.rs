@@ -6,7 +6,7 @@ use std::time::Duration;
 use brig_oci::Digest;
 use rusqlite::{OptionalExtension, Transaction};
 
-use super::images::{hide, let_go};
+use super::images::{came, hide, let_go};
 use super::{Removed, Repositories, before, find, find_or_make, now, signed, unsigned};
 use crate::error::{Error, Result};
 use crate::lease::Lease;
@@ -39,6 +39,8 @@ pub struct NewManifest<'a> {
 pub enum Source {
     /// Somebody pushes it: everything that it needs must be shown already, and more may be on its way.
     Push,
+    /// It was pushed just now and counted as that; what else is to be shown of it follows.
+    Pushed,
     /// Another registry. What it needs may come later, and is held from then on.
     Registry,
     /// It was here before, shown by something else: nobody waits for it, nor for what it needs.
@@ -93,7 +95,7 @@ impl Repositories {
         self.database().write(|db| {
             let id = find_or_make(db, repository)?;
             let missing = missing(db, id, new)?;
-            if new.source == Source::Push && !missing.is_empty() {
+            if matches!(new.source, Source::Push | Source::Pushed) && !missing.is_empty() {
                 return Ok(PutManifest::Missing(missing));
             }
             db.execute(
@@ -115,6 +117,9 @@ impl Repositories {
             let mut refer = db.prepare_cached(sql)?;
             for child in new.blobs.iter().chain(new.manifests) {
                 refer.execute((id, new.digest.as_str(), child.as_str()))?;
+            }
+            if new.source == Source::Push {
+                came(db, id, new.digest.as_str())?;
             }
             let sql =
                 "INSERT OR REPLACE INTO repository_tags (repository, name, digest, updated_at) VALUES (?1, ?2, ?3, ?4)";

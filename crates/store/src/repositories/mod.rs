@@ -21,6 +21,8 @@ use rusqlite::{OptionalExtension, Transaction};
 
 use crate::database::Database;
 use crate::error::Result;
+use crate::lease::Lease;
+use crate::packed::Packed;
 use crate::store::Store;
 
 pub(crate) use images::forget_image;
@@ -68,7 +70,12 @@ pub(crate) const SCHEMA: &[&str] = &[
     UPDATE repository_uploads SET touched_at = touched_at * 1000000;
 ",
     "CREATE INDEX repository_tags_in_order ON repository_tags (repository, name COLLATE NOCASE, name);",
+    // How many were told that the blob is there, in an upload, a mount or a question, and have not pushed a manifest yet.
+    "ALTER TABLE repository_blobs ADD COLUMN told INTEGER NOT NULL DEFAULT 0;",
 ];
+
+/// Who was told that a blob is there has so long to push a manifest that names it, whatever becomes of others that do.
+const TOLD: Duration = Duration::from_secs(3600);
 
 /// The repositories of a store. Cheap to clone, blocking.
 #[derive(Clone)]
@@ -108,7 +115,7 @@ impl Repositories {
     pub fn link_blob(&self, repository: &str, digest: &Digest, size: u64) -> Result<()> {
         self.database().write(|db| {
             let id = find_or_make(db, repository)?;
-            link(db, id, digest.as_str(), signed(size))
+            link(db, id, digest.as_str(), signed(size)).map(drop)
         })
     }
 
@@ -133,22 +140,57 @@ impl Repositories {
     }
 
     /// As [`Repositories::blob_size`], for somebody who may rely on the answer: the blob is not collected for as long as if
-    /// it had just been pushed.
-    pub fn promise_blob(&self, repository: &str, digest: &Digest) -> Result<Option<u64>> {
+    /// it had just been pushed. With `again` it is somebody who was told before and has not come to the manifest yet.
+    pub fn promise_blob(&self, repository: &str, digest: &Digest, again: bool) -> Result<Option<u64>> {
         let Some(size) = self.blob_size(repository, digest)? else { return Ok(None) };
-        let sql = "UPDATE repository_blobs SET seen_at = ?3
-                   WHERE digest = ?2 AND repository = (SELECT id FROM repositories WHERE name = ?1)";
-        let known = self.database().write_relaxed(|db| db.execute(sql, (repository, digest.as_str(), now())))?;
+        let sql = format!(
+            "UPDATE repository_blobs SET told = {}, seen_at = ?3
+             WHERE digest = ?2 AND repository = (SELECT id FROM repositories WHERE name = ?1)",
+            if again { "told" } else { ONE_MORE }
+        );
+        let now = now();
+        let known = self.database().write_relaxed(|db| match again {
+            true => db.execute(&sql, (repository, digest.as_str(), now)),
+            false => db.execute(&sql, (repository, digest.as_str(), now, since(now))),
+        })?;
         Ok((known > 0).then_some(size))
     }
 
     /// As [`Repositories::promise_blob`], of a blob that the repository shows through something else: from now on for its own sake as
-    /// well. Does not wait for the disk: after a power cut it is shown as before.
-    pub fn promise_shown(&self, repository: &str, digest: &Digest, size: u64) -> Result<()> {
-        self.database().write_relaxed(|db| {
+    /// well. `false` if what it is shown through has gone meanwhile, and the blob with it. Does not wait for the disk: after a power
+    /// cut it is shown as before.
+    pub fn promise_shown(&self, repository: &str, digest: &Digest, size: u64) -> Result<bool> {
+        let told_at = self.database().write_relaxed(|db| {
             let id = find_or_make(db, repository)?;
             link(db, id, digest.as_str(), signed(size))
-        })
+        })?;
+        self.stays(repository, digest, told_at)
+    }
+
+    /// As [`Repositories::promise_shown`], in a repository that did not show the blob; durable when this returns.
+    pub fn mount_shown(&self, to: &str, digest: &Digest, size: u64) -> Result<bool> {
+        let told_at = self.database().write(|db| {
+            let id = find_or_make(db, to)?;
+            link(db, id, digest.as_str(), signed(size))
+        })?;
+        self.stays(to, digest, told_at)
+    }
+
+    /// Whether a blob is there, which a repository shows since a moment. If not it is not shown.
+    fn stays(&self, repository: &str, digest: &Digest, told_at: i64) -> Result<bool> {
+        // A collection that has not seen the row ends before this does; later ones see it.
+        Lease::begin(&self.store).hold(digest);
+        let is_there = match self.store.blob_size(digest) {
+            Some(_) => true,
+            None => Packed::of(&self.store).size(digest)?.is_some(),
+        };
+        if !is_there {
+            let sql = "DELETE FROM repository_blobs AS b WHERE digest = ?2 AND seen_at = ?3
+                       AND repository = (SELECT id FROM repositories WHERE name = ?1) AND NOT EXISTS
+                       (SELECT 1 FROM repository_references f WHERE f.repository = b.repository AND f.child = b.digest)";
+            self.database().write_relaxed(|db| db.execute(sql, (repository, digest.as_str(), told_at)))?;
+        }
+        Ok(is_there)
     }
 
     /// Shows in `to` a blob that one of the repositories which `may_read` allows shows already; `from`, or if that is none any.
@@ -286,10 +328,23 @@ fn find_or_make(db: &Transaction<'_>, repository: &str) -> rusqlite::Result<i64>
     Ok(db.last_insert_rowid())
 }
 
-fn link(db: &Transaction<'_>, repository: i64, digest: &str, size: i64) -> rusqlite::Result<()> {
-    let sql = "INSERT INTO repository_blobs (repository, digest, size, seen_at) VALUES (?1, ?2, ?3, ?4)
-               ON CONFLICT (repository, digest) DO UPDATE SET seen_at = excluded.seen_at";
-    db.execute(sql, (repository, digest, size, now())).map(drop)
+/// The new number of those who were told of a blob of which somebody is told at `?3`; what was said before `?4` counts no more.
+const ONE_MORE: &str = "CASE WHEN seen_at > ?4 THEN told + 1 ELSE 1 END";
+
+/// Shows a blob, to somebody who may rely on it; when that was.
+fn link(db: &Transaction<'_>, repository: i64, digest: &str, size: i64) -> rusqlite::Result<i64> {
+    let now = now();
+    let sql = format!(
+        "INSERT INTO repository_blobs (repository, digest, size, seen_at, told) VALUES (?1, ?2, ?5, ?3, 1)
+         ON CONFLICT (repository, digest) DO UPDATE SET told = {ONE_MORE}, seen_at = excluded.seen_at"
+    );
+    db.execute(&sql, (repository, digest, now, since(now), size))?;
+    Ok(now)
+}
+
+/// What was told before then is not relied on any more.
+fn since(now: i64) -> i64 {
+    now.saturating_sub(micros(TOLD))
 }
 
 /// Microseconds since 1970.
@@ -330,7 +385,7 @@ mod tests {
         store
             .database()
             .write(|db| {
-                db.execute_batch("DROP INDEX repository_tags_in_order")?;
+                db.execute_batch("DROP INDEX repository_tags_in_order; ALTER TABLE repository_blobs DROP COLUMN told")?;
                 db.execute("UPDATE repository_blobs SET seen_at = ?1", [seconds])?;
                 db.execute("UPDATE migrations SET version = 1 WHERE name = 'repositories'", []).map(drop)
             })
