@@ -13,6 +13,7 @@ pub mod inherited;
 pub mod keyring;
 pub mod landlock;
 pub mod memfd;
+pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;

@@ -222,3 +222,28 @@ fn the_stock_client_pushes_too() {
     host.docker(&["rmi", &name, "busybox"]).ok();
     assert_eq!(host.docker(&["run", "--rm", &name, "echo", "back"]).ok(), "back");
 }
+
+/// Memory of the daemon's own that is not a file's, in KiB.
+fn own_memory(host: &TestHost) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", host.daemon_pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn what_a_push_took_of_memory_it_gives_back() {
+    let host = TestHost::new();
+    let registry = host.registry();
+    let layers =
+        (1..=4u8).map(|number| Layer::new().file("big", 0o600, noise((20 << 20) + usize::from(number))).bytes());
+    let image = Image::new(layers.collect(), serde_json::json!({"Cmd": ["/big"]}));
+    host.brig_run(&["load"]).input(image.docker_archive("big:1")).output().ok();
+    for round in 1..=3 {
+        let name = registry.name(&format!("big{round}:1"));
+        host.brig(&["tag", "big:1", &name]).ok();
+        registry.empty();
+        host.brig(&["push", &name]).ok();
+    }
+    let (own, limit) = (own_memory(&host), 24 << 10);
+    assert!(own < limit, "the daemon keeps {own} KiB after pushes, at most {limit}");
+}

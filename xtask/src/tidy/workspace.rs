@@ -17,7 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("runtime", &["oci", "sys"]),
     ("shim", &["oci", "runtime", "sys"]),
     ("engine", &["api", "network", "oci", "registry", "shim", "store"]),
-    ("daemon", &["api", "engine", "registry-server"]),
+    ("daemon", &["api", "engine", "registry-server", "sys"]),
     ("cli", &["api"]),
     ("brig", &["cli", "daemon"]),
 ];
