@@ -77,8 +77,7 @@ fn prove(store: &Store, chain: &Digest) -> Result<bool> {
     let mut layers: Vec<LayerInfo> = store.catalog().chain(chain).into_iter().cloned().collect();
     layers.reverse();
     for layer in layers {
-        let is_proven = store.catalog().sources.get(&layer.chain_id).is_some_and(|source| source.proven);
-        if is_proven {
+        if is_proven(&store.catalog(), &layer.chain_id) {
             continue;
         }
         let below: Vec<PathBuf> = match &layer.parent {
@@ -89,7 +88,7 @@ fn prove(store: &Store, chain: &Digest) -> Result<bool> {
         };
         let path = store.inner.root.join("layers").join(layer.chain_id.hex());
         match compare(store, &layer, &path, Some(&below))? {
-            Verdict::Whole(actual) if actual == layer => proven(store, &layer.chain_id)?,
+            Verdict::Whole(actual) if actual == layer => prove_one(store, &layer.chain_id)?,
             verdict => {
                 let damage = match verdict {
                     Verdict::Damaged(damage) => damage,
@@ -105,7 +104,22 @@ fn prove(store: &Store, chain: &Digest) -> Result<bool> {
     Ok(store.layer(chain).is_some())
 }
 
-fn proven(store: &Store, chain: &Digest) -> Result<()> {
+fn is_proven(catalog: &Catalog, chain: &Digest) -> bool {
+    catalog.sources.get(chain).is_some_and(|source| source.proven)
+}
+
+/// Notes that a layer was seen to be the whole of its archive, by a check that has it pinned. That is no proof if it stands on
+/// something that has none.
+pub(crate) fn compared(store: &Store, chain: &Digest) -> Result<()> {
+    let Some(layer) = store.layer(chain) else { return Ok(()) };
+    let (has_proof, stands_on_proof) = {
+        let catalog = store.catalog();
+        (is_proven(&catalog, chain), layer.parent.is_none_or(|parent| is_proven(&catalog, &parent)))
+    };
+    if has_proof || !stands_on_proof { Ok(()) } else { prove_one(store, chain) }
+}
+
+fn prove_one(store: &Store, chain: &Digest) -> Result<()> {
     let _gate = store.gate();
     let mut source = store.catalog().sources.get(chain).cloned().unwrap_or_default();
     source.proven = true;
@@ -140,11 +154,10 @@ fn above(catalog: &Catalog, chain: &Digest) -> Vec<Digest> {
             children.entry(parent).or_default().push(&layer.chain_id);
         }
     }
-    let is_proven = |chain: &Digest| catalog.sources.get(chain).is_some_and(|source| source.proven);
     let (mut found, mut todo, mut seen) = (Vec::new(), vec![chain], HashSet::new());
     while let Some(next) = todo.pop() {
         for child in children.get(next).into_iter().flatten().filter(|child| seen.insert(**child)) {
-            if !is_proven(child) && !catalog.damaged.contains_key(*child) {
+            if !is_proven(catalog, child) && !catalog.damaged.contains_key(*child) {
                 found.push((*child).clone());
             }
             todo.push(child);

@@ -95,7 +95,7 @@ fn whose_tar_cannot_be_made_is_found_in_the_background() {
         let (_dir, store) = common::open();
         let wanted = wanted();
         let layer = commit(&store, lie(&store, &poisoned(), &wanted, |_| {}), None, &sha256_of(b"evil"));
-        common_image(&store, &layer);
+        common_image(&store, &[&layer]);
         assert_eq!(findings(&store, false), []);
         let blob = match unknown {
             true => zstd(&wanted),
@@ -130,11 +130,10 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
     brig_tests::image::piped("zstd", &["-c", "-q"], bytes)
 }
 
-fn common_image(store: &Store, layer: &LayerInfo) {
-    let config = format!(
-        r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":["{}"]}}}}"#,
-        layer.diff_id
-    );
+fn common_image(store: &Store, layers: &[&LayerInfo]) {
+    let diff_ids = layers.iter().map(|layer| format!("{:?}", layer.diff_id.as_str())).collect::<Vec<_>>().join(",");
+    let config =
+        format!(r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":[{diff_ids}]}}}}"#);
     let id = store.put_blob(config.as_bytes()).unwrap();
     store.put_image(brig_store::ImageRecord::new(id, None)).unwrap();
 }
@@ -292,4 +291,47 @@ fn layers_are_compared_once_and_only_for_another_blob() {
     let layer = commit(&store, common::unpack(&store, &wanted()).unwrap(), None, &sha256_of(&wanted()));
     std::fs::write(common::diff(&store, &layer.chain_id).join("bin/login"), "").unwrap();
     assert!(brig_store::serves(&store, &layer.chain_id, Some(&other)).unwrap());
+}
+
+/// Damage that comes after a comparison shows whether there is another one.
+#[test]
+fn are_compared_once_also_by_a_check_that_repairs() {
+    let options = |full, repair| CheckOptions { full, repair };
+    for (options, is_noted) in
+        [(options(true, true), true), (options(true, false), false), (options(false, true), false)]
+    {
+        for is_above in [false, true] {
+            let (_dir, store) = common::open();
+            let below = commit(&store, common::unpack(&store, &wanted()).unwrap(), None, &sha256_of(b"below"));
+            let tar = Tar::new().link("copied", "bin/login").finish();
+            let above = common::unpack(&store, &tar).unwrap();
+            let above = commit(&store, above, Some(&below.chain_id), &sha256_of(b"above"));
+            let mut found = Vec::new();
+            store.upkeep().check(options, &mut |finding| found.push(finding)).unwrap();
+            assert_eq!(found, [], "{options:?}");
+            let (layer, name) = if is_above { (above, "copied") } else { (below, "bin/login") };
+            let path = common::diff(&store, &layer.chain_id).join(name);
+            std::fs::write(&path, program("let them in!")).unwrap();
+            age(&path);
+            let serves = brig_store::serves(&store, &layer.chain_id, Some(&sha256_of(b"another"))).unwrap();
+            assert_eq!(serves, is_noted, "{options:?}: {name}");
+        }
+    }
+}
+
+/// A file taken from a layer that nobody has compared proves nothing.
+#[test]
+fn are_not_compared_for_good_on_what_cannot_be_compared() {
+    let (_dir, store) = common::open();
+    let below = commit(&store, common::unpack(&store, &wanted()).unwrap(), None, &sha256_of(b"below"));
+    let tar = Tar::new().file("own", b"own").finish();
+    let above = commit(&store, common::unpack(&store, &tar).unwrap(), Some(&below.chain_id), &sha256_of(b"above"));
+    common_image(&store, &[&below, &above]);
+    let recipe = common::diff(&store, &below.chain_id).parent().unwrap().join("tar-recipe");
+    std::fs::remove_file(recipe).unwrap();
+    let options = CheckOptions { full: true, repair: true };
+    let mut found = Vec::new();
+    store.upkeep().check(options, &mut |finding| found.push(finding)).unwrap();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(!brig_store::serves(&store, &above.chain_id, Some(&sha256_of(b"another"))).unwrap());
 }

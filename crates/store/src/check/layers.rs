@@ -12,6 +12,7 @@ use crate::durable;
 use crate::error::Result;
 use crate::layer::{self, info};
 use crate::recipe::{DIFF, RECIPE, REPLACED};
+use crate::sources;
 use crate::sweep;
 use crate::trash;
 
@@ -29,6 +30,8 @@ impl Check<'_> {
         layers.sort_by(|a, b| (a.0, &a.1.chain_id).cmp(&(b.0, &b.1.chain_id)));
         for (_, layer) in &layers {
             let pin = self.store.pin(std::slice::from_ref(&layer.chain_id));
+            // A collection that had decided before that ends first.
+            drop(self.store.gate());
             self.layer(layer)?;
             self.beside(layer)?;
             drop(pin);
@@ -42,15 +45,22 @@ impl Check<'_> {
         let users = self.store.catalog().active.values().flatten().any(|chain| *chain == layer.chain_id);
         let needed = !images.is_empty() || users;
         let marked = self.store.catalog().damaged.get(&layer.chain_id).cloned();
+        let below = self.below(layer);
         let verdict = match self.quick_problem(layer, &path) {
             Some(damage) => Verdict::Damaged(damage),
-            None if self.options.full => self.full_verdict(layer, &path)?,
+            None if self.options.full => compare(self.store, layer, &path, below.as_deref())?,
             None => Verdict::Whole(layer.clone()),
         };
         let damage = match (verdict, &marked) {
             (Verdict::Damaged(damage), _) => damage,
             (Verdict::Whole(_), Some(damage)) => damage.clone(),
-            (Verdict::Whole(actual), None) => return self.row(layer, &actual, &path),
+            (Verdict::Whole(actual), None) => {
+                self.row(layer, &actual, &path)?;
+                if self.options.full && self.options.repair && below.is_some() {
+                    sources::compared(self.store, &layer.chain_id)?;
+                }
+                return Ok(());
+            }
         };
         if !self.store.catalog().layers.contains_key(&layer.chain_id) {
             // Collected meanwhile.
@@ -94,18 +104,19 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn full_verdict(&self, layer: &LayerInfo, path: &Path) -> Result<Verdict> {
-        let below: Option<Vec<PathBuf>> = match &layer.parent {
-            None => Some(Vec::new()),
-            Some(parent) => {
-                let catalog = self.store.catalog();
-                let chain = catalog.chain(parent);
-                let is_sound = chain.last().is_some_and(|lowest| lowest.parent.is_none())
-                    && chain.iter().all(|layer| !self.unsound.contains(&layer.chain_id));
-                is_sound.then(|| self.store.diff_paths(&catalog, parent))
-            }
-        };
-        compare(self.store, layer, path, below.as_deref())
+    /// The files of the layers below, topmost first; `None` if they are not what they were.
+    fn below(&self, layer: &LayerInfo) -> Option<Vec<PathBuf>> {
+        let Some(parent) = &layer.parent else { return Some(Vec::new()) };
+        let catalog = self.store.catalog();
+        let chain = catalog.chain(parent);
+        let is_sound = chain.last().is_some_and(|lowest| lowest.parent.is_none())
+            && chain.iter().all(|layer| !self.unsound.contains(&layer.chain_id));
+        is_sound.then(|| self.store.diff_paths(&catalog, parent))
+    }
+
+    fn is_whole(&self, layer: &LayerInfo, path: &Path) -> Result<bool> {
+        let verdict = compare(self.store, layer, path, self.below(layer).as_deref())?;
+        Ok(matches!(verdict, Verdict::Whole(_)))
     }
 
     fn quick_problem(&self, layer: &LayerInfo, path: &Path) -> Option<Damage> {
@@ -184,7 +195,7 @@ impl Check<'_> {
             let lost = info::read(self.store.inner.dirs.layers.as_fd(), text);
             drop(gate);
             match lost {
-                Some(layer) if matches!(self.full_verdict(&layer, &path)?, Verdict::Whole(_)) => {
+                Some(layer) if self.is_whole(&layer, &path)? => {
                     let finding =
                         Finding::new("layer", &layer.chain_id, "it is whole, but the database does not know it");
                     let finding = match self.options.repair {
