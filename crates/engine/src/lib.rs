@@ -7,6 +7,7 @@ mod config;
 mod container;
 mod error;
 mod events;
+mod exec_root;
 mod id;
 mod idrange;
 mod images;
@@ -18,7 +19,6 @@ mod sweep;
 mod system;
 mod volumes;
 
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, RwLock};
 
@@ -26,8 +26,6 @@ use brig_api::filters::Filters;
 use brig_store::unpacker::Unpacker;
 use brig_store::{Options, Store};
 use jiff::Timestamp;
-use rustix::fs::{FlockOperation, Mode, OFlags};
-use rustix::io::Errno;
 
 pub use brig_store::unpacker::main as unpack;
 pub use check::check_data_root;
@@ -66,7 +64,7 @@ pub struct Engine {
     index: Arc<Index>,
     id: String,
     /// Held as long as the engine lives: whoever else used this directory would take its containers for strays.
-    _exec_root_lock: Arc<OwnedFd>,
+    _exec_root_lock: Arc<exec_root::Lock>,
 }
 
 impl Engine {
@@ -159,7 +157,7 @@ fn open_parts(config: Config) -> Result<Opened> {
     let store = Store::open_with(&root, Options { unpacker }).map_err(error::from_store)?;
     make_parents(&config.exec_root)?;
     volumes::make_directory(&config.exec_root, 0o700)?;
-    let exec_root_lock = Arc::new(lock_exec_root(&config.exec_root)?);
+    let exec_root_lock = Arc::new(exec_root::lock(&config.exec_root)?);
     volumes::make_directory(&root.join("containers"), 0o700)?;
     let launcher = Launcher::open(config.shim_binary.as_deref())?;
     let events = Arc::new(Events::default());
@@ -201,26 +199,6 @@ fn open_parts(config: Config) -> Result<Opened> {
         _exec_root_lock: exec_root_lock,
     };
     Ok((engine, all, ids))
-}
-
-/// Makes sure that no other daemon, with another data root, has its runs here: they would be removed as nobody's.
-fn lock_exec_root(path: &Path) -> Result<OwnedFd> {
-    let failed = |call: &str, errno| Error::system(format!("{call} {}: {errno}", path.display()));
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| failed("open", errno))?;
-    // A daemon that was just killed may hold it for another moment.
-    for _ in 0..100 {
-        match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(directory),
-            // flock(2) knows no time limit and has nothing to poll.
-            Err(Errno::WOULDBLOCK) => std::thread::sleep(std::time::Duration::from_millis(10)),
-            Err(errno) => return Err(failed("flock", errno)),
-        }
-    }
-    Err(Error::system(format!(
-        "{} is in use by another daemon: stop that first, or choose another directory with --exec-root",
-        path.display()
-    )))
 }
 
 fn make_parents(path: &Path) -> Result<()> {

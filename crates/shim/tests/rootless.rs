@@ -3,7 +3,7 @@
 
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
@@ -12,6 +12,11 @@ use serde_json::{Value, json};
 const USER: u32 = 54_321;
 
 /// A directory of that user's with a bundle and the program in it.
+/// By another process: a child of a test beside this one must not hold the copy open for writing.
+fn copy_program(from: &str, to: &Path) {
+    assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success());
+}
+
 struct Bench(tempfile::TempDir);
 
 impl Bench {
@@ -20,14 +25,12 @@ impl Bench {
         let bin = bench.path("rootfs/bin");
         std::fs::create_dir_all(&bin).unwrap();
         std::fs::create_dir(bench.path("run")).unwrap();
-        std::fs::copy("/bin/busybox", bin.join("busybox")).unwrap();
+        copy_program("/bin/busybox", &bin.join("busybox"));
         for applet in ["sh", "cat", "id", "ls", "readlink", "stat", "sleep", "touch", "tty"] {
             symlink("busybox", bin.join(applet)).unwrap();
         }
-        // Where this test was built the user may not look. By another process: a child of a test beside this one must not
-        // hold the copy open for writing.
-        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_brig-rt")).arg(bench.path("brig-rt")).status().unwrap();
-        assert!(copied.success());
+        // Where this test was built the user may not look.
+        copy_program(env!("CARGO_BIN_EXE_brig-rt"), &bench.path("brig-rt"));
         for path in ["", "run", "rootfs", "rootfs/bin", "brig-rt"] {
             chown(bench.path(path), Some(USER), Some(USER)).unwrap();
         }

@@ -130,8 +130,9 @@ fn credential_helpers_are_asked() {
         "#!/bin/sh\ncase $1 in\nstore) cat > {kept};;\nget) cat > /dev/null; [ -f {kept} ] && cat {kept} || {{ echo 'credentials not found in native keychain'; exit 1; }};;\nerase) cat > /dev/null; rm -f {kept};;\nesac\n"
     );
     let program = folder.join("docker-credential-mine");
-    std::fs::write(&program, script).unwrap();
-    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    // By another process: a child of a test beside this one must not hold it open for writing.
+    let put = format!("cat > {0}; chmod 755 {0}", program.display());
+    brig_tests::Run::new("sh", &["-c", &put]).input(script).output().ok();
     let config = host.root.join("home/.docker");
     std::fs::create_dir_all(&config).unwrap();
     std::fs::write(config.join("config.json"), format!("{{\"credHelpers\":{{\"{}\":\"mine\"}}}}", registry.address))

@@ -102,11 +102,18 @@ impl Plan {
     }
 }
 
+/// Copies a program by another process: a child that a test beside this one is just starting must not hold the copy open for
+/// writing, or it could not be executed (ETXTBSY).
+pub fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg(from).arg(to).status().unwrap();
+    assert!(copied.success(), "cp {} {}: {copied}", from.display(), to.display());
+}
+
 fn make_lower(lower: &Path) {
     for name in ["bin", "dev", "proc", "sys", "tmp", "etc"] {
         std::fs::create_dir_all(lower.join(name)).unwrap();
     }
-    std::fs::copy("/bin/busybox", lower.join("bin/busybox")).unwrap();
+    copy_program(Path::new("/bin/busybox"), &lower.join("bin/busybox"));
     for name in
         ["sh", "cat", "echo", "sleep", "head", "tr", "stty", "true", "false", "kill", "ls", "id", "wc", "ps", "grep"]
     {

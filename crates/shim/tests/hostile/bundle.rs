@@ -75,7 +75,7 @@ impl Bundle {
         for name in ["bin", "dev", "proc", "sys", "tmp", "etc", "vol"] {
             fs::create_dir_all(self.path("rootfs").join(name)).unwrap();
         }
-        fs::copy("/bin/busybox", self.path("rootfs/bin/busybox")).unwrap();
+        copy_program(Path::new("/bin/busybox"), &self.path("rootfs/bin/busybox"));
         for name in [
             "sh", "cat", "echo", "sleep", "head", "true", "false", "kill", "ls", "id", "wc", "ps", "grep", "stat",
             "tty", "touch", "mkdir", "mknod", "mount", "readlink", "env", "pwd", "hostname", "rm", "mv", "ln", "cp",
@@ -301,6 +301,13 @@ impl Drop for Bundle {
             self.cgroups().iter().rev().for_each(|path| fs::remove_dir(path).unwrap_or_default());
         }
     }
+}
+
+/// Copies a program by another process: a child that a test beside this one is just starting must not hold the copy open for
+/// writing, or it could not be executed (ETXTBSY).
+pub fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg(from).arg(to).status().unwrap();
+    assert!(copied.success(), "cp {} {}: {copied}", from.display(), to.display());
 }
 
 /// Waits for a call of the runtime; its exit code.

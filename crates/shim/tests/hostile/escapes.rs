@@ -3,10 +3,11 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 
 use serde_json::json;
 
-use crate::bundle::{Bundle, runtime};
+use crate::bundle::{Bundle, copy_program, runtime};
 
 /// T-RT-02, CVE-2019-5736: a program whose interpreter is the process that starts it.
 #[test]
@@ -151,7 +152,7 @@ fn descriptors_lead_nowhere() {
 fn file_capabilities_give_nothing_to_users() {
     let script = "grep -h CapInh /proc/self/status; grep -h CapAmb /proc/self/status; grep CapEff /proc/self/status";
     let mut bundle = Bundle::new("sleep 100");
-    fs::copy("/bin/busybox", bundle.path("rootfs/bin/grep-raw")).unwrap();
+    copy_program(Path::new("/bin/busybox"), &bundle.path("rootfs/bin/grep-raw"));
     fs::remove_file(bundle.path("rootfs/bin/grep")).unwrap();
     fs::rename(bundle.path("rootfs/bin/grep-raw"), bundle.path("rootfs/bin/grep")).unwrap();
     // Version 2, effective; permitted nothing, inheritable cap_kill (bit 5) and cap_net_raw (bit 13).

@@ -8,7 +8,7 @@ use brig_sys::fdpass::Channel;
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, reap};
-use crate::common::cgroups_of;
+use crate::common::{cgroups_of, copy_program};
 
 /// Calls brig-rt out of a shell that sets things up first; `$0` is the program with its `--root`.
 fn from_shell(bench: &Bench, script: &str) -> Output {
@@ -101,7 +101,7 @@ fn says_that_it_is_ready() {
 #[test]
 fn readiness_reaches_the_service_manager() {
     let mut bench = Bench::new("");
-    std::fs::copy(std::env::current_exe().unwrap(), bench.path("lower/bin/ready")).unwrap();
+    copy_program(&std::env::current_exe().unwrap(), &bench.path("lower/bin/ready"));
     bench.plan.spec["process"]["args"] =
         json!(["/bin/ready", "--include-ignored", "--exact", "flags::says_that_it_is_ready"]);
     bench.write();
