@@ -160,24 +160,48 @@ impl TestHost {
         assert_eq!(told, "\n", "the daemon did not start:\n{}", self.daemon_log());
     }
 
-    /// Waits until every compressed layer has made way for its recipe. The thread that works on it has the lowest priority
-    /// there is, which beside other tests is none: it gets an ordinary one.
+    /// Waits until every compressed layer has made way for its recipe, or is kept as the store has decided. The thread that
+    /// works on it has the lowest priority there is, which beside other tests is none: it gets an ordinary one.
+    #[track_caller]
     pub fn wait_for_recipes(&self) {
         for task in std::fs::read_dir(format!("/proc/{}/task", self.daemon_pid())).expect("the daemon runs").flatten() {
             if std::fs::read_to_string(task.path().join("comm")).unwrap_or_default() == "store-pack\n" {
                 Run::new("chrt", &["-o", "-p", "0", &task.file_name().to_string_lossy()]).output().ok();
             }
         }
-        let packed = self.data_root.join("v1/packed");
         let begun = Instant::now();
-        let waiting = || {
-            let mut files = std::fs::read_dir(&packed).expect("the store has a folder of compressed forms").flatten();
-            files.any(|entry| entry.path().extension().is_some())
-        };
-        while waiting() {
-            assert!(begun.elapsed() < Duration::from_secs(300), "layers are still compressed");
+        loop {
+            let undecided = self.undecided_layers();
+            if undecided.is_empty() {
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(300), "still compressed, and not decided on: {undecided:?}");
+            // Another process's files and rows, which tell nobody.
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// The files of compressed layers that are neither recipes nor, as the store's table says, kept for good.
+    fn undecided_layers(&self) -> Vec<String> {
+        let root = self.data_root.join("v1");
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let database =
+            rusqlite::Connection::open_with_flags(root.join("brig.db"), flags).expect("the store's database");
+        // `State::Blob` in `store/packed/tables.rs`.
+        let kept = database
+            .prepare("SELECT digest FROM store_packed WHERE state = 2")
+            .and_then(|mut kept| kept.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>());
+        let kept = kept.expect("the store has a table of compressed forms");
+        let is_kept = |file: &str| {
+            let hex = file.strip_suffix(".blob").unwrap_or(file);
+            kept.iter().any(|digest| digest.split_once(':').is_some_and(|(_, own)| own == hex))
+        };
+        let files =
+            std::fs::read_dir(root.join("packed")).expect("the store has a folder of compressed forms").flatten();
+        files
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|file| file.contains('.') && !is_kept(file))
+            .collect()
     }
 
     /// The daemon's process id.

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use brig_tests::registry::Registry;
 use brig_tests::{Image, Layer, Run, TestHost, eventually, needs};
@@ -146,4 +147,19 @@ fn what_brig_pushed() {
     host.brig(&["push", &name]).ok();
     host.brig(&["rmi", "image:1", &name]).ok();
     comes_back(&host, &registry, "brig", true);
+}
+
+/// What the store keeps compressed for good is not waited for.
+#[test]
+fn what_an_unknown_program_packed_is_decided_on() {
+    let host = TestHost::new();
+    let registry = host.registry();
+    registry.push(&Image::busybox(), "app", "1");
+    host.brig(&["pull", &registry.name("app:1")]).ok();
+    let begun = std::time::Instant::now();
+    host.wait_for_recipes();
+    assert!(begun.elapsed() < Duration::from_secs(60), "waited {:?}", begun.elapsed());
+    let files = std::fs::read_dir(host.data_root.join("v1/packed")).unwrap();
+    let kept = files.filter(|file| file.as_ref().unwrap().path().extension().is_some()).count();
+    assert_eq!(kept, Image::busybox().layers.len());
 }
