@@ -180,9 +180,8 @@ async fn serve(options: &Options, args: Vec<OsString>, set_level: SetLevel) -> R
     if let Some(registry) = registry {
         registry.end(LAST_TRANSFERS).await;
     }
-    let begun = std::time::Instant::now();
-    while server.idle() == Duration::ZERO && begun.elapsed() < LAST_ANSWERS {
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    if tokio::time::timeout(LAST_ANSWERS, server.at_rest()).await.is_err() {
+        tracing::warn!("requests that are still under way are broken off");
     }
     Ok(())
 }
@@ -248,12 +247,14 @@ async fn idle(server: &Server, limit: Option<u64>) {
         return std::future::pending().await;
     };
     loop {
-        let quiet = server.idle();
-        if quiet >= limit && server.engine().containers.alive() == 0 {
+        server.at_rest().await;
+        server.engine().containers.at_rest().await;
+        let left = limit.saturating_sub(server.idle());
+        if left.is_zero() && server.engine().containers.are_at_rest() {
             return;
         }
-        let wait = limit.saturating_sub(quiet).max(Duration::from_millis(200));
-        tokio::time::sleep(wait).await;
+        // The time itself is what is waited for: whoever comes meanwhile begins it anew.
+        tokio::time::sleep(left).await;
     }
 }
 

@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -15,6 +14,7 @@ use hyper::header::{HeaderName, HeaderValue, SERVER};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use tokio::sync::watch;
 
 use crate::body::Body;
 use crate::call::{Call, Outcome, Query, Reply, failure};
@@ -52,6 +52,11 @@ impl Server {
     /// For how long no request has been there; zero while there is one.
     pub fn idle(&self) -> Duration {
         self.activity.idle()
+    }
+
+    /// Waits until no request is there.
+    pub async fn at_rest(&self) {
+        self.activity.at_rest().await;
     }
 
     /// Serves one connection to its end.
@@ -133,32 +138,37 @@ impl Server {
 
 /// How many requests there are and when the last one ended.
 struct Activity {
-    requests: AtomicUsize,
+    requests: watch::Sender<usize>,
     last: Mutex<Instant>,
 }
 
 impl Default for Activity {
     fn default() -> Self {
-        Self { requests: AtomicUsize::new(0), last: Mutex::new(Instant::now()) }
+        Self { requests: watch::Sender::new(0), last: Mutex::new(Instant::now()) }
     }
 }
 
 impl Activity {
     fn present(self: &Arc<Self>) -> Present {
-        self.requests.fetch_add(1, Ordering::AcqRel);
+        self.requests.send_modify(|requests| *requests += 1);
         Present(self.clone())
     }
 
     fn end(&self) {
         *self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Instant::now();
-        self.requests.fetch_sub(1, Ordering::AcqRel);
+        self.requests.send_modify(|requests| *requests -= 1);
     }
 
     fn idle(&self) -> Duration {
-        if self.requests.load(Ordering::Acquire) > 0 {
+        if *self.requests.borrow() > 0 {
             return Duration::ZERO;
         }
         self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner).elapsed()
+    }
+
+    async fn at_rest(&self) {
+        // Only fails when the sender is gone, which is here.
+        self.requests.subscribe().wait_for(|requests| *requests == 0).await.ok();
     }
 }
 

@@ -175,12 +175,9 @@ async fn a_client_that_leaves_ends_its_stream() {
     assert_eq!(&head, b"HTTP/1.1 200 OK");
     assert_eq!(fixture.server.idle(), Duration::ZERO);
     drop(client);
-    let gone = async {
-        while fixture.server.idle() == Duration::ZERO {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(5), gone).await.expect("the stream ends with its client");
+    tokio::time::timeout(Duration::from_secs(5), fixture.server.at_rest())
+        .await
+        .expect("the stream ends with its client");
 }
 
 #[tokio::test]

@@ -159,10 +159,14 @@ fn ten_clients_start_one_daemon() {
 fn a_daemon_that_a_command_started_leaves_when_idle() {
     let host = TestHost::without_daemon(&["--idle-exit", "1"]);
     let arguments = host.daemon_arguments().join(" ");
-    let run = host.run(host::binary("brig"), &["run", "--rm", "--rootfs", "/", "sleep", "2"]);
-    run.env("BRIG_DAEMON_ARGS", arguments.as_str()).output().ok();
-    eventually("the daemon left", || daemons(&host).is_empty().then_some(()));
-    assert!(!host.socket().exists());
+    for (kind, least) in [("--init", 0), ("-d", 1500)] {
+        let run = host.run(host::binary("brig"), &["run", "--rm", kind, "--rootfs", "/", "sleep", "2"]);
+        run.env("BRIG_DAEMON_ARGS", arguments.as_str()).output().ok();
+        let begun = std::time::Instant::now();
+        eventually("the daemon left", || daemons(&host).is_empty().then_some(()));
+        assert!(begun.elapsed() >= Duration::from_millis(least), "{kind}: left a container that runs");
+        assert!(!host.socket().exists());
+    }
 }
 
 /// Whether a container's process is gone.

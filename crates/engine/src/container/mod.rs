@@ -478,10 +478,24 @@ impl Containers {
         exec::inspect(&handle, exec_id).await
     }
 
-    /// How many containers have a live process or will have one by their restart policy.
-    pub fn alive(&self) -> usize {
-        let lives = |view: &Arc<View>| view.status.is_alive() || view.status == Status::Restarting;
-        self.shared.index.views().iter().filter(|view| lives(view)).count()
+    /// Some container that has a live process or will have one by its restart policy.
+    fn living(&self) -> Option<Arc<Handle>> {
+        // What its task has left behind, if that is gone, says nothing.
+        let goes_on = |handle: &Arc<Handle>| handle.views.has_changed().is_ok() && handle.view().goes_on();
+        self.shared.index.handles().into_iter().find(goes_on)
+    }
+
+    /// Whether no container has a live process nor will have one by its restart policy.
+    pub fn are_at_rest(&self) -> bool {
+        self.living().is_none()
+    }
+
+    /// Waits until no container has a live process nor will have one by its restart policy.
+    pub async fn at_rest(&self) {
+        while let Some(handle) = self.living() {
+            // It fails when the container is gone altogether, which is as good.
+            handle.views.clone().wait_for(|view| !view.goes_on()).await.ok();
+        }
     }
 }
 

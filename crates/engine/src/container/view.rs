@@ -56,8 +56,8 @@ impl View {
         }
     }
 
-    /// Whether more may come into its log.
-    pub fn will_write_more(&self) -> bool {
+    /// Whether it has a live process or will have one by its restart policy: more may come into its log.
+    pub fn goes_on(&self) -> bool {
         !self.removed && (self.status.is_alive() || self.status == Status::Restarting)
     }
 }

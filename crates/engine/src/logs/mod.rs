@@ -87,7 +87,7 @@ async fn pump(
     let mut log = LogFile::open(&path, options.tail).map_err(&failed)?;
     loop {
         // Looked at before draining: what is in the file when the container is already over is all there will be.
-        let over = !views.borrow_and_update().will_write_more();
+        let over = !views.borrow_and_update().goes_on();
         let mut chunk = Vec::new();
         while let Some(line) = log.next_record().map_err(&failed)? {
             match render(&line, tty, &options) {
@@ -122,6 +122,7 @@ async fn flush(chunk: &mut Vec<u8>, sender: &mpsc::Sender<Result<Bytes>>) -> boo
 async fn until_deadline(until: Option<Timestamp>) {
     match until {
         Some(until) => {
+            // The client has named the time.
             let left = until.duration_since(Timestamp::now());
             tokio::time::sleep(std::time::Duration::try_from(left).unwrap_or_default()).await;
         }
