@@ -72,6 +72,7 @@ impl Backoff {
     ) -> Result<(), Failure> {
         let Some(wait) = self.next(failure.retry) else { return Err(failure) };
         waiting(wait, &failure);
+        // A back-off: no registry tells when it answers again.
         tokio::time::sleep(wait).await;
         Ok(())
     }

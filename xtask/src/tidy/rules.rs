@@ -11,6 +11,8 @@ const FILE_LINES_WISHED: usize = 500;
 const FUNCTION_LINES: usize = 70;
 /// Lines above an `unsafe` in which its note must begin.
 const NOTE_REACH: usize = 8;
+/// Lines above a sleep in which it is said why there is one.
+const REASON_REACH: usize = 4;
 
 /// Everything that is wrong with one file.
 pub fn check(file: &File) -> Vec<Finding> {
@@ -19,6 +21,7 @@ pub fn check(file: &File) -> Vec<Finding> {
     length(file, &mut findings);
     functions(file, &mut findings);
     unsafe_code(file, &mut findings);
+    sleeps(file, &mut findings);
     words(file, &mut findings);
     findings
 }
@@ -132,6 +135,17 @@ fn unsafe_code(file: &File, findings: &mut Vec<Finding>) {
     }
 }
 
+fn sleeps(file: &File, findings: &mut Vec<Finding>) {
+    let source = &file.source;
+    for (index, token) in source.tokens.iter().enumerate() {
+        let is_call = source.reads(index, &["sleep", "("]) && index > 0 && source.tokens[index - 1].text != "fn";
+        let is_near = |number: usize| source.line(number).contains("// ");
+        if is_call && !(token.line.saturating_sub(REASON_REACH)..=token.line).any(is_near) {
+            findings.push(Finding::new(&file.path, token.line, "sleep: nothing beside it says why no event would do"));
+        }
+    }
+}
+
 fn words(file: &File, findings: &mut Vec<Finding>) {
     let source = &file.source;
     for (index, token) in source.tokens.iter().enumerate() {
@@ -230,6 +244,15 @@ mod tests {
             &["crates/sys/src/a.rs:2: unsafe: no"],
         );
         assert_only("crates/a/src/a.rs", "//! Says unsafe.\nconst A: &str = \"unsafe\";\n", &[]);
+    }
+
+    #[test]
+    fn a_sleep_has_its_reason() {
+        let slept = ["a.rs:2: sleep"];
+        assert_only("a.rs", "//! Owns a.\nfn a() { sleep(SECOND); }\n", &slept);
+        assert_only("a.rs", "//! Owns a.\n#[test]\nfn a() { time::sleep(SECOND); }\n", &["a.rs:3: sleep"]);
+        assert_only("a.rs", "//! Owns a.\nfn a() {\n    // Nothing tells.\n    sleep(SECOND);\n}\n", &[]);
+        assert_only("a.rs", "//! Owns a.\nfn sleep() { asleep(); \"sleep(1)\"; }\n", &[]);
     }
 
     #[test]

@@ -212,6 +212,7 @@ async fn race(addresses: &[IpAddr], port: u16) -> Result<TcpStream, Failure> {
         .iter()
         .zip(0u32..)
         .map(|(ip, nth)| async move {
+            // The head start of those before it.
             tokio::time::sleep(STAGGER * nth).await;
             let address = SocketAddr::new(*ip, port);
             TcpStream::connect(address).await.map_err(|e| (address, e))
