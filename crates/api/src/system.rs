@@ -429,6 +429,24 @@ pub struct DiskUsage {
     pub volumes: Option<Vec<crate::volume::Volume>>,
     /// Records of the build cache.
     pub build_cache: Option<Vec<serde_json::Value>>,
+    /// brig's own, told with the images: how many bytes `image prune -a` gives back. Docker's clients make a guess of it from
+    /// the images' sizes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub brig_reclaimable: Option<i64>,
+    /// brig's own, told where there is any: what the registry over the engine's storage holds and no prune takes. Not part of
+    /// `layers_size`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub brig_registry: Option<RegistryUsage>,
+}
+
+/// What only a registry holds: what was pushed to it and is no image, or is wanted by a push in flight, and uploads under way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct RegistryUsage {
+    /// How many blobs, manifests and uploads that are.
+    pub count: u64,
+    /// Bytes of the disk.
+    pub size: i64,
 }
 
 /// One line of the answer to `POST /brig/system/check`, which is brig's own: what was found, or at the end the summary.

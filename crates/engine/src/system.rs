@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use brig_api::system::{
-    Commit, Component, DiskUsage, IndexInfo, Info, PluginsInfo, RegistryConfig, Runtime, SwarmInfo, Version,
-    VersionPlatform,
+    Commit, Component, DiskUsage, IndexInfo, Info, PluginsInfo, RegistryConfig, RegistryUsage, Runtime, SwarmInfo,
+    Version, VersionPlatform,
 };
 
 use crate::Engine;
 use crate::container::{ListOptions, Status, total_memory};
-use crate::error::Result;
+use crate::error::{Result, from_store};
 use crate::id::now;
 use crate::images::ListOptions as ImageListOptions;
 
@@ -197,7 +197,7 @@ impl System<'_> {
     }
 
     /// `system df`: what `wanted` tells of kinds (`container`, `image`, `volume`, `build-cache`). Sizes are what `du` counts:
-    /// a container's with its log, all images' with whatever is kept for them. Blocking: it looks at every file of every
+    /// a container's with its log, all images' with whatever is kept for them, but not what only the registry keeps. Blocking: it looks at every file of every
     /// volume and container, and once at those of every layer.
     pub fn disk_usage(&self, wanted: &dyn Fn(&str) -> bool) -> Result<DiskUsage> {
         let engine = self.engine;
@@ -212,7 +212,12 @@ impl System<'_> {
                 image.containers = i64::try_from(users).unwrap_or(0);
             }
             usage.images = Some(images);
-            usage.layers_size = number(engine.store.upkeep().usage().images);
+            let stays = |image: &brig_oci::Digest| engine.images.stays_in_prune(image);
+            let measured = engine.store.upkeep().usage(&stays).map_err(from_store)?;
+            usage.layers_size = number(measured.images);
+            usage.brig_reclaimable = Some(number(measured.images.saturating_sub(measured.images_staying)));
+            usage.brig_registry = (measured.registry_count > 0)
+                .then(|| RegistryUsage { count: measured.registry_count, size: number(measured.registry) });
         }
         if wanted("container") {
             let all = ListOptions { all: true, size: true, ..ListOptions::default() };

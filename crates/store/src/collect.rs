@@ -30,7 +30,7 @@ use crate::upkeep::Upkeep;
 const CUT_OFF: Duration = Duration::from_secs(3600);
 
 /// A download that nobody has gone on with for this long goes with an explicit prune.
-const IDLE: Duration = Duration::from_secs(3600);
+pub(crate) const IDLE: Duration = Duration::from_secs(3600);
 
 /// What a collection removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -142,7 +142,12 @@ impl Catalog {
 
     /// Chain ids that something stands on: images, writable layers, what is held, and `extra`.
     pub(crate) fn live_layers(&self, extra: &[Digest]) -> HashSet<Digest> {
-        let images = self.images.values().filter_map(|image| image.chain_id.as_ref());
+        self.layers_of(&|_| true, extra)
+    }
+
+    /// As [`Catalog::live_layers`], if there were only the images for which `stays` is true of their ids.
+    pub(crate) fn layers_of(&self, stays: &dyn Fn(&Digest) -> bool, extra: &[Digest]) -> HashSet<Digest> {
+        let images = self.images.values().filter(|image| stays(&image.id)).filter_map(|image| image.chain_id.as_ref());
         let active = self.active.values().flatten();
         let roots = images.chain(active).chain(self.held()).chain(extra);
         let mut live = HashSet::new();
@@ -231,11 +236,16 @@ pub(crate) fn each_blob(
 /// Configurations and manifests of images, what names point to, what is held, and through manifests and indexes what they
 /// list. Other parts of the store that refer to blobs add theirs here.
 pub(crate) fn live_blobs(store: &Store, catalog: &Catalog) -> HashSet<Digest> {
-    let images = catalog.images.values();
+    blobs_of(store, catalog, &|_| true)
+}
+
+/// As [`live_blobs`], if there were only the images for which `stays` is true of their ids.
+pub(crate) fn blobs_of(store: &Store, catalog: &Catalog, stays: &dyn Fn(&Digest) -> bool) -> HashSet<Digest> {
+    let images = catalog.images.values().filter(|image| stays(&image.id));
     let mut todo: Vec<Digest> = images.clone().map(|image| image.id.clone()).collect();
     let mut live: HashSet<Digest> = todo.drain(..).collect();
     todo.extend(images.filter_map(|image| image.manifest.clone()));
-    todo.extend(catalog.tags.values().filter_map(|tag| tag.manifest.clone()));
+    todo.extend(catalog.tags.values().filter(|tag| stays(&tag.image)).filter_map(|tag| tag.manifest.clone()));
     while let Some(digest) = todo.pop() {
         if !live.insert(digest.clone()) {
             continue;

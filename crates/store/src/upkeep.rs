@@ -31,9 +31,13 @@ impl Upkeep<'_> {
         settled
     }
 
-    /// Measures the whole store. Layers never change, so each is looked at once in the life of a process.
-    pub fn usage(&self) -> Usage {
-        usage::measure(self.store)
+    /// Measures the whole store. Layers never change, so each is looked at once in the life of a process. `stays` tells which
+    /// images (by id) a prune of images would leave.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn usage(&self, stays: &dyn Fn(&Digest) -> bool) -> Result<Usage> {
+        usage::measure(self.store, stays)
     }
 
     /// What one container takes: its writable layer, its log and its other state, in bytes.

@@ -11,6 +11,10 @@ use brig_oci::Digest;
 use brig_sys::beneath::Root;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 
+use crate::collect;
+use crate::error::Result;
+use crate::packed;
+use crate::repositories::{self, UPLOAD};
 use crate::store::Store;
 use crate::trash;
 
@@ -18,8 +22,14 @@ use crate::trash;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Layers with what their archives are made from again, packed forms, configurations, manifests, downloads that have not
-    /// come to their end.
+    /// come to their end; but for what is told of as `registry`.
     pub images: u64,
+    /// Of that, what a prune of images leaves.
+    pub images_staying: u64,
+    /// Of the same, what only the repositories of a registry hold, and its uploads: no prune of images takes it.
+    pub registry: u64,
+    /// How many blobs, manifests and uploads that are, each counted once.
+    pub registry_count: u64,
     /// Writable layers, logs and other state of containers.
     pub containers: u64,
     /// Volumes.
@@ -28,11 +38,15 @@ pub struct Usage {
     pub other: u64,
 }
 
-/// Measures the whole store. Layers never change, so each is looked at once in the life of a process.
-pub(crate) fn measure(store: &Store) -> Usage {
+/// Measures the whole store. Layers never change, so each is looked at once in the life of a process. `stays` tells which images
+/// a prune of images would leave.
+///
+/// # Errors
+/// If the database cannot be read.
+pub(crate) fn measure(store: &Store, stays: &dyn Fn(&Digest) -> bool) -> Result<Usage> {
     let root = &store.inner.root;
     let mut usage = Usage::default();
-    let Ok(directory) = std::fs::read_dir(root) else { return usage };
+    let Ok(directory) = std::fs::read_dir(root) else { return Ok(usage) };
     usage.other += own(root);
     for entry in directory.flatten() {
         let name = entry.file_name();
@@ -49,7 +63,49 @@ pub(crate) fn measure(store: &Store) -> Usage {
         };
         *part += bytes;
     }
-    usage
+    split(store, stays, &mut usage)?;
+    // What came meanwhile is in one of the two only.
+    usage.images = usage.images.saturating_sub(usage.registry);
+    Ok(usage)
+}
+
+/// Of what is kept for images, what a prune leaves: what the images have that stay, and what is being fetched; and what only a
+/// registry has, and what that is made from. Layers must have been measured.
+fn split(store: &Store, stays: &dyn Fn(&Digest) -> bool, usage: &mut Usage) -> Result<()> {
+    let inner = &store.inner;
+    for partial in store.partials().list()? {
+        if !partial.open && partial.modified.elapsed().unwrap_or_default() >= collect::IDLE {
+            continue;
+        }
+        let path = inner.root.join("partial").join(&partial.name);
+        let bytes = own(&path) + own(&path.with_extension("map"));
+        if partial.name.starts_with(UPLOAD) {
+            usage.registry_count += 1;
+            usage.registry += bytes;
+        } else {
+            usage.images_staying += bytes;
+        }
+    }
+    let pruned: Vec<Digest> = store.images().into_iter().map(|image| image.id).filter(|id| !stays(id)).collect();
+    let shown = repositories::left_without(store, &pruned)?;
+    let behind = packed::layers_behind(store, &shown)?;
+    let catalog = store.catalog();
+    let held = collect::blobs_of(store, &catalog, stays);
+    let held_layers = catalog.layers_of(stays, &[]);
+    let shown_layers = catalog.layers_of(stays, &behind);
+    drop(catalog);
+    let file = |digest: &Digest| {
+        let packed = inner.root.join("packed").join(digest.hex());
+        let blob = inner.root.join("blobs").join(digest.algorithm()).join(digest.hex());
+        own(&blob) + own(&packed) + own(&packed.with_extension("blob"))
+    };
+    let measured = inner.measured.lock().unwrap_or_else(PoisonError::into_inner);
+    let layer = |chain: &Digest| measured.get(chain).map_or(0, |(_, bytes)| *bytes);
+    usage.images_staying += held.iter().map(file).sum::<u64>() + held_layers.iter().map(layer).sum::<u64>();
+    usage.registry += shown.difference(&held).map(file).sum::<u64>();
+    usage.registry += shown_layers.difference(&held_layers).map(layer).sum::<u64>();
+    usage.registry_count += shown.difference(&held).count() as u64;
+    Ok(())
 }
 
 /// What one container takes: its writable layer, its log and its other state.

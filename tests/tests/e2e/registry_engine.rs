@@ -390,6 +390,61 @@ fn what_a_push_was_told_of_outlives_the_images_that_brought_it() {
 }
 
 #[test]
+fn df_calls_reclaimable_what_a_prune_gives_back() {
+    let (host, registry) = serving();
+    let noise = brig_tests::image::noise;
+    let image = Image::busybox().with(Layer::new().file("big", 0o644, noise(2 << 20)), &[]);
+    registry.push(&image, "app", "1");
+    let used = Image::busybox().with(Layer::new().file("used", 0o644, noise(1 << 20)), &[]);
+    registry.push(&used, "used", "1");
+    host.brig(&["create", "--name", "box", "used:1"]).ok();
+    // What no prune of images takes: an artifact with a blob of its own and a layer of the image's, a blob that is sent for a manifest
+    // to come, and half of another one.
+    let (mine, empty) = (noise(3 << 20), b"{}".to_vec());
+    let named: Value = serde_json::from_slice(&image.distributable().0).unwrap();
+    let kind = "application/x";
+    let artifact = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "artifactType": kind,
+        "config": { "mediaType": "application/vnd.oci.empty.v1+json", "digest": digest(&empty), "size": 2 },
+        "layers": [{ "mediaType": kind, "digest": digest(&mine), "size": mine.len() }, named["layers"][0]],
+    });
+    registry.push_parts(&[empty, mine], &serde_json::to_vec(&artifact).unwrap(), "app", "artifact");
+    registry.push_blob("app", &noise(4 << 20));
+    let upload = registry.ask("POST", "/v2/app/blobs/uploads/", &[]).header("location").unwrap().to_owned();
+    assert_eq!(registry.ask("PATCH", &upload, &noise(5 << 20)).status, 202);
+    let df = || {
+        rustix::fs::sync();
+        let usage = brig_tests::http::unix(&host.socket(), "GET", "/v1.43/system/df?type=image", &[]).unwrap().json();
+        let size = |value: &Value| value.as_u64().unwrap_or_default();
+        let line = host.brig(&["system", "df", "--format", "{{.Type}} {{.Reclaimable}}"]).ok();
+        (size(&usage["LayersSize"]), size(&usage["BrigRegistry"]["Size"]), size(&usage["BrigReclaimable"]), line)
+    };
+    let close = |what: &str, one: u64, other: u64| {
+        assert!(one.abs_diff(other) * 50 <= other, "{what}: {one} and {other}");
+    };
+    let (images, held, reclaimable, line) = df();
+    let names = ["layers", "blobs", "packed", "partial", "ingest"];
+    close("all of it", images + held, crate::upkeep::du_of(&host, &names));
+    assert!(held > 12 << 20 && line.contains("Registry 0B (0%)"), "{held}: {line}");
+    let pruned = brig_tests::http::unix(
+        &host.socket(),
+        "POST",
+        "/v1.43/images/prune?filters=%7B%22dangling%22%3A%5B%22false%22%5D%7D",
+        &[],
+    );
+    let freed = pruned.unwrap().json()["SpaceReclaimed"].as_u64().unwrap();
+    close("what a prune gives back", freed, reclaimable);
+    let (left, still, reclaimable, line) = df();
+    close("what the registry has", still, held);
+    close("what goes", images - left, freed);
+    assert!(left > 2 << 20 && reclaimable < 65536, "{left} are left, {reclaimable} reclaimable");
+    assert!(line.contains("Registry 0B (0%)"), "{line}");
+    // Deleted there it is given back.
+    assert_eq!(registry.ask("DELETE", &upload, &[]).status, 204);
+    host.brig(&["rm", "box"]).ok();
+}
+
+#[test]
 fn an_engines_root_is_served_by_its_daemon_only() {
     let (mut host, registry) = serving_with(&["read-only=true"]);
     assert_eq!(registry.ask("POST", "/v2/app/blobs/uploads/", &[]).status, 405);

@@ -200,7 +200,7 @@ fn a_prune_gives_back_what_it_says() {
 }
 
 /// What `du` says about everything below some of the data root's directories.
-fn du_of(host: &TestHost, names: &[&str]) -> u64 {
+pub(crate) fn du_of(host: &TestHost, names: &[&str]) -> u64 {
     let paths = names.iter().map(|name| host.data_root.join("v1").join(name)).filter(|path| path.exists());
     paths.map(|path| du(&path)).sum()
 }

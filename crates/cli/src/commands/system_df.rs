@@ -62,6 +62,7 @@ fn rows(usage: &DiskUsage) -> Vec<Value> {
     let containers = usage.containers.as_deref().unwrap_or_default();
     let volumes = usage.volumes.as_deref().unwrap_or_default();
     let used: i64 = images.iter().filter(|i| i.containers > 0 && i.size >= 0 && i.shared_size >= 0).map(|i| i.size - i.shared_size).sum();
+    let reclaimable = usage.brig_reclaimable.unwrap_or_else(|| (usage.layers_size - used).max(0));
     let runs = |state: &str| matches!(state, "running" | "paused" | "restarting");
     let writable: i64 = containers.iter().map(|c| c.size_rw).sum();
     let idle: i64 = containers.iter().filter(|c| !runs(&c.state)).map(|c| c.size_rw).sum();
@@ -70,12 +71,18 @@ fn rows(usage: &DiskUsage) -> Vec<Value> {
     let size = |v: &brig_api::volume::Volume| v.usage_data.as_ref().map_or(0, |u| u.size);
     let volume_size: i64 = volumes.iter().filter(measured).map(size).sum();
     let unused: i64 = volumes.iter().filter(measured).filter(|v| !in_use(v)).map(size).sum();
-    vec![
-        row("Images", images.len(), images.iter().filter(|i| i.containers > 0).count(), usage.layers_size, (usage.layers_size - used).max(0)),
+    let mut rows = vec![
+        row("Images", images.len(), images.iter().filter(|i| i.containers > 0).count(), usage.layers_size, reclaimable),
         row("Containers", containers.len(), containers.iter().filter(|c| runs(&c.state)).count(), writable, idle),
         row("Local Volumes", volumes.len(), volumes.iter().filter(in_use).count(), volume_size, unused),
         row("Build Cache", usage.build_cache.as_ref().map_or(0, Vec::len), 0, 0, 0),
-    ]
+    ];
+    // All of it is in use: what a registry was given is given back by deleting it there.
+    rows.extend(usage.brig_registry.map(|held| {
+        let count = usize::try_from(held.count).unwrap_or(usize::MAX);
+        row("Registry", count, count, held.size, 0)
+    }));
+    rows
 }
 
 fn verbose(usage: &DiskUsage) -> Result<String> {
@@ -99,6 +106,9 @@ fn verbose(usage: &DiskUsage) -> Result<String> {
     out.push_str("\nLocal Volumes space usage:\n\n");
     out.push_str(&list("{{.Name}}\t{{.Links}}\t{{.Size}}", super::volume_ls::HEADS, &volumes)?);
     out.push_str("\nBuild cache usage: 0B\n");
+    if let Some(held) = usage.brig_registry {
+        out.push_str(&format!("\nRegistry usage: {} in {} blobs, manifests and uploads\n", human::size(held.size), held.count));
+    }
     Ok(out)
 }
 
@@ -115,7 +125,7 @@ mod tests {
 
     #[test]
     fn the_summary() {
-        let usage: DiskUsage = serde_json::from_value(json!({
+        let mut usage: DiskUsage = serde_json::from_value(json!({
             "LayersSize": 1000, "Images": [{"Size": 600, "SharedSize": 0, "Containers": 1}, {"Size": 400, "SharedSize": 0}],
             "Containers": [{"State": "exited", "SizeRw": 10}, {"State": "running", "SizeRw": 5}],
             "Volumes": [{"Name": "v", "UsageData": {"RefCount": 0, "Size": 7}}],
@@ -124,5 +134,10 @@ mod tests {
         let listing = Listing { format: "{{.Type}} {{.TotalCount}} {{.Active}} {{.Size}} {{.Reclaimable}}", table: "", heads: HEADS, functions: &[] };
         let text = "Images 2 1 1kB 400B (40%)\nContainers 2 1 15B 10B (66%)\nLocal Volumes 1 0 7B 7B (100%)\nBuild Cache 0 0 0B 0B\n";
         assert_eq!(listing.render(&rows(&usage)).unwrap(), text);
+        usage.brig_reclaimable = Some(300);
+        let text = text.replace("400B (40%)", "300B (30%)");
+        usage.brig_registry = Some(brig_api::system::RegistryUsage { count: 3, size: 9 });
+        assert_eq!(listing.render(&rows(&usage)).unwrap(), format!("{text}Registry 3 3 9B 0B (0%)\n"));
+        assert!(verbose(&usage).unwrap().ends_with("\nRegistry usage: 9B in 3 blobs, manifests and uploads\n"));
     }
 }

@@ -276,6 +276,11 @@ impl Images {
         users.map(|view| (view.record.id.clone(), view.status.is_alive())).collect()
     }
 
+    /// Whether `image prune -a` would leave this image: a container is of it, or it may be part of a push that goes on.
+    pub(crate) fn stays_in_prune(&self, id: &Digest) -> bool {
+        !self.users_of(id).is_empty() || self.tags_of(id).is_empty() && shelf::is_being_pushed(self, id)
+    }
+
     /// The list.
     pub fn list(&self, options: ListOptions, filters: &Filters) -> Result<Vec<api::Summary>> {
         show::list(self, options, filters)

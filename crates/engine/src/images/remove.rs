@@ -206,8 +206,7 @@ pub(super) fn prune(images: &Images, filters: &Filters) -> Result<PruneReport> {
             let is_part = tags.is_empty() && parts.contains(&record.id);
             let wanted = (!dangling_only || tags.is_empty())
                 && !is_part
-                && images.users_of(&record.id).is_empty()
-                && !(tags.is_empty() && super::shelf::is_being_pushed(images, &record.id))
+                && !images.stays_in_prune(&record.id)
                 && until.is_none_or(|limit| record.stored_at < limit)
                 && filters.matches_labels("label", &labels)
                 && !filters.matches_any_label("label!", &labels);

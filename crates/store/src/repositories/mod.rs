@@ -277,15 +277,42 @@ impl Repositories {
     }
 }
 
+/// The blobs that nothing names any more and nobody has spoken of since.
+const ABANDONED: &str = "FROM repository_blobs AS b WHERE seen_at = 0 AND NOT EXISTS
+                         (SELECT 1 FROM repository_references f WHERE f.repository = b.repository AND f.child = b.digest)";
+
 /// Hides blobs of manifests that were deleted, if nobody has spoken of them since; part of a collection.
 pub(crate) fn hide_abandoned(store: &Store) -> Result<()> {
-    let abandoned = "FROM repository_blobs AS b WHERE seen_at = 0 AND NOT EXISTS
-                     (SELECT 1 FROM repository_references f WHERE f.repository = b.repository AND f.child = b.digest)";
-    let any = store.database().read(|db| db.prepare_cached(&format!("SELECT 1 {abandoned} LIMIT 1"))?.exists([]))?;
+    let any = store.database().read(|db| db.prepare_cached(&format!("SELECT 1 {ABANDONED} LIMIT 1"))?.exists([]))?;
     match any {
-        true => store.database().write(|db| db.execute(&format!("DELETE {abandoned}"), []).map(drop)),
+        true => store.database().write(|db| db.execute(&format!("DELETE {ABANDONED}"), []).map(drop)),
         false => Ok(()),
     }
+}
+
+/// The blobs that repositories would show if these images were removed and what nothing leads to collected. Changes nothing.
+pub(crate) fn left_without(store: &Store, images: &[Digest]) -> Result<HashSet<Digest>> {
+    let shown = live_blobs(store)?;
+    if shown.is_empty() {
+        return Ok(shown);
+    }
+    let named: HashSet<String> = store.database().read(|db| {
+        let mut query = db.prepare("SELECT DISTINCT child FROM repository_references")?;
+        query.query_map([], |row| row.get(0))?.collect()
+    })?;
+    let images: Vec<&Digest> = images.iter().filter(|image| named.contains(image.as_str())).collect();
+    // Done and taken back: nobody else sees it.
+    store.database().write_relaxed(|db| {
+        db.execute_batch("SAVEPOINT without")?;
+        let left = || {
+            images.iter().try_for_each(|image| forget_image(db, image))?;
+            db.execute(&format!("DELETE {ABANDONED}"), [])?;
+            shown_blobs(db)
+        };
+        let left = left();
+        db.execute_batch("ROLLBACK TO without; RELEASE without")?;
+        left
+    })
 }
 
 /// Writes down, for this connection only, which manifests have names that are not in the tables.
@@ -302,16 +329,18 @@ fn note_named(db: &Transaction<'_>, named: &[(String, Digest)]) -> rusqlite::Res
 
 /// Every blob that some repository shows.
 pub(crate) fn live_blobs(store: &Store) -> Result<HashSet<Digest>> {
-    store.database().read(|db| {
-        let sql = "SELECT digest FROM repository_blobs UNION SELECT digest FROM repository_manifests";
-        let mut query = db.prepare_cached(sql)?;
-        let mut rows = query.query([])?;
-        let mut live = HashSet::new();
-        while let Some(row) = rows.next()? {
-            live.extend(Digest::parse(&row.get::<_, String>(0)?));
-        }
-        Ok(live)
-    })
+    store.database().read(shown_blobs)
+}
+
+fn shown_blobs(db: &rusqlite::Connection) -> rusqlite::Result<HashSet<Digest>> {
+    let sql = "SELECT digest FROM repository_blobs UNION SELECT digest FROM repository_manifests";
+    let mut query = db.prepare_cached(sql)?;
+    let mut rows = query.query([])?;
+    let mut live = HashSet::new();
+    while let Some(row) = rows.next()? {
+        live.extend(Digest::parse(&row.get::<_, String>(0)?));
+    }
+    Ok(live)
 }
 
 fn find(db: &rusqlite::Connection, repository: &str) -> rusqlite::Result<Option<i64>> {
