@@ -242,6 +242,18 @@ mod tests {
     }
 
     #[test]
+    fn every_switch_can_be_on_and_off_in_the_file() {
+        for (key, ..) in KEYS.iter().filter(|(.., shape)| matches!(shape, Shape::Flag)) {
+            for on in [true, false] {
+                let loaded = load_with(&format!("{{\"{key}\":{on}}}"), &[]);
+                assert!(loaded.is_ok(), "{key}: {}", loaded.err().unwrap_or_default());
+            }
+        }
+        assert!(load_with(r#"{"pull-all-platforms":true}"#, &[]).unwrap().pull_all_platforms);
+        assert!(load_with("{}", &["--save-original"]).unwrap().save_original);
+    }
+
+    #[test]
     fn the_file_and_the_flags_add_up() {
         let file = r#"{"hosts":["unix:///a","tcp://:1"],"debug":true,"log-opts":{"max-size":"1m"},"mtu":1400,
             "default-ulimits":{"nofile":{"Name":"nofile","Hard":2,"Soft":1}},"features":{"buildkit":true}}"#;

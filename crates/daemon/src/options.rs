@@ -108,10 +108,10 @@ pub struct Options {
     #[arg(long, value_name = "FORMAT", default_value = "gzip")]
     pub layer_compression: String,
     /// Keep the images for all platforms when a pull names none
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set)]
     pub pull_all_platforms: bool,
     /// Save manifests and layers as they came from a registry (slower), unless a client says otherwise
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set)]
     pub save_original: bool,
 
     /// Name server for containers (may be repeated)

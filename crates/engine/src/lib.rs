@@ -169,7 +169,7 @@ fn open_parts(config: Config) -> Result<Opened> {
     sweep::stored(&store, &ids, &volumes.names());
     let client = brig_registry::Client::new(reload::registry(&config)?).map_err(|e| Error::system(e.message))?;
     let images = Images::new(store.clone(), client, Arc::clone(&events), Arc::clone(&index));
-    let images = images.pulling_all_platforms(config.pull_all_platforms);
+    images.keep_all_platforms(config.pull_all_platforms);
     let networks = Networks::open(&config)?;
     let id = engine_id(&store)?;
     let shared = Arc::new(Shared::new(

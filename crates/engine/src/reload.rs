@@ -38,6 +38,7 @@ impl Engine {
     /// If a setting cannot be used; then nothing has changed.
     pub fn reload(&self, config: &Config) -> Result<()> {
         self.images.reconfigure(registry(config)?)?;
+        self.images.keep_all_platforms(config.pull_all_platforms);
         let now = Config {
             registry_mirrors: config.registry_mirrors.clone(),
             insecure_registries: config.insecure_registries.clone(),
@@ -45,6 +46,7 @@ impl Engine {
             max_concurrent_downloads: config.max_concurrent_downloads,
             max_concurrent_uploads: config.max_concurrent_uploads,
             layer_compression: config.layer_compression.clone(),
+            pull_all_platforms: config.pull_all_platforms,
             save_original: config.save_original,
             labels: config.labels.clone(),
             debug: config.debug,
@@ -58,6 +60,7 @@ impl Engine {
                 ("labels", list(&now.labels)),
                 ("max-concurrent-downloads", now.max_concurrent_downloads.to_string()),
                 ("max-concurrent-uploads", now.max_concurrent_uploads.to_string()),
+                ("pull-all-platforms", now.pull_all_platforms.to_string()),
                 ("registries", list(&now.registries)),
                 ("registry-mirrors", list(&now.registry_mirrors)),
             ]

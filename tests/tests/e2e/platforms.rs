@@ -130,6 +130,28 @@ fn a_daemon_that_keeps_all_platforms() {
 }
 
 #[test]
+fn what_a_daemon_keeps_is_read_again() {
+    let host = TestHost::new();
+    let registry = host.registry();
+    push_index(&registry, "multi", "v1");
+    let name = registry.name("multi:v1");
+    let kept = || {
+        host.brig(&["pull", &name]).ok();
+        let kept = tree(&host).into_iter().filter(|(_, is_here)| *is_here).count();
+        host.brig(&["rmi", &name]).ok();
+        kept
+    };
+    assert_eq!(kept(), 1);
+    for (json, expected) in [(r#"{"pull-all-platforms": true}"#, 4), ("{}", 1)] {
+        let said = crate::registry_settings::settings(&host, json);
+        assert!(said.contains("configuration reloaded"), "{said}");
+        assert_eq!(kept(), expected, "{json}");
+    }
+    let events = host.brig(&["events", "--since", "10m", "--until", "0s", "--filter", "type=daemon"]).ok();
+    assert!(events.contains("pull-all-platforms=true"), "{events}");
+}
+
+#[test]
 fn an_index_goes_to_another_registry_as_it_is() {
     let host = TestHost::new();
     let registry = host.registry();

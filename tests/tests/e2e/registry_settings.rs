@@ -9,7 +9,7 @@ fn image() -> Image {
 }
 
 /// Writes the daemon's settings and has it read them; gives what it says of that.
-fn settings(host: &TestHost, json: &str) -> String {
+pub(crate) fn settings(host: &TestHost, json: &str) -> String {
     let seen = host.daemon_log().len();
     std::fs::write(host.root.join("daemon.json"), json).unwrap();
     let pid = rustix::process::Pid::from_raw(host.daemon_pid().cast_signed()).unwrap();

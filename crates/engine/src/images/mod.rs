@@ -20,6 +20,7 @@ mod transfer;
 mod words;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use brig_api::filters::Filters;
 use brig_api::image as api;
@@ -47,8 +48,8 @@ pub struct Images {
     events: Arc<Events>,
     containers: Arc<Index>,
     documents: family::Documents,
-    /// A pull that names no platform keeps all.
-    all_platforms: bool,
+    /// A pull that names no platform keeps all; may change while the engine runs.
+    all_platforms: Arc<AtomicBool>,
 }
 
 /// What a list of images is to show.
@@ -86,12 +87,19 @@ impl Images {
     }
 
     pub(crate) fn new(store: Store, client: Client, events: Arc<Events>, containers: Arc<Index>) -> Self {
-        Self { store, client, events, containers, documents: family::Documents::default(), all_platforms: false }
+        Self {
+            store,
+            client,
+            events,
+            containers,
+            documents: family::Documents::default(),
+            all_platforms: Arc::default(),
+        }
     }
 
-    /// These, with pulls that keep all platforms unless one is named.
-    pub(crate) fn pulling_all_platforms(self, all_platforms: bool) -> Self {
-        Self { all_platforms, ..self }
+    /// Whether pulls that begin from now on keep all platforms unless one is named.
+    pub(crate) fn keep_all_platforms(&self, all_platforms: bool) {
+        self.all_platforms.store(all_platforms, Ordering::Relaxed);
     }
 
     /// `GET /images/search`: repositories that have to do with `term`, which may begin with a registry's name.

@@ -1,5 +1,7 @@
 //! Pulling images, and checking credentials. Owns Docker's progress lines; the bytes are the registry's and the store's.
 
+use std::sync::atomic::Ordering;
+
 use brig_api::progress::{Detail, ErrorDetail, Message};
 use brig_api::system::{AuthConfig, AuthResponse};
 use brig_oci::{Platform, Reference};
@@ -59,7 +61,7 @@ impl Images {
     ) -> Result<Progress> {
         let reference = pull_reference(name, tag)?;
         let wanted = match platform.filter(|text| !text.is_empty()) {
-            None if self.all_platforms => Wanted::All,
+            None if self.all_platforms.load(Ordering::Relaxed) => Wanted::All,
             None => Wanted::Here,
             Some(ALL_PLATFORMS) => Wanted::All,
             Some(text) => Wanted::One(Platform::parse(text).map_err(|e| Error::invalid(e.to_string()))?),
