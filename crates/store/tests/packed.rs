@@ -314,3 +314,21 @@ fn forms_go_with_their_layer() {
     assert_eq!(Packed::of(&store).blob(&digest).err().unwrap().kind, ErrorKind::NotFound);
     assert_eq!(files(dir.path()), []);
 }
+
+/// A layer that came uncompressed, once by itself and once on another.
+#[test]
+fn a_tar_is_had_from_whichever_layer_has_it() {
+    // Which of them is looked at first is chance.
+    for nth in [0, 1].repeat(6) {
+        let (_dir, store) = common::open();
+        let tar = common::Tar::new().file("own", &[b'x'; 3000]).finish();
+        let below = common::layer(&store, &common::Tar::new().file("below", b"below").finish(), None);
+        let layers = [common::layer(&store, &tar, None), common::layer(&store, &tar, Some(&below.chain_id))];
+        let recipe = |nth: usize| common::diff(&store, &layers[nth].chain_id).with_file_name("tar-recipe");
+        std::fs::remove_file(recipe(nth)).unwrap();
+        let (diff_id, packed) = (&layers[0].diff_id, Packed::of(&store));
+        assert_eq!(packed.size(diff_id).unwrap(), Some(tar.len() as u64), "{nth}");
+        std::fs::remove_file(recipe(1 - nth)).unwrap();
+        assert_eq!(packed.size(diff_id).unwrap(), None, "{nth}");
+    }
+}

@@ -35,6 +35,7 @@ use crate::durable;
 use crate::error::{Error, Result};
 use crate::lease;
 use crate::partial::Partial;
+use crate::recipe::LayerTar;
 use crate::store::Store;
 use crate::trash;
 
@@ -178,10 +179,8 @@ impl<'a> Packed<'a> {
         // Nobody looks between the file and its row.
         let _gate = self.store.gate();
         let size_bytes = partial.move_to(files.dir.as_fd(), &name, &files.path)?;
-        if let Err(error) = tables::insert(database, &Row::waiting(digest, diff_id, media_type, size_bytes)) {
-            files.remove(&name)?;
-            return Err(error);
-        }
+        tables::insert(database, &Row::waiting(digest, diff_id, media_type, size_bytes))
+            .inspect_err(|_| files.try_remove(&name))?;
         self.packer().worker.wake();
         Ok(())
     }
@@ -214,7 +213,7 @@ impl<'a> Packed<'a> {
         let _gate = self.store.gate();
         durable::publish(files.dir.as_fd(), &format!("{hex}{NEW}"), files.dir.as_fd(), hex, &files.path, &bytes)?;
         let form = Form { has_recipe: true, ..form.clone() };
-        tables::insert(database, &Row { form, state: State::Recipe })
+        tables::insert(database, &Row { form, state: State::Recipe }).inspect_err(|_| files.try_remove(hex))
     }
 
     /// What [`Packed::compress`] makes of this layer, if that is known.
@@ -312,6 +311,19 @@ pub(crate) fn adopt(store: &Store, form: Form) -> Result<bool> {
     tables::insert(database, &Row { form, state })?;
     store.inner.packer.worker.wake();
     Ok(true)
+}
+
+/// The tar of a layer with this diff id, whichever has one yet, and which that is; `None` if there is no such layer.
+fn tar(store: &Store, diff_id: &Digest) -> Result<Option<(Digest, LayerTar)>> {
+    let chains = chains(&store.catalog(), diff_id);
+    let mut failed = None;
+    for chain in chains {
+        match store.layer_tar(&chain) {
+            Ok(tar) => return Ok(Some((chain, tar))),
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    failed.map_or(Ok(None), Err)
 }
 
 /// The chain ids of the layers with this diff id.

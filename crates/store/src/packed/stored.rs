@@ -22,11 +22,8 @@ impl Packed<'_> {
         match tables::find(&store.inner.database, digest)? {
             Some(row) if row.state != State::Recipe || is_here(&row.form.diff_id) => Ok(Some(row.form.size_bytes)),
             Some(_) => Ok(None),
-            None => {
-                let chain = super::chains(&store.catalog(), digest).into_iter().next();
-                // A layer that was kept without its recipe cannot be had as a tar.
-                Ok(chain.and_then(|chain| Some(store.layer_tar(&chain).ok()?.size())))
-            }
+            // A layer that was kept without its recipe cannot be had as a tar.
+            None => Ok(super::tar(store, digest).ok().flatten().map(|(_, tar)| tar.size())),
         }
     }
 

@@ -350,6 +350,7 @@ impl Job<'_> {
         let name = format!("{}{BLOB}", self.form.digest.hex());
         if let Some(file) = self.files.open(&name)? {
             file.sync_all().map_err(|error| self.files.failed("fsync", &name, error))?;
+            durable::sync(self.files.dir.as_fd(), &self.files.path)?;
         }
         tables::settle(self.database, &self.form.digest, State::Blob).map(drop)
     }
