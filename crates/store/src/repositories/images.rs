@@ -5,7 +5,7 @@
 use brig_oci::Digest;
 use rusqlite::Transaction;
 
-use super::{now, since};
+use super::{manifests, now, since};
 
 /// Hides, everywhere, the manifests of an image, which is about to be removed.
 pub(crate) fn forget_image(db: &Transaction<'_>, image: &Digest) -> rusqlite::Result<()> {
@@ -19,19 +19,16 @@ pub(crate) fn forget_image(db: &Transaction<'_>, image: &Digest) -> rusqlite::Re
 /// Takes a manifest out of a repository, with its tags and the links that only it held. What was spoken of after it was pushed
 /// stays: another push may rely on it.
 pub(super) fn hide(db: &Transaction<'_>, repository: i64, manifest: &str) -> rusqlite::Result<()> {
-    let key = (repository, manifest);
     let_go(db, repository, manifest)?;
-    db.execute("DELETE FROM repository_tags WHERE repository = ?1 AND digest = ?2", key)?;
     db.execute(
         "DELETE FROM repository_blobs AS b WHERE repository = ?1 AND seen_at = 0
          AND EXISTS (SELECT 1 FROM repository_references f
                      WHERE f.repository = ?1 AND f.manifest = ?2 AND f.child = b.digest)
          AND NOT EXISTS (SELECT 1 FROM repository_references f
                          WHERE f.repository = ?1 AND f.manifest <> ?2 AND f.child = b.digest)",
-        key,
+        (repository, manifest),
     )?;
-    db.execute("DELETE FROM repository_manifests WHERE repository = ?1 AND digest = ?2", key)?;
-    db.execute("DELETE FROM repository_references WHERE repository = ?1 AND manifest = ?2", key).map(drop)
+    manifests::forget(db, repository, manifest).map(drop)
 }
 
 /// Says of the blobs that a manifest names, and that were not spoken of since it was pushed nor to anybody who has not pushed a

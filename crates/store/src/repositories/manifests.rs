@@ -98,10 +98,14 @@ impl Repositories {
             if matches!(new.source, Source::Push | Source::Pushed) && !missing.is_empty() {
                 return Ok(PutManifest::Missing(missing));
             }
+            // One that was pushed stays that when it is shown for another reason as well.
             db.execute(
-                "INSERT OR REPLACE INTO repository_manifests
+                "INSERT INTO repository_manifests
                  (repository, digest, media_type, size, pushed_at, subject, artifact_type, annotations)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                 ON CONFLICT (repository, digest) DO UPDATE SET media_type = excluded.media_type, size = excluded.size,
+                 pushed_at = max(pushed_at, excluded.pushed_at), subject = excluded.subject,
+                 artifact_type = excluded.artifact_type, annotations = excluded.annotations",
                 (
                     id,
                     new.digest.as_str(),
@@ -113,11 +117,7 @@ impl Repositories {
                     annotations,
                 ),
             )?;
-            let sql = "INSERT OR IGNORE INTO repository_references (repository, manifest, child) VALUES (?1, ?2, ?3)";
-            let mut refer = db.prepare_cached(sql)?;
-            for child in new.blobs.iter().chain(new.manifests) {
-                refer.execute((id, new.digest.as_str(), child.as_str()))?;
-            }
+            refer(db, id, new.digest.as_str(), new.blobs.iter().chain(new.manifests))?;
             if new.source == Source::Push {
                 came(db, id, new.digest.as_str())?;
             }
@@ -172,15 +172,8 @@ impl Repositories {
     pub fn delete_manifest(&self, repository: &str, digest: &Digest) -> Result<Removed> {
         self.database().write(|db| {
             let Some(id) = find(db, repository)? else { return Ok(Removed::Absent) };
-            let key = (id, digest.as_str());
             let_go(db, id, digest.as_str())?;
-            let gone = db.execute("DELETE FROM repository_manifests WHERE repository = ?1 AND digest = ?2", key)?;
-            if gone == 0 {
-                return Ok(Removed::Absent);
-            }
-            db.execute("DELETE FROM repository_tags WHERE repository = ?1 AND digest = ?2", key)?;
-            db.execute("DELETE FROM repository_references WHERE repository = ?1 AND manifest = ?2", key)?;
-            Ok(Removed::Gone)
+            Ok(if forget(db, id, digest.as_str())? { Removed::Gone } else { Removed::Absent })
         })
     }
 
@@ -235,6 +228,26 @@ impl Repositories {
                    WHERE f.child = ?1 AND m.pushed_at >= ?2";
         self.database().read(|db| Ok(db.query_row(sql, (blob.as_str(), after), |_| Ok(())).optional()?.is_some()))
     }
+}
+
+/// Takes out the rows of a manifest: its own, its tags and what it names. `false` if it was not there.
+pub(super) fn forget(db: &Transaction<'_>, repository: i64, digest: &str) -> rusqlite::Result<bool> {
+    let key = (repository, digest);
+    db.execute("DELETE FROM repository_tags WHERE repository = ?1 AND digest = ?2", key)?;
+    db.execute("DELETE FROM repository_references WHERE repository = ?1 AND manifest = ?2", key)?;
+    Ok(db.execute("DELETE FROM repository_manifests WHERE repository = ?1 AND digest = ?2", key)? > 0)
+}
+
+/// Notes what a manifest names, which it holds from now on.
+pub(super) fn refer<'a>(
+    db: &Transaction<'_>,
+    repository: i64,
+    manifest: &str,
+    mut children: impl Iterator<Item = &'a Digest>,
+) -> rusqlite::Result<()> {
+    let sql = "INSERT OR IGNORE INTO repository_references (repository, manifest, child) VALUES (?1, ?2, ?3)";
+    let mut refer = db.prepare_cached(sql)?;
+    children.try_for_each(|child| refer.execute((repository, manifest, child.as_str())).map(drop))
 }
 
 fn missing(db: &Transaction<'_>, repository: i64, new: &NewManifest<'_>) -> rusqlite::Result<Vec<Digest>> {

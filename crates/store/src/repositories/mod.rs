@@ -403,6 +403,33 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_was_just_pushed_stays_that_when_it_is_shown_for_another_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let repositories = Repositories::of(&store);
+        let (digest, grace) = (crate::digest::sha256_of(b"{}"), Duration::from_secs(60));
+        let put = |source| {
+            let new = NewManifest {
+                source,
+                digest: &digest,
+                bytes: b"{}",
+                media_type: "application/vnd.oci.image.manifest.v1+json",
+                blobs: &[],
+                manifests: &[],
+                subject: None,
+                artifact_type: None,
+                annotations: &std::collections::BTreeMap::new(),
+            };
+            assert_eq!(repositories.put_manifest("a", &new, &[]).unwrap(), PutManifest::Done);
+        };
+        for (sources, collected) in [(&[Source::Push, Source::Here][..], 0), (&[Source::Here], 1)] {
+            repositories.delete_manifest("a", &digest).unwrap();
+            sources.iter().for_each(|source| put(*source));
+            assert_eq!(repositories.tidy(grace, true, &[]).unwrap(), (0, collected), "{sources:?}");
+        }
+    }
+
+    #[test]
     fn tables_of_an_older_program_are_brought_up_to_date() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();

@@ -2,9 +2,9 @@
 //! is gone is worse than none: whoever pushes is told that it is here, and does not send it.
 
 use brig_oci::{Digest, Document};
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Connection, params};
 
-use super::{signed, unsigned};
+use super::{manifests, signed, unsigned};
 use crate::error::Result;
 use crate::packed::Packed;
 use crate::store::Store;
@@ -80,33 +80,19 @@ pub(crate) fn mend(store: &Store, fault: &Fault) -> Result<()> {
             let sql = "UPDATE repository_manifests SET size = ?3 WHERE repository = ?1 AND digest = ?2";
             db.execute(sql, (id, digest, signed(*size))).map(drop)
         }
-        Deed::DropManifest(id, digest) => drop_manifest(db, *id, digest),
+        Deed::DropManifest(id, digest) => manifests::forget(db, *id, digest).map(drop),
         Deed::Untag(id, name) => {
             db.execute("DELETE FROM repository_tags WHERE repository = ?1 AND name = ?2", (id, name)).map(drop)
         }
         Deed::DropReferences(id, manifest) => db
             .execute("DELETE FROM repository_references WHERE repository = ?1 AND manifest = ?2", (id, manifest))
             .map(drop),
-        Deed::Refer(id, manifest, children) => {
-            let sql = "INSERT OR IGNORE INTO repository_references (repository, manifest, child) VALUES (?1, ?2, ?3)";
-            children.iter().try_for_each(|child| db.execute(sql, (id, manifest, child.as_str())).map(drop))
-        }
+        Deed::Refer(id, manifest, children) => manifests::refer(db, *id, manifest, children.iter()),
     })
 }
 
 /// The tables that say of which repository a row is.
 const TABLES: &[&str] = &["repository_blobs", "repository_manifests", "repository_references", "repository_tags"];
-
-fn drop_manifest(db: &Transaction<'_>, id: i64, digest: &str) -> rusqlite::Result<()> {
-    for sql in [
-        "DELETE FROM repository_manifests WHERE repository = ?1 AND digest = ?2",
-        "DELETE FROM repository_tags WHERE repository = ?1 AND digest = ?2",
-        "DELETE FROM repository_references WHERE repository = ?1 AND manifest = ?2",
-    ] {
-        db.execute(sql, (id, digest))?;
-    }
-    Ok(())
-}
 
 fn rows(store: &Store, select: &str) -> Result<Vec<Row>> {
     store.database().read(|db| {
