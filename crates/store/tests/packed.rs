@@ -332,3 +332,24 @@ fn a_tar_is_had_from_whichever_layer_has_it() {
         assert_eq!(packed.size(diff_id).unwrap(), None, "{nth}");
     }
 }
+
+#[test]
+fn a_blob_that_is_still_there_stands_in_for_its_recipe() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("v1");
+    let tar = tar(5);
+    let blob = gzip_program(&tar, 6);
+    let store = Store::open(&root).unwrap();
+    let (digest, diff_id) = keep(&store, &tar, &blob);
+    image(&store, &diff_id, &digest, blob.len());
+    Packed::of(&store).wait();
+    drop(store);
+    std::fs::remove_file(root.join("packed").join(digest.hex())).unwrap();
+    std::fs::write(root.join("packed").join(format!("{}.blob", digest.hex())), &blob).unwrap();
+    let store = Store::open(&root).unwrap();
+    let mut read = Vec::new();
+    Packed::of(&store).blob(&digest).unwrap().read_to_end(&mut read).unwrap();
+    assert!(read == blob);
+    Packed::of(&store).wait();
+    assert!(Packed::of(&store).forms(&diff_id).unwrap()[0].has_recipe);
+}

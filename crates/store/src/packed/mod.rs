@@ -140,6 +140,11 @@ impl Files {
                 (State::Recipe, true, true) => self.try_remove(&format!("{hex}{BLOB}")),
                 (State::Recipe, true, false) | (State::Waiting | State::Blob, false, true) => {}
                 (State::Waiting | State::Blob, true, true) => self.try_remove(hex),
+                // The recipe is gone, but not what it was made for.
+                (State::Recipe, false, true) => {
+                    let form = Form { has_recipe: false, ..row.form };
+                    tables::insert(database, &Row { form, state: State::Waiting })?;
+                }
                 _ => {
                     tracing::warn!("the compressed form {} of a layer is gone: a pull brings it back", row.form.digest);
                     tables::lose(database, &row.form.digest)?;
@@ -192,8 +197,7 @@ impl<'a> Packed<'a> {
 
     /// The forms in which this layer came or went.
     pub fn forms(&self, diff_id: &Digest) -> Result<Vec<Form>> {
-        let rows = tables::all(&self.store.inner.database)?;
-        Ok(rows.into_iter().map(|row| row.form).filter(|form| form.diff_id == *diff_id).collect())
+        tables::of_layer(&self.store.inner.database, diff_id)
     }
 
     /// A layer's tar, compressed always to the same bytes.

@@ -80,6 +80,11 @@ pub(super) fn all(database: &Database) -> Result<Vec<Row>> {
     })
 }
 
+/// The forms of a layer.
+pub(super) fn of_layer(database: &Database, diff_id: &Digest) -> Result<Vec<Form>> {
+    forms(database, "diff_id = ?1", [diff_id.as_str()])
+}
+
 pub(super) fn find(database: &Database, digest: &Digest) -> Result<Option<Row>> {
     let sql = format!("SELECT {COLUMNS} FROM store_packed WHERE digest = ?1");
     Ok(database.read(|db| db.query_row(&sql, [digest.as_str()], row).optional())?.flatten())
@@ -136,10 +141,14 @@ pub(super) fn unlose(database: &Database, digests: &[Digest]) -> Result<()> {
 
 /// The forms that wait for a recipe.
 pub(super) fn waiting(database: &Database) -> Result<Vec<Form>> {
-    let sql = format!("SELECT {COLUMNS} FROM store_packed WHERE state = 0");
+    forms(database, "state = ?1", [number(State::Waiting)])
+}
+
+fn forms(database: &Database, condition: &str, parameters: impl rusqlite::Params) -> Result<Vec<Form>> {
+    let sql = format!("SELECT {COLUMNS} FROM store_packed WHERE {condition}");
     database.read(|db| {
-        let mut query = db.prepare(&sql)?;
-        query.query_map([], row)?.filter_map(rusqlite::Result::transpose).map(|row| Ok(row?.form)).collect()
+        let mut query = db.prepare_cached(&sql)?;
+        query.query_map(parameters, row)?.filter_map(rusqlite::Result::transpose).map(|row| Ok(row?.form)).collect()
     })
 }
 

@@ -279,10 +279,14 @@ impl Job<'_> {
     /// Makes the blob from the layer as it lies here, and looks whether it is the same.
     fn verify(&self, new: &str) -> Result<Outcome> {
         let chains = tables::chains(self.database, &self.form.diff_id)?;
-        let Some(chain) = chains.first() else { return Ok(Outcome::NoLayer) };
-        let Some(tar) = LayerTar::open(&self.files.layers.join(chain.hex()), &self.form.diff_id, None)? else {
+        if chains.is_empty() {
+            return Ok(Outcome::NoLayer);
+        }
+        let open = |chain: &Digest| LayerTar::open(&self.files.layers.join(chain.hex()), &self.form.diff_id, None);
+        let Some(tar) = chains.iter().find_map(|chain| open(chain).transpose()) else {
             return Ok(Outcome::Fails("its layer's tar cannot be made again".into()));
         };
+        let tar = tar?;
         let Some(recipe) = self.files.open(new)? else { return Ok(Outcome::NoLayer) };
         let made = match brig_deflate::rebuild(tar, std::io::BufReader::new(recipe), 1) {
             Ok(made) => made,

@@ -65,10 +65,10 @@ impl Uploads {
     /// Forgets the uploads that nobody went on with for as long as `age`, and tells their ids.
     pub fn expire(&self, age: Duration) -> Result<Vec<String>> {
         let before = super::before(age);
-        let sql = "DELETE FROM repository_uploads WHERE touched_at < ?1 OR (?2 AND touched_at = ?1) RETURNING id";
+        let sql = "DELETE FROM repository_uploads WHERE touched_at <= ?1 RETURNING id";
         self.store.database().write_relaxed(|db| {
             let mut query = db.prepare(sql)?;
-            query.query_map((before, age.is_zero()), |row| row.get(0))?.collect()
+            query.query_map([before], |row| row.get(0))?.collect()
         })
     }
 
