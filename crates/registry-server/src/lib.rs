@@ -21,6 +21,7 @@ mod server;
 mod shelf;
 mod stall;
 mod told;
+mod turns;
 mod upkeep;
 
 pub use access::{Access, Htpasswd, TokenAuth, TokenSettings};

@@ -49,7 +49,8 @@ impl Drop for Place {
     }
 }
 
-fn client(address: IpAddr) -> IpAddr {
+/// What counts as one client.
+pub(crate) fn client(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
         address => address,

@@ -15,12 +15,18 @@ use crate::proxy::Proxy;
 use crate::refusal::Refusal;
 use crate::shelf::{Documents, Shelf};
 use crate::told::Told;
+use crate::turns::Turns;
 
 /// How long a request waits for another one to the same upload.
 const LAST_REQUEST: Duration = Duration::from_secs(5);
 
 /// How many manifests are taken in at once.
 const TAKING: usize = 8;
+
+/// How many answers are made while they are sent, and how many of them for one client: each holds a thread that may wait, of which
+/// there are 512 for everything.
+const MAKING: usize = 128;
+const MAKING_FOR_ONE: usize = 16;
 
 /// What a registry is to do.
 pub struct Settings {
@@ -68,6 +74,8 @@ pub(crate) struct Inner {
     pub(crate) documents: Documents,
     /// Who was told just now that a blob has arrived.
     pub(crate) told: Told,
+    /// Whose answers are made while they are sent.
+    pub(crate) making: Turns,
     /// Manifests that are taken in at once: layers are unpacked for them.
     pub(crate) taking: Semaphore,
     /// Between the moment in which a manifest's blobs are found to be shown and the one in which it holds them, nobody else may
@@ -91,6 +99,7 @@ impl Registry {
                 settings,
                 documents: Documents::default(),
                 told: Told::default(),
+                making: Turns::new(MAKING, MAKING_FOR_ONE),
                 taking: Semaphore::new(TAKING),
                 handing_over: Mutex::default(),
                 deleted: Notify::new(),

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 
 use brig_oci::Digest;
-use brig_store::{ErrorKind, Packed, Removed};
+use brig_store::{ErrorKind, LayerBlob, Packed, Removed};
 use hyper::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE, RANGE,
 };
@@ -12,11 +12,12 @@ use hyper::{Response, StatusCode};
 
 use super::{Ask, CONTENT_DIGEST, done, set};
 use crate::body::{Answer, Body};
-use crate::proxy::Had;
+use crate::proxy::{Along, Had};
 use crate::range::{self, Wanted};
 use crate::refusal::Refusal;
 use crate::registry::Inner;
 use crate::route;
+use crate::turns::Turn;
 
 /// What has a digest for a name never changes.
 const FOR_EVER: &str = "max-age=31536000";
@@ -30,7 +31,7 @@ pub(super) async fn get(ask: Ask, name: String, digest: String) -> Result<Answer
         (Err(refusal), Some(proxy)) if refusal.status == StatusCode::NOT_FOUND => {
             match proxy.blob(&ask.registry, &name, &digest, question == Question::Content).await? {
                 Had::Away => return Err(proxy.away()),
-                Had::Arriving(along, size) => (Source::Made(Box::new(along)), size),
+                Had::Arriving(along, size) => (Source::Arriving(along), size),
                 Had::Kept => {
                     let wanted = digest.clone();
                     ask.registry.blocking(move |inner| find(inner, &name, &wanted, question)).await?
@@ -39,11 +40,11 @@ pub(super) async fn get(ask: Ask, name: String, digest: String) -> Result<Answer
         }
         (found, _) => found?,
     };
-    give(&ask, &digest, source, size)
+    give(&ask, &digest, source, size).await
 }
 
 /// The blob, or the part of it that is asked for.
-fn give(ask: &Ask, digest: &Digest, source: Source, size: u64) -> Result<Answer, Refusal> {
+async fn give(ask: &Ask, digest: &Digest, source: Source, size: u64) -> Result<Answer, Refusal> {
     let tag = format!("\"{digest}\"");
     let lists = |text: &str| text.split(',').any(|entry| matches!(entry.trim(), "*") || entry.trim() == tag);
     if ask.header(IF_NONE_MATCH)?.is_some_and(lists) {
@@ -63,7 +64,15 @@ fn give(ask: &Ask, digest: &Digest, source: Source, size: u64) -> Result<Answer,
     let body = match source {
         _ if ask.is_head() => Body::empty(),
         Source::File(file) => Body::file(file, part.start, part.end),
-        Source::Made(blob) => Body::made(blob, part.start, part.end),
+        Source::Arriving(along) => {
+            let turn = ask.registry.inner.making.take(ask.peer, ask.registry.inner.settings.patience).await?;
+            Body::made(Held { reader: along, _turn: turn }, part.start, part.end)
+        }
+        Source::Packed => {
+            let turn = ask.registry.inner.making.take(ask.peer, ask.registry.inner.settings.patience).await?;
+            let blob = made(ask, digest, size).await?;
+            Body::made(Held { reader: blob, _turn: turn }, part.start, part.end)
+        }
         Source::Known => return Err(Refusal::internal(format!("blob {digest} was only asked about"))),
     };
     let mut answer = Response::new(body);
@@ -87,10 +96,36 @@ fn give(ask: &Ask, digest: &Digest, source: Source, size: u64) -> Result<Answer,
 /// Where a blob's bytes are.
 enum Source {
     File(File),
-    /// Made again from a layer, or still arriving.
-    Made(Box<dyn Read + Send>),
+    /// Not all there yet.
+    Arriving(Along),
+    /// In a layer, of which they can be made again.
+    Packed,
     /// They can be had, and were not asked for.
     Known,
+}
+
+/// A blob that is made while it is sent, and the turn for it.
+struct Held<R> {
+    reader: R,
+    _turn: Turn,
+}
+
+impl<R: Read> Read for Held<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.reader.read(buffer)
+    }
+}
+
+/// Begins to make a blob again.
+async fn made(ask: &Ask, digest: &Digest, size: u64) -> Result<LayerBlob, Refusal> {
+    let wanted = digest.clone();
+    let blob = ask.registry.blocking(move |inner| match Packed::of(&inner.store).blob(&wanted) {
+        Ok(blob) => Ok(Some(blob).filter(|blob| blob.size() == size)),
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    });
+    // Gone while it had to wait for its turn.
+    blob.await?.ok_or_else(|| Refusal::blob_unknown(digest))
 }
 
 /// What is asked about a blob.
@@ -151,14 +186,7 @@ fn open(inner: &Inner, digest: &Digest, is_question: bool) -> Result<Option<(Sou
         Err(error) if error.kind == ErrorKind::NotFound => {}
         Err(error) => return Err(error.into()),
     }
-    match Packed::of(&inner.store).blob(digest) {
-        Ok(blob) => {
-            let size = blob.size();
-            Ok(Some((Source::Made(Box::new(blob)), size)))
-        }
-        Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+    Ok(Packed::of(&inner.store).size(digest)?.map(|size| (Source::Packed, size)))
 }
 
 pub(super) async fn delete(ask: Ask, name: String, digest: String) -> Result<Answer, Refusal> {

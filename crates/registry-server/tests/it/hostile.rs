@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
 use brig_registry_server::Settings;
-use brig_store::{Repositories, digest};
+use brig_store::{Packed, Repositories, digest};
 
 use crate::rig::{Answer, MANIFEST, Rig};
 
@@ -235,4 +235,39 @@ fn one_client_cannot_take_all_connections() {
     while std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| rig.get("/v2/"))).is_err() {
         assert!(begun.elapsed() < std::time::Duration::from_secs(10), "there is room again");
     }
+}
+
+/// What is made while it is sent holds a thread for as long as its client takes; a client that opens many such answers and reads none
+/// must not hold all of them.
+#[test]
+fn slow_readers_leave_threads_for_others() {
+    const SLOW: usize = 40;
+    let rig = Rig::threaded(tempfile::tempdir().unwrap(), Settings::default(), 24);
+    // A compressed form of a layer, larger than what the kernel buffers for a connection.
+    let bytes: Vec<u8> = (0..24u32 << 18).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let digest = digest::sha256_of(&bytes);
+    let partial = rig.store.partials().open("form").unwrap();
+    partial.append(&bytes).unwrap();
+    Packed::of(&rig.store).keep(partial, &digest, &digest::sha256_of(b"layer"), "application/x").unwrap();
+    Repositories::of(&rig.store).link_blob("a", &digest, bytes.len() as u64).unwrap();
+    let request = format!("GET /v2/a/blobs/{digest} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let ask = || {
+        let mut stream = rig.connect();
+        stream.write_all(request.as_bytes()).unwrap();
+        stream
+    };
+    let mut slow = vec![ask()];
+    let mut first = [0; 9];
+    slow[0].read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"HTTP/1.1 ");
+    slow.extend((1..SLOW).map(|_| ask()));
+    for _ in 0..3 {
+        assert_eq!(rig.get("/v2/b/tags/list").status, 404);
+        assert_eq!(rig.ask("HEAD", &format!("/v2/a/blobs/{digest}"), &[], b"").status, 200);
+    }
+    // Those who wait get theirs when others have gone.
+    let last = slow.pop().unwrap();
+    drop(slow);
+    let answer = Answer::read(last, "GET");
+    assert!(answer.status == 200 && answer.body == bytes, "{} with {} bytes", answer.status, answer.body.len());
 }

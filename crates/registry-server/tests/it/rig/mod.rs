@@ -34,9 +34,15 @@ impl Rig {
 
     /// Over what is in a directory already.
     pub fn over(dir: tempfile::TempDir, settings: Settings) -> Rig {
+        Rig::threaded(dir, settings, 512)
+    }
+
+    /// As [`Rig::over`], with so many threads that may wait for the disk.
+    pub fn threaded(dir: tempfile::TempDir, settings: Settings, threads: usize) -> Rig {
         let store = Store::open(&dir.path().join("v1")).unwrap();
         let registry = Registry::new(store.clone(), settings);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(2).max_blocking_threads(threads).enable_all().build().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
