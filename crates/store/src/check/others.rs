@@ -25,12 +25,7 @@ fn form(check: &mut Check<'_>, form: &Unsound) -> Result<()> {
     let names = names_with(check, &form.digest);
     let finding = match check.options.repair {
         true => {
-            // The row first: a file without one does no harm.
-            packed::forget(check.store, &form.digest)?;
-            let mut kept = None;
-            for path in &form.files {
-                kept = check.store.inner.quarantine.take_path(path, "packed")?.or(kept);
-            }
+            let kept = packed::lose(check.store, &form.digest)?;
             let aside = kept.map_or(String::new(), |kept| format!(" and moved to {}", kept.display()));
             finding.mended(format!("forgotten{aside}; a push packs layer {} anew", form.diff_id))
         }

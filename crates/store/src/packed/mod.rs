@@ -23,7 +23,7 @@ pub use brig_deflate::Form as Compression;
 use brig_oci::Digest;
 
 pub use self::blob::LayerBlob;
-pub(crate) use self::sound::{Unsound, forget, stray_names, unsound};
+pub(crate) use self::sound::{Unsound, lose, stray_names, unsound};
 pub(crate) use self::stored::layers_behind;
 use self::tables::{Row, State};
 pub use self::worker::Pause;

@@ -25,8 +25,6 @@ pub(crate) struct Unsound {
     pub(crate) diff_id: Digest,
     /// For people.
     pub(crate) why: String,
-    /// Its files.
-    pub(crate) files: Vec<PathBuf>,
 }
 
 /// Tells every form that cannot be had; with `full` each is made and compared with its digest.
@@ -38,10 +36,7 @@ pub(crate) fn unsound(store: &Store, full: bool, tell: &mut dyn FnMut(Unsound) -
         let Some(row) = tables::find(&store.inner.database, &row.form.digest)? else { continue };
         let why = if full { Some(why) } else { problem(store, files, &row, false)? };
         let Some(why) = why else { continue };
-        let hex = row.form.digest.hex();
-        let names = [hex.to_owned(), format!("{hex}{BLOB}")];
-        let files = names.iter().filter(|name| files.exists(name)).map(|name| files.path.join(name)).collect();
-        tell(Unsound { digest: row.form.digest, diff_id: row.form.diff_id, why, files })?;
+        tell(Unsound { digest: row.form.digest, diff_id: row.form.diff_id, why })?;
     }
     Ok(())
 }
@@ -93,11 +88,6 @@ fn quick_problem(files: &Files, row: &Row) -> Option<String> {
     }
 }
 
-/// Takes a form out of the records, but for that it was here; its files are the caller's.
-pub(crate) fn forget(store: &Store, digest: &Digest) -> Result<()> {
-    tables::lose(&store.inner.database, digest)
-}
-
 /// See [`super::Packed::is_lost`]. One whose files are not as they should be is forgotten here.
 pub(super) fn is_lost(store: &Store, digest: &Digest) -> Result<bool> {
     let database = &store.inner.database;
@@ -115,14 +105,16 @@ pub(super) fn is_lost(store: &Store, digest: &Digest) -> Result<bool> {
     Ok(true)
 }
 
-/// Takes a form out of the records, and its files to the quarantine.
-fn lose(store: &Store, digest: &Digest) -> Result<()> {
-    forget(store, digest)?;
+/// Takes a form out of the records, but for that it was here, and its files to the quarantine; the last one's place there.
+pub(crate) fn lose(store: &Store, digest: &Digest) -> Result<Option<PathBuf>> {
+    // The row first: a file without one does no harm.
+    tables::lose(&store.inner.database, digest)?;
     let (files, hex) = (&store.inner.packer.files, digest.hex());
+    let mut kept = None;
     for name in [hex.to_owned(), format!("{hex}{BLOB}")] {
-        store.inner.quarantine.take(files.dir.as_fd(), name.as_ref(), "packed")?;
+        kept = store.inner.quarantine.take(files.dir.as_fd(), name.as_ref(), "packed")?.or(kept);
     }
-    Ok(())
+    Ok(kept)
 }
 
 /// A form could not be had, or made of a layer: finds out what is to blame, and sees to it that a pull brings that anew.
@@ -133,7 +125,7 @@ pub(super) fn blame(store: &Store, digest: &Digest, chain: Option<&Digest>) -> R
             return Ok(());
         }
         tracing::error!("the compressed form {digest} of a layer is damaged: a pull brings it back");
-        lose(store, digest)
+        lose(store, digest).map(drop)
     };
     let Some(chain) = chain else { return damaged() };
     // A layer that is gone, or was found out already, has been told of.
@@ -162,10 +154,4 @@ pub(crate) fn stray_names(store: &Store) -> Result<Vec<PathBuf>> {
     let strays = names.into_iter().filter(|name| !name.to_str().is_some_and(is_known));
     // A collection takes rows before files.
     Ok(strays.map(|name| files.path.join(name)).filter(|path| path.symlink_metadata().is_ok()).collect())
-}
-
-impl Files {
-    fn exists(&self, name: &str) -> bool {
-        rustix::fs::statat(&self.dir, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_ok()
-    }
 }
