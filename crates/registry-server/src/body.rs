@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::IpAddr;
 use std::os::unix::fs::FileExt as _;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,14 +16,19 @@ use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::{Response, StatusCode};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::refusal::Refusal;
+use crate::turns::{Turn, Turns};
 
 /// An answer.
 pub(crate) type Answer = Response<Body>;
 
 /// How much of a file is read at once, in bytes; two such pieces are in memory for each reader.
 const PIECE: u64 = 256 << 10;
+
+/// A request's body that is taken whole and is no longer is in memory beside any others, in bytes.
+const SMALL: usize = 64 << 10;
 
 /// The body of an answer.
 pub(crate) enum Body {
@@ -211,18 +217,37 @@ impl Pieces {
         }
     }
 
-    /// All of it, if it is no longer than `limit` bytes; else `None`.
-    pub(crate) async fn whole(mut self, limit: usize) -> Result<Option<Vec<u8>>, Refusal> {
+    /// All of it, if it is no longer than `limit` bytes; else `None`. What is not [`SMALL`] waits for one of the client's turns, which
+    /// stays with it, and must then be here within the time limit.
+    pub(crate) async fn whole(
+        mut self,
+        limit: usize,
+        turns: &Turns,
+        client: IpAddr,
+    ) -> Result<Option<(Vec<u8>, Option<Turn>)>, Refusal> {
         if self.announced().is_some_and(|length| length > limit as u64) {
             return Ok(None);
         }
-        let mut bytes = Vec::new();
-        while let Some(piece) = self.next().await? {
+        let (mut bytes, mut turn, mut until) = (Vec::new(), None, None);
+        while let Some(piece) = self.next_until(until).await? {
             if bytes.len() + piece.len() > limit {
                 return Ok(None);
             }
             bytes.extend_from_slice(&piece);
+            if bytes.len() > SMALL && turn.is_none() {
+                turn = Some(turns.take(client, self.patience).await?);
+                until = Some(Instant::now() + self.patience);
+            }
         }
-        Ok(Some(bytes))
+        Ok(Some((bytes, turn)))
+    }
+
+    /// As [`Pieces::next`], before that moment.
+    async fn next_until(&mut self, until: Option<Instant>) -> Result<Option<Bytes>, Refusal> {
+        let Some(until) = until else { return self.next().await };
+        tokio::time::timeout_at(until, self.next()).await.unwrap_or_else(|_| {
+            let text = format!("so large a body must be here within {} seconds", self.patience.as_secs());
+            Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "SIZE_INVALID", text))
+        })
     }
 }

@@ -28,6 +28,10 @@ const TAKING: usize = 8;
 const MAKING: usize = 128;
 const MAKING_FOR_ONE: usize = 16;
 
+/// How many large manifests (up to 4 MiB) may be in memory, and how many of one client's.
+const LARGE: usize = 64;
+const LARGE_FOR_ONE: usize = 8;
+
 /// What a registry is to do.
 pub struct Settings {
     /// Who may use it.
@@ -76,6 +80,8 @@ pub(crate) struct Inner {
     pub(crate) told: Told,
     /// Whose answers are made while they are sent.
     pub(crate) making: Turns,
+    /// Whose large manifests are in memory.
+    pub(crate) large: Turns,
     /// Manifests that are taken in at once: layers are unpacked for them.
     pub(crate) taking: Semaphore,
     /// Between the moment in which a manifest's blobs are found to be shown and the one in which it holds them, nobody else may
@@ -100,6 +106,7 @@ impl Registry {
                 documents: Documents::default(),
                 told: Told::default(),
                 making: Turns::new(MAKING, MAKING_FOR_ONE),
+                large: Turns::new(LARGE, LARGE_FOR_ONE),
                 taking: Semaphore::new(TAKING),
                 handing_over: Mutex::default(),
                 deleted: Notify::new(),

@@ -47,7 +47,7 @@ impl Turns {
             Ok(Turn { _own: own, _of_all: of_all })
         };
         tokio::time::timeout(patience, turns).await.unwrap_or_else(|_| {
-            let text = "too many answers are being made for clients that take them slowly: ask again";
+            let text = "too many requests like this one are under way, of this client or of all: ask again";
             Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", text).header(RETRY_AFTER, "5"))
         })
     }

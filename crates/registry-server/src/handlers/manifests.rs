@@ -203,8 +203,9 @@ pub(super) async fn put(ask: Ask, name: String, reference: String) -> Result<Ans
     };
     let declared = ask.header(CONTENT_TYPE)?.map(str::to_owned);
     let limit = usize::try_from(MAX_MANIFEST_SIZE).unwrap_or(usize::MAX);
-    let Ask { registry, body, .. } = ask;
-    let bytes = body.whole(limit).await?.ok_or_else(|| Refusal::manifest_too_large(MAX_MANIFEST_SIZE))?;
+    let Ask { registry, body, peer, .. } = ask;
+    let whole = body.whole(limit, &registry.inner.large, peer).await?;
+    let (bytes, _large) = whole.ok_or_else(|| Refusal::manifest_too_large(MAX_MANIFEST_SIZE))?;
     let repository = name.clone();
     // Goes on to its end though the client leaves.
     let _turn = registry.inner.taking.acquire().await.map_err(Refusal::internal)?;

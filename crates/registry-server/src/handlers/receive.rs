@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use brig_store::{ErrorKind, Partial};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hyper::StatusCode;
 use tokio::task::JoinHandle;
 
@@ -69,8 +69,8 @@ impl Receiver {
 
     /// How many bytes came; `None` if more than expected.
     async fn write(&self, body: &mut Pieces, expected: Option<u64>) -> Result<Option<u64>, Refusal> {
-        let (mut count, mut collected) = (0, 0);
-        let mut batch: Vec<Bytes> = Vec::new();
+        let mut count = 0;
+        let mut batch = Batch::default();
         let mut under_way: Option<JoinHandle<brig_store::Result<()>>> = None;
         let outcome = loop {
             match body.next().await {
@@ -81,20 +81,18 @@ impl Receiver {
                     if expected.is_some_and(|expected| count > expected) {
                         break Ok(None);
                     }
-                    collected += piece.len();
                     batch.push(piece);
                 }
             }
-            if collected >= BATCH {
+            if batch.length >= BATCH {
                 wait(under_way.take()).await?;
                 self.writing.set(self.len());
-                under_way = Some(self.write_batch(std::mem::take(&mut batch)));
-                collected = 0;
+                under_way = Some(self.write_batch(batch.take()));
             }
         };
         // What arrived before the connection broke is kept too.
         wait(under_way).await?;
-        wait(Some(self.write_batch(batch))).await?;
+        wait(Some(self.write_batch(batch.take()))).await?;
         outcome
     }
 
@@ -111,9 +109,65 @@ impl Receiver {
     }
 }
 
+/// Pieces that are collected before they are written. Small ones are put together: a client that sends a byte at a time would else
+/// take many times that room.
+#[derive(Default)]
+struct Batch {
+    pieces: Vec<Bytes>,
+    small: BytesMut,
+    length: usize,
+}
+
+impl Batch {
+    /// A piece that is smaller is copied, in bytes.
+    const SMALL: usize = 16 << 10;
+
+    fn push(&mut self, piece: Bytes) {
+        self.length += piece.len();
+        if piece.len() < Batch::SMALL {
+            self.small.extend_from_slice(&piece);
+        } else {
+            self.join();
+            self.pieces.push(piece);
+        }
+    }
+
+    fn join(&mut self) {
+        if !self.small.is_empty() {
+            self.pieces.push(self.small.split().freeze());
+        }
+    }
+
+    /// What was collected, in its order.
+    fn take(&mut self) -> Vec<Bytes> {
+        self.join();
+        std::mem::take(self).pieces
+    }
+}
+
 async fn wait(under_way: Option<JoinHandle<brig_store::Result<()>>>) -> Result<(), Refusal> {
     match under_way {
         Some(handle) => Ok(handle.await.map_err(Refusal::internal)??),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_small_pieces_take_no_more_room_than_a_large_one() {
+        let mut batch = Batch::default();
+        let sent: Vec<u8> = (0..BATCH).map(|n| n as u8).collect();
+        let (one_by_one, large) = sent.split_at(BATCH / 2);
+        one_by_one.iter().for_each(|byte| batch.push(Bytes::copy_from_slice(&[*byte])));
+        batch.push(Bytes::copy_from_slice(large));
+        batch.push(Bytes::from_static(b"end"));
+        assert_eq!(batch.length, BATCH + 3);
+        let pieces = batch.take();
+        assert_eq!(pieces.len(), 3);
+        assert_eq!(pieces.concat(), [&sent[..], b"end"].concat());
+        assert!(batch.take().is_empty() && batch.length == 0);
     }
 }

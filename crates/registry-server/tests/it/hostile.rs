@@ -271,3 +271,33 @@ fn slow_readers_leave_threads_for_others() {
     let answer = Answer::read(last, "GET");
     assert!(answer.status == 200 && answer.body == bytes, "{} with {} bytes", answer.status, answer.body.len());
 }
+
+/// Large manifests are in memory while they arrive: only so many of one client's at once, each for so long.
+#[test]
+fn large_manifests_that_come_slowly_are_few_and_end() {
+    let rig = Rig::with(Settings { patience: Duration::from_secs(2), ..Settings::default() });
+    let head = "PUT /v2/a/manifests/v HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\nConnection: close\r\n\r\n";
+    let mut slow: Vec<_> = (0..20)
+        .map(|_| {
+            let mut stream = rig.connect();
+            stream.write_all(head.as_bytes()).unwrap();
+            stream.write_all(&[b' '; 100_000]).unwrap();
+            stream
+        })
+        .collect();
+    // An ordinary one is not held up by them.
+    rig.push_image("a", "ordinary", "word");
+    // They send a byte now and then, and are cut off all the same.
+    let begun = std::time::Instant::now();
+    let mut open = slow.len();
+    while open > 0 && begun.elapsed() < Duration::from_secs(10) {
+        slow.retain_mut(|stream| stream.write_all(b" ").is_ok());
+        open = slow.len();
+        // So slow is the client that is played here.
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(open, 0, "they go on for ever");
+    let large = rig.image("a", "large", &format!("\"annotations\":{{\"x\":\"{}\"}},", "y".repeat(1_000_000)));
+    assert_eq!(rig.put_manifest("a", "large", MANIFEST, &large).status, 201);
+    assert!(rig.get("/v2/a/manifests/large").text() == large);
+}
