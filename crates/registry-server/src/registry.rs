@@ -32,6 +32,10 @@ const MAKING_FOR_ONE: usize = 16;
 const LARGE: usize = 64;
 const LARGE_FOR_ONE: usize = 8;
 
+/// How many passwords are compared at once, and how many of one client's.
+const COMPARING: usize = 8;
+const COMPARING_FOR_ONE: usize = 2;
+
 /// What a registry is to do.
 pub struct Settings {
     /// Who may use it.
@@ -82,6 +86,8 @@ pub(crate) struct Inner {
     pub(crate) making: Turns,
     /// Whose large manifests are in memory.
     pub(crate) large: Turns,
+    /// Whose passwords are compared.
+    pub(crate) comparing: Turns,
     /// Manifests that are taken in at once: layers are unpacked for them.
     pub(crate) taking: Semaphore,
     /// Between the moment in which a manifest's blobs are found to be shown and the one in which it holds them, nobody else may
@@ -107,6 +113,7 @@ impl Registry {
                 told: Told::default(),
                 making: Turns::new(MAKING, MAKING_FOR_ONE),
                 large: Turns::new(LARGE, LARGE_FOR_ONE),
+                comparing: Turns::new(COMPARING, COMPARING_FOR_ONE),
                 taking: Semaphore::new(TAKING),
                 handing_over: Mutex::default(),
                 deleted: Notify::new(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{HeaderName, HeaderValue, SERVER, USER_AGENT};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue, SERVER, USER_AGENT};
 use hyper::service::service_fn;
 use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use crate::access::Need;
+use crate::access::{Need, Visitor};
 use crate::body::{Answer, Pieces};
 use crate::handlers::{self, API_VERSION, Ask};
 use crate::peers::Peers;
@@ -161,6 +161,16 @@ impl Registry {
         answer
     }
 
+    /// Passwords that nobody has given before are compared in turns: that takes long, and the threads are everybody's.
+    async fn let_in(&self, headers: HeaderMap, need: Need, peer: IpAddr) -> Result<Visitor, Refusal> {
+        let (given, wanted) = (headers.clone(), need.clone());
+        if let Some(known) = self.blocking(move |inner| Ok(inner.settings.access.admit_known(&given, &wanted))).await? {
+            return known;
+        }
+        let _turn = self.inner.comparing.take(peer, self.inner.settings.patience).await?;
+        self.blocking(move |inner| inner.settings.access.admit(&headers, &need)).await
+    }
+
     async fn dispatch(
         &self,
         head: hyper::http::request::Parts,
@@ -176,8 +186,8 @@ impl Registry {
         let headers = head.headers.clone();
         // Before anything else is told, even that an address is wrong.
         let visitor = match self.inner.settings.access {
-            crate::access::Access::Open => crate::access::Visitor::default(),
-            _ => self.blocking(move |inner| inner.settings.access.admit(&headers, &need)).await?,
+            crate::access::Access::Open => Visitor::default(),
+            _ => self.let_in(headers, need, peer).await?,
         };
         user.clone_from(&visitor.name);
         let query = Query::parse(head.uri.query().unwrap_or_default());

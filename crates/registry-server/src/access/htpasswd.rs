@@ -48,17 +48,29 @@ impl Htpasswd {
         format!("Basic realm=\"{}\"", self.realm.replace(['"', '\\'], ""))
     }
 
-    /// Whether this is the user's password. Slow the first time, as bcrypt is meant to be.
-    pub(crate) fn check(&self, user: &str, password: &str) -> bool {
+    /// Whether this is the user's password and was found right before.
+    pub(crate) fn knows(&self, user: &str, password: &str) -> bool {
         self.refresh();
         let hash = self.state().users.get(user).cloned();
+        hash.is_some() && self.state().right.contains_key(&self.key(user, password, hash.as_deref()))
+    }
+
+    /// By what a password is remembered that is right while a user has this hash.
+    fn key(&self, user: &str, password: &str, hash: Option<&str>) -> [u8; 32] {
         let mut hasher = Sha256::new();
-        for part in [user, password, hash.as_deref().unwrap_or_default()] {
+        for part in [user, password, hash.unwrap_or_default()] {
             hasher.update(self.salt);
             hasher.update((part.len() as u64).to_le_bytes());
             hasher.update(part);
         }
-        let key: [u8; 32] = hasher.finalize().into();
+        hasher.finalize().into()
+    }
+
+    /// Whether this is the user's password. Slow the first time, as bcrypt is meant to be.
+    pub(crate) fn check(&self, user: &str, password: &str) -> bool {
+        self.refresh();
+        let hash = self.state().users.get(user).cloned();
+        let key = self.key(user, password, hash.as_deref());
         if hash.is_some() && self.state().right.contains_key(&key) {
             return true;
         }

@@ -1,5 +1,8 @@
 //! Who may do what: passwords, tokens, read-only.
 
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use base64::Engine as _;
 use brig_registry_server::{Access, Htpasswd, Settings, TokenAuth, TokenSettings, Upkeep};
 use brig_store::digest;
@@ -180,4 +183,39 @@ fn readers_keep_nothing_alive() {
     };
     assert!(gone_after(&reader));
     assert!(!gone_after(&writer));
+}
+
+/// Passwords take long to be compared, as they are meant to: whoever guesses must not take all the time there is.
+#[test]
+fn who_guesses_passwords_does_not_hold_up_those_who_know_theirs() {
+    const GUESSES: usize = 30;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("users");
+    std::fs::write(&file, format!("ann:{}\n", bcrypt::hash("secret", 10).unwrap())).unwrap();
+    let access = Access::Password(Htpasswd::open(&file, "images").unwrap());
+    let settings = Settings { access, ..Settings::default() };
+    let rig = Rig::threaded(tempfile::tempdir().unwrap(), settings, 4);
+    let basic = |text: &str| format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(text));
+    let ann = basic("ann:secret");
+    let ask = || rig.ask("GET", "/v2/", &[("Authorization", &ann)], b"").status;
+    assert_eq!(ask(), 200);
+    let (answered, first) = (AtomicUsize::new(0), Barrier::new(2));
+    std::thread::scope(|scope| {
+        for nth in 0..GUESSES {
+            let (rig, basic, answered, first) = (&rig, &basic, &answered, &first);
+            scope.spawn(move || {
+                let guess = basic(&format!("ann:{nth}"));
+                assert_eq!(rig.ask("GET", "/v2/", &[("Authorization", &guess)], b"").status, 401);
+                if answered.fetch_add(1, Ordering::SeqCst) == 0 {
+                    first.wait();
+                }
+            });
+        }
+        // All have asked by then, or nearly so.
+        first.wait();
+        let before = answered.load(Ordering::SeqCst);
+        assert_eq!(ask(), 200);
+        let meanwhile = answered.load(Ordering::SeqCst) - before;
+        assert!(meanwhile < GUESSES / 4, "{meanwhile} guesses were answered before the one who knows");
+    });
 }
