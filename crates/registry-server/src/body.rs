@@ -27,8 +27,8 @@ pub(crate) type Answer = Response<Body>;
 /// How much of a file is read at once, in bytes; two such pieces are in memory for each reader.
 const PIECE: u64 = 256 << 10;
 
-/// A request's body that is taken whole and is no longer is in memory beside any others, in bytes.
-const SMALL: usize = 64 << 10;
+/// What is taken or given whole and is no longer is in memory beside any others, in bytes.
+pub(crate) const SMALL: usize = 64 << 10;
 
 /// The body of an answer.
 pub(crate) enum Body {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{Ask, CONTENT_DIGEST, done, set};
-use crate::body::{Answer, Body};
+use crate::body::{Answer, Body, SMALL};
 use crate::proxy::Proxy;
 use crate::refusal::Refusal;
 use crate::registry::Inner;
@@ -69,12 +69,12 @@ pub(super) async fn get(ask: Ask, name: String, reference: String) -> Result<Ans
         away = Some(proxy);
     }
     let found = ask.registry.blocking(move |inner| read(inner, &name, &wanted, is_head)).await?;
-    let (info, bytes) = found.ok_or_else(|| away.map_or_else(unknown, |proxy: &Arc<Proxy>| proxy.away()))?;
+    let (info, body) = found.ok_or_else(|| away.map_or_else(unknown, |proxy: &Arc<Proxy>| proxy.away()))?;
     let tag = format!("\"{}\"", info.digest);
     if ask.header(IF_NONE_MATCH)?.is_some_and(|text| text.split(',').any(|entry| entry.trim() == tag)) {
         return done(StatusCode::NOT_MODIFIED, &[(ETAG, &tag)]);
     }
-    let mut answer = Response::new(Body::whole(bytes));
+    let mut answer = Response::new(body);
     let headers = [
         (CONTENT_TYPE, info.media_type.as_str()),
         (CONTENT_LENGTH, &info.size.to_string()),
@@ -121,21 +121,31 @@ pub(crate) fn keep(
     store(inner, repository, digest, bytes, &parsed, &tags, source)
 }
 
-/// A manifest that the repository shows, with its bytes unless only its existence is asked for.
-fn read(inner: &Inner, name: &str, wanted: &Name, is_head: bool) -> Result<Option<(ManifestInfo, Vec<u8>)>, Refusal> {
+/// A manifest that the repository shows, with its content unless only its existence is asked for.
+fn read(inner: &Inner, name: &str, wanted: &Name, is_head: bool) -> Result<Option<(ManifestInfo, Body)>, Refusal> {
     let Some(info) = wanted.find(inner, name)? else { return Ok(None) };
-    let bytes = match is_head {
-        true => inner.store.has_blob(&info.digest).then(Vec::new),
-        false => match inner.store.read_blob(&info.digest) {
-            Ok(bytes) => Some(bytes),
+    let body = match is_head {
+        true => inner.store.has_blob(&info.digest).then(Body::empty),
+        false => match content(inner, &info.digest) {
+            Ok(body) => Some(body),
             Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Corrupt) => None,
             Err(error) => return Err(error.into()),
         },
     };
-    if bytes.is_none() {
+    if body.is_none() {
         tracing::error!("manifest {} of {name} is lost or damaged: push it again", info.digest);
     }
-    Ok(bytes.map(|bytes| (info, bytes)))
+    Ok(body.map(|body| (info, body)))
+}
+
+/// A manifest, verified. A large one is not in memory for as long as its client takes.
+fn content(inner: &Inner, digest: &Digest) -> brig_store::Result<Body> {
+    let bytes = inner.store.read_blob(digest)?;
+    if bytes.len() <= SMALL {
+        return Ok(Body::whole(bytes));
+    }
+    let (file, size) = inner.store.open_blob(digest)?;
+    Ok(Body::file(file, 0, size))
 }
 
 /// What a manifest says of itself besides what every reader needs.
@@ -315,4 +325,26 @@ fn delete_manifest(inner: &Inner, repository: &str, digest: &Digest) -> Result<R
         shelf.forget(digest)?;
     }
     Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Registry, Settings};
+
+    #[test]
+    fn large_manifests_are_given_out_from_their_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = brig_store::Store::open(dir.path()).unwrap();
+        let registry = Registry::new(store.clone(), Settings::default());
+        let body = |length: usize| {
+            let digest = store.put_blob(&vec![b' '; length]).unwrap();
+            content(&registry.inner, &digest).unwrap()
+        };
+        assert!(matches!(body(SMALL), Body::Whole(Some(bytes)) if bytes.len() == SMALL));
+        assert!(matches!(body(SMALL + 1), Body::File(_)));
+        let digest = store.put_blob(&vec![b'x'; SMALL + 1]).unwrap();
+        std::fs::write(dir.path().join("blobs/sha256").join(digest.hex()), vec![b'y'; SMALL + 1]).unwrap();
+        assert_eq!(content(&registry.inner, &digest).err().map(|error| error.kind), Some(ErrorKind::Corrupt));
+    }
 }
