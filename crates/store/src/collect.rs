@@ -17,7 +17,7 @@ use brig_oci::{Digest, Document};
 use rustix::fs::AtFlags;
 
 use crate::catalog::Catalog;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::packed;
 use crate::partial;
 use crate::repositories;
@@ -62,16 +62,18 @@ impl Upkeep<'_> {
         // asking one, the other, and the one again misses nothing.
         let mut shown = repositories::live_blobs(store)?;
         let held = live_blobs(store, &store.catalog());
+        // Whatever the reason, it may be gone tomorrow; what is taken now is gone for good.
+        let held = held.inspect_err(|error| tracing::error!("blobs are not collected: {error}")).ok();
         // What a repository shows can be had, also after the image that it was taken for is gone.
         let mut keep = [keep, &packed::layers_behind(store, &shown)?].concat();
         keep.extend(store.catalog().live_layers(&[]));
         shown.extend(repositories::live_blobs(store)?);
         keep.extend(packed::layers_behind(store, &shown)?);
         collect_layers(store, &keep, &mut reclaimed)?;
-        let mut live = held;
-        live.extend(shown);
-        packed::collect(store, &live, &mut reclaimed)?;
-        collect_blobs(store, &live, &mut reclaimed)?;
+        if let Some(live) = held.map(|held| &held | &shown) {
+            packed::collect(store, &live, &mut reclaimed)?;
+            collect_blobs(store, &live, &mut reclaimed)?;
+        }
         reclaimed.size_bytes += store.partials().expire(partial::EXPIRY)?;
         Ok(reclaimed)
     }
@@ -116,7 +118,8 @@ impl Upkeep<'_> {
             return Ok(());
         }
         let catalog = store.catalog();
-        let live = (catalog.live_layers(&[]), live_blobs(store, &catalog));
+        // Of what cannot be read it is not known what it leads to: then more is kept than need be.
+        let live = (catalog.live_layers(&[]), live_blobs(store, &catalog).unwrap_or_default());
         drop(catalog);
         kept.retain(|digest| !live.0.contains(digest) && !live.1.contains(digest));
         store.catalog_mut().cut_off = CutOff { kept, until: Instant::now().checked_add(CUT_OFF) };
@@ -235,12 +238,15 @@ pub(crate) fn each_blob(
 
 /// Configurations and manifests of images, what names point to, what is held, and through manifests and indexes what they
 /// list. Other parts of the store that refer to blobs add theirs here.
-pub(crate) fn live_blobs(store: &Store, catalog: &Catalog) -> HashSet<Digest> {
+///
+/// # Errors
+/// A manifest is there and cannot be read.
+pub(crate) fn live_blobs(store: &Store, catalog: &Catalog) -> Result<HashSet<Digest>> {
     blobs_of(store, catalog, &|_| true)
 }
 
 /// As [`live_blobs`], if there were only the images for which `stays` is true of their ids.
-pub(crate) fn blobs_of(store: &Store, catalog: &Catalog, stays: &dyn Fn(&Digest) -> bool) -> HashSet<Digest> {
+pub(crate) fn blobs_of(store: &Store, catalog: &Catalog, stays: &dyn Fn(&Digest) -> bool) -> Result<HashSet<Digest>> {
     let images = catalog.images.values().filter(|image| stays(&image.id));
     let mut todo: Vec<Digest> = images.clone().map(|image| image.id.clone()).collect();
     let mut live: HashSet<Digest> = todo.drain(..).collect();
@@ -250,8 +256,13 @@ pub(crate) fn blobs_of(store: &Store, catalog: &Catalog, stays: &dyn Fn(&Digest)
         if !live.insert(digest.clone()) {
             continue;
         }
-        let document = store.read_blob(&digest).ok().and_then(|bytes| Document::parse(&bytes, None).ok());
-        match document {
+        let bytes = match store.read_blob(&digest) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind == ErrorKind::Io => return Err(error),
+            // It is gone or damaged: only a pull knows what it led to.
+            Err(_) => continue,
+        };
+        match Document::parse(&bytes, None).ok() {
             Some(Document::Index(index)) => todo.extend(index.manifests.into_iter().map(|entry| entry.digest)),
             Some(Document::Manifest(manifest)) => {
                 live.insert(manifest.config.digest);
@@ -261,5 +272,5 @@ pub(crate) fn blobs_of(store: &Store, catalog: &Catalog, stays: &dyn Fn(&Digest)
         }
     }
     live.extend(catalog.held().cloned());
-    live
+    Ok(live)
 }

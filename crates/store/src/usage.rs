@@ -90,7 +90,7 @@ fn split(store: &Store, stays: &dyn Fn(&Digest) -> bool, usage: &mut Usage) -> R
     let shown = repositories::left_without(store, &pruned)?;
     let behind = packed::layers_behind(store, &shown)?;
     let catalog = store.catalog();
-    let held = collect::blobs_of(store, &catalog, stays);
+    let held = collect::blobs_of(store, &catalog, stays)?;
     let held_layers = catalog.layers_of(stays, &[]);
     let shown_layers = catalog.layers_of(stays, &behind);
     drop(catalog);

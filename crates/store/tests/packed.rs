@@ -353,3 +353,25 @@ fn a_blob_that_is_still_there_stands_in_for_its_recipe() {
     Packed::of(&store).wait();
     assert!(Packed::of(&store).forms(&diff_id).unwrap()[0].has_recipe);
 }
+
+#[test]
+fn nothing_is_collected_of_what_cannot_be_read_for_the_moment() {
+    let (_dir, store) = common::open();
+    let lease = Lease::begin(&store);
+    let (digest, diff_id) = keep(&store, &tar(7), b"packed by nobody");
+    let id = image(&store, &diff_id, &digest, 16);
+    let manifest = store.image(&id).unwrap().manifest.unwrap();
+    drop(lease);
+    Packed::of(&store).wait();
+    assert!(!Packed::of(&store).forms(&diff_id).unwrap()[0].has_recipe);
+    let path = store.root().join("blobs/sha256").join(manifest.hex());
+    let aside = store.root().join("aside");
+    std::fs::rename(&path, &aside).unwrap();
+    // What is no plain file is no manifest that is gone.
+    std::os::unix::fs::symlink(&aside, &path).unwrap();
+    let reclaimed = store.gc(&[]).unwrap();
+    assert_eq!(reclaimed.blobs, []);
+    std::fs::rename(&aside, &path).unwrap();
+    store.gc(&[]).unwrap();
+    assert_eq!(read(&store, &digest), b"packed by nobody");
+}

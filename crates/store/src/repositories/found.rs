@@ -34,7 +34,11 @@ struct Found {
 
 /// Takes up what nothing leads to after the database was lost: all of it would go with the next collection.
 pub(crate) fn take_up(store: &Store) -> Result<()> {
-    let mut live = collect::live_blobs(store, &store.catalog());
+    // If one of those cannot be read, what it leads to is shown here as well.
+    let mut live = collect::live_blobs(store, &store.catalog()).unwrap_or_else(|error| {
+        tracing::error!("it is not known what images lead to: {error}");
+        HashSet::new()
+    });
     live.extend(super::live_blobs(store)?);
     let (mut found, mut others) = (HashMap::new(), HashMap::new());
     collect::each_blob(store, &mut |_, digest, size| {
