@@ -1,7 +1,7 @@
 //! Images that others pushed, pulled and pushed again to an empty registry: the same manifest, byte for byte, although each
 //! layer is kept once. The others are those of Debian: Docker, skopeo, podman; and brig itself.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -67,13 +67,8 @@ fn archive(host: &TestHost, image: &Image) -> String {
     path.display().to_string()
 }
 
-#[test]
-fn what_docker_pushed() {
-    needs!("round_trip::what_docker_pushed", "dockerd");
-    needs!("round_trip::what_docker_pushed", "containerd");
-    needs!("round_trip::what_docker_pushed", "docker");
-    let host = TestHost::new();
-    let registry = host.registry();
+/// Runs commands of Docker's client with an engine of Docker's own beside the host's.
+fn with_docker(host: &TestHost, work: impl FnOnce(&dyn Fn(&[&str]) -> brig_tests::Output)) {
     let root = host.root.display().to_string();
     let script = format!(
         "mount -t tmpfs none /run && exec dockerd --config-file {root}/daemon.json --data-root {root}/docker \
@@ -90,14 +85,71 @@ fn what_docker_pushed() {
         host.program("docker", words).env("DOCKER_HOST", format!("unix://{root}/docker.sock")).output()
     };
     eventually("dockerd answers", || (docker(&["version"]).code == 0).then_some(()));
-    let name = registry.name("docker:1");
-    docker(&["load", "-i", &archive(&host, &image())]).ok();
-    docker(&["tag", "image:1", &name]).ok();
-    docker(&["push", &name]).ok();
+    work(&docker);
     let pid = rustix::process::Pid::from_raw(daemon.id().cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     daemon.wait().unwrap();
+}
+
+#[test]
+fn what_docker_pushed() {
+    needs!("round_trip::what_docker_pushed", "dockerd");
+    needs!("round_trip::what_docker_pushed", "containerd");
+    needs!("round_trip::what_docker_pushed", "docker");
+    let host = TestHost::new();
+    let registry = host.registry();
+    let name = registry.name("docker:1");
+    with_docker(&host, |docker| {
+        docker(&["load", "-i", &archive(&host, &image())]).ok();
+        docker(&["tag", "image:1", &name]).ok();
+        docker(&["push", &name]).ok();
+    });
     comes_back(&host, &registry, "docker", true);
+}
+
+/// Clients ask for blobs in their own ways before they push a manifest: whoever has come to an end waits for nothing, so that a prune
+/// gives back all that was pushed.
+#[test]
+fn what_clients_pushed_to_the_engines_registry_goes_with_its_image() {
+    needs!("round_trip::what_clients_pushed_to_the_engines_registry_goes_with_its_image", "dockerd");
+    needs!("round_trip::what_clients_pushed_to_the_engines_registry_goes_with_its_image", "containerd");
+    needs!("round_trip::what_clients_pushed_to_the_engines_registry_goes_with_its_image", "docker");
+    needs!("round_trip::what_clients_pushed_to_the_engines_registry_goes_with_its_image", "skopeo");
+    let host = TestHost::with(&["--serve-registry", "127.0.0.1:5000"]);
+    let from = archive(&host, &image());
+    let gone = |client: &str, name: &str| {
+        host.brig(&["rmi", name]).ok();
+        host.brig(&["image", "prune", "-af"]).ok();
+        let left = || -> Vec<PathBuf> {
+            let parts = ["layers", "packed", "blobs/sha256"].map(|part| host.data_root.join("v1").join(part));
+            parts.iter().flat_map(|part| std::fs::read_dir(part).unwrap().flatten()).map(|entry| entry.path()).collect()
+        };
+        // A recipe that was being written for a layer is given up a moment later.
+        let is_new = |path: &PathBuf| path.extension().is_some_and(|name| name == "new");
+        assert!(left().iter().all(is_new), "{client}: {:?}", left());
+        eventually("nothing is left", || left().is_empty().then_some(()));
+    };
+    with_docker(&host, |docker| {
+        docker(&["load", "-i", &from]).ok();
+        docker(&["tag", "image:1", "127.0.0.1:5000/docker:1"]).ok();
+        for _ in 0..2 {
+            // The second time everything is there.
+            docker(&["push", "127.0.0.1:5000/docker:1"]).ok();
+        }
+    });
+    gone("docker", "docker:1");
+    let from = format!("docker-archive:{from}");
+    for _ in 0..2 {
+        let words =
+            ["--insecure-policy", "copy", "-q", "--dest-tls-verify=false", &from, "docker://127.0.0.1:5000/copy:1"];
+        host.program("skopeo", &words).output().ok();
+    }
+    gone("skopeo", "copy:1");
+    host.brig(&["load", "-i", from.trim_start_matches("docker-archive:")]).ok();
+    host.brig(&["tag", "image:1", "127.0.0.1:5000/brig:1"]).ok();
+    host.brig(&["push", "127.0.0.1:5000/brig:1"]).ok();
+    host.brig(&["rmi", "image:1", "127.0.0.1:5000/brig:1"]).ok();
+    gone("brig", "brig:1");
 }
 
 #[test]
