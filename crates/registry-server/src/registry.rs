@@ -23,18 +23,14 @@ const LAST_REQUEST: Duration = Duration::from_secs(5);
 /// How many manifests are taken in at once.
 const TAKING: usize = 8;
 
-/// How many answers are made while they are sent, and how many of them for one client: each holds a thread that may wait, of which
-/// there are 512 for everything.
+/// How many answers are made while they are sent: each holds a thread that may wait, of which there are 512 for everything.
 const MAKING: usize = 128;
-const MAKING_FOR_ONE: usize = 16;
 
-/// How many large manifests (up to 4 MiB) may be in memory, and how many of one client's.
+/// How many large manifests (up to 4 MiB) may be in memory.
 const LARGE: usize = 64;
-const LARGE_FOR_ONE: usize = 8;
 
-/// How many passwords are compared at once, and how many of one client's.
+/// How many passwords are compared at once.
 const COMPARING: usize = 8;
-const COMPARING_FOR_ONE: usize = 2;
 
 /// What a registry is to do.
 pub struct Settings {
@@ -48,7 +44,8 @@ pub struct Settings {
     pub proxy: Option<Arc<Proxy>>,
     /// Images that are here already, and as which images are kept that are pushed.
     pub shelf: Option<Box<dyn Shelf>>,
-    /// How many connections one client may have at once; more are closed as they come.
+    /// How many connections one client may have at once; more are closed as they come. What is done in turns is done for one client
+    /// in proportion.
     pub client_connections: usize,
     /// How long a client may take for its next bytes, either way.
     pub patience: Duration,
@@ -104,6 +101,9 @@ impl Registry {
     /// A registry of what the store's repositories show.
     pub fn new(store: Store, settings: Settings) -> Registry {
         let repositories = Repositories::of(&store);
+        // One for so many of the connections that a client may have: where that is raised all come through one proxy.
+        let connections = settings.client_connections;
+        let turns = |all: usize, share: usize| Turns::new(all, (connections / share).clamp(1, all));
         Registry {
             inner: Arc::new(Inner {
                 store,
@@ -111,9 +111,9 @@ impl Registry {
                 settings,
                 documents: Documents::default(),
                 told: Told::default(),
-                making: Turns::new(MAKING, MAKING_FOR_ONE),
-                large: Turns::new(LARGE, LARGE_FOR_ONE),
-                comparing: Turns::new(COMPARING, COMPARING_FOR_ONE),
+                making: turns(MAKING, 64),
+                large: turns(LARGE, 128),
+                comparing: turns(COMPARING, 512),
                 taking: Semaphore::new(TAKING),
                 handing_over: Mutex::default(),
                 deleted: Notify::new(),
@@ -188,5 +188,23 @@ impl Drop for Writing {
     fn drop(&mut self) {
         self.inner.writing().remove(&self.id);
         self.inner.ended.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_have_more_connections_has_more_turns() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let turns = |client_connections| {
+            let inner = Registry::new(store.clone(), Settings { client_connections, ..Settings::default() }).inner;
+            [inner.making.for_one(), inner.large.for_one(), inner.comparing.for_one()]
+        };
+        assert_eq!(turns(1024), [16, 8, 2]);
+        assert_eq!(turns(1), [1, 1, 1]);
+        assert_eq!(turns(100_000), [MAKING, LARGE, COMPARING]);
     }
 }

@@ -52,6 +52,12 @@ impl Turns {
         })
     }
 
+    /// How many turns one client has.
+    #[cfg(test)]
+    pub(crate) fn for_one(&self) -> usize {
+        self.for_one
+    }
+
     fn of(&self, address: IpAddr) -> Arc<Semaphore> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if clients.len() >= MOST_CLIENTS {
