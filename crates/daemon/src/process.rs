@@ -35,7 +35,7 @@ const LISTENERS_GONE: Duration = Duration::from_secs(5);
 
 /// Runs the daemon with a command line, its program name first, until it is told to stop.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    brig_sys::memory::give_back_what_is_free();
+    brig_sys::memory::keep_little();
     let args: Vec<OsString> = args.into_iter().collect();
     let loaded = match args.iter().any(|argument| argument == "--check") {
         // A check is of what the command line names, whatever the file says.

@@ -149,9 +149,9 @@ pub(crate) struct BitWriter {
 }
 
 impl BitWriter {
-    /// Goes on in the midst of a byte.
-    pub(crate) fn from(bits: u8, count: u32) -> BitWriter {
-        BitWriter { bytes: Vec::new(), bits: u64::from(bits), count }
+    /// Goes on in the midst of a byte, with room for so many bytes.
+    pub(crate) fn from(bits: u8, count: u32, room: usize) -> BitWriter {
+        BitWriter { bytes: Vec::with_capacity(room), bits: u64::from(bits), count }
     }
 
     /// At most 32 bits.

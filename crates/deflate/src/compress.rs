@@ -9,10 +9,11 @@ use std::io::{self, Read};
 
 use flate2::Crc;
 
+use crate::emit::emit;
 use crate::header::Header;
 use crate::parallel::{Parallel, Task};
 use crate::predict::{Dual, Predictor};
-use crate::segment::{self, Item, Segment};
+use crate::segment::{Item, Segment};
 use crate::token::{DISTANCES, END, LITERALS, Token, distance_symbol, length_of};
 use crate::{Error, MADE, Result};
 
@@ -158,7 +159,7 @@ fn gzip_piece(text: &[u8], start: usize, is_first: bool, end: Option<[u8; 8]>) -
     }
     segment.items.push(Item::Stored { last: end.is_some(), pad: 0, length: 0 });
     segment.items.extend(end.map(|bytes| Item::Trailer { pad: 0, bytes }));
-    let (bytes, _, rest) = segment::emit(&segment, &text[start..], (0, 0))?.finish();
+    let (bytes, _, rest) = emit(&segment, &text[start..], (0, 0))?.finish();
     if rest > 0 { Err(Error::Damaged("the end of a piece")) } else { Ok(bytes) }
 }
 

@@ -132,32 +132,35 @@ fn best_lengths(frequencies: &[u32], limit: usize) -> Vec<u8> {
     }
     used.sort_by_key(|symbol| (frequencies[*symbol], *symbol));
     let limit = limit.min(used.len() - 1);
-    // Of each level, lowest first: whether the item is a symbol.
-    let mut levels: Vec<Vec<bool>> = Vec::with_capacity(limit);
-    let mut packages: Vec<u64> = Vec::new();
+    let symbols: Vec<u64> = used.iter().map(|symbol| u64::from(frequencies[*symbol])).collect();
+    let most = 2 * used.len();
+    // Of each level, lowest first: whether the items are symbols, and where the next one begins.
+    let (mut kinds, mut ends) = (Vec::with_capacity(limit * most), Vec::with_capacity(limit));
+    let (mut packages, mut weights) = (Vec::with_capacity(most), Vec::<u64>::with_capacity(most));
     for _ in 0..limit {
-        let (mut kinds, mut weights) = (Vec::new(), Vec::new());
-        let (mut packages_left, mut symbols_left) = (packages.iter().peekable(), used.iter().peekable());
+        let (mut packages_left, mut symbols_left) = (&packages[..], &symbols[..]);
+        weights.clear();
         loop {
-            let symbol = symbols_left.peek().map(|symbol| u64::from(frequencies[**symbol]));
-            // The first two items of a level are always symbols.
-            let is_symbol = match (packages_left.peek(), symbol) {
+            let is_symbol = match (packages_left.first(), symbols_left.first()) {
+                // The first two items of a level are always symbols.
                 (_, Some(_)) if weights.len() < 2 => true,
-                (Some(package), Some(weight)) => weight < **package,
+                (Some(package), Some(symbol)) => symbol < package,
                 (None, Some(_)) => true,
                 (Some(_), None) => false,
                 (None, None) => break,
             };
+            let left = if is_symbol { &mut symbols_left } else { &mut packages_left };
+            weights.extend(left.split_off_first());
             kinds.push(is_symbol);
-            let package = if is_symbol { None } else { packages_left.next().copied() };
-            weights.extend(package.or_else(|| symbols_left.next().and(symbol)));
         }
-        packages = weights.chunks_exact(2).map(|pair| pair[0] + pair[1]).collect();
-        levels.push(kinds);
+        packages.clear();
+        packages.extend(weights.chunks_exact(2).map(|pair| pair[0] + pair[1]));
+        ends.push(kinds.len());
     }
     // From the top: how many items of each level count, and thereby how many of its symbols.
     let mut items = 2 * used.len() - 2;
-    for kinds in levels.iter().rev() {
+    for level in (0..limit).rev() {
+        let kinds = &kinds[if level == 0 { 0 } else { ends[level - 1] }..ends[level]];
         let symbols = kinds[..items.min(kinds.len())].iter().filter(|is_symbol| **is_symbol).count();
         used[..symbols].iter().for_each(|symbol| lengths[*symbol] += 1);
         items = 2 * (items.min(kinds.len()) - symbols);

@@ -9,6 +9,7 @@
 mod analyse;
 mod bits;
 mod compress;
+mod emit;
 mod header;
 mod huffman;
 mod parallel;

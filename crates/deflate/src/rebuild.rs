@@ -5,6 +5,7 @@ use std::io::{self, Read};
 
 use crate::analyse::StretchHead;
 use crate::compress::{Form, compress};
+use crate::emit::emit;
 use crate::parallel::Parallel;
 use crate::predict::{Flavour, HISTORY};
 use crate::segment::{self, Place};
@@ -61,7 +62,7 @@ impl Job {
     fn run(&self) -> Made {
         let tells_rows = self.head.flavour & StretchHead::TELLS_ROWS != 0;
         let segment = segment::decode(&self.coded, &self.text, self.place, (self.flavour, tells_rows))?;
-        let made = segment::emit(&segment, &self.text[self.place.start..], (0, u32::from(self.head.bits)))?;
+        let made = emit(&segment, &self.text[self.place.start..], (0, u32::from(self.head.bits)))?;
         let (bytes, bits, _) = made.finish();
         Ok((bytes, bits))
     }

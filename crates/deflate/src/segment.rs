@@ -2,9 +2,7 @@
 //! side, each from its own text and the little before it.
 //! Owns the meaning of what the coder codes. Must not read or write streams.
 
-use crate::bits::BitWriter;
 use crate::header::{self, Header};
-use crate::huffman;
 use crate::predict::{Chain, Dual, Flavour, Predictor};
 use crate::range::{Bit, Coder, Number, Reader, Tree, Writer};
 use crate::token::{DISTANCES, END, LITERALS, Token, WINDOW, distance_symbol};
@@ -176,6 +174,8 @@ fn code<C: Coder + Budget, P: Predictor>(
     let tells_rows = tells_rows && P::SKIPS;
     let mut work = Work { predictor, models, flavour, tells_rows, text, at: start, floor, origin, count: 0, luck: 0 };
     let mut made = Segment::default();
+    // In most texts a token stands for more bytes than that.
+    made.tokens.reserve(if C::READS { ((text.len() - start) / 2).min(MOST_TOKENS) } else { 0 });
     let mut items = segment.items.iter();
     let mut tokens = &segment.tokens[..];
     while made.items.len() <= MOST_ITEMS {
@@ -419,74 +419,6 @@ impl<P: Predictor> Work<'_, P> {
 /// How many literals these tokens begin with.
 fn literals_of(tokens: &[Token]) -> usize {
     tokens.iter().take_while(|token| !token.is_match()).count()
-}
-
-/// The stream of a stretch. Begins with the bits of a byte that was begun before.
-pub(crate) fn emit(segment: &Segment, text: &[u8], bits: (u8, u32)) -> Result<BitWriter> {
-    let fixed = (huffman::codes(&fixed_literals()), huffman::codes(&[5; DISTANCES]));
-    let mut output = BitWriter::from(bits.0, bits.1);
-    let (mut at, mut tokens) = (0, segment.tokens.iter());
-    for item in &segment.items {
-        match item {
-            Item::Member(bytes) | Item::Rest(bytes) => output.put_bytes(bytes),
-            Item::Zeros(count) => output.put_bytes(&vec![0; *count as usize]),
-            Item::Trailer { pad, bytes } => {
-                output.align(*pad);
-                output.put_bytes(bytes);
-            }
-            Item::Stored { last, pad, length } => {
-                output.put(u32::from(*last), 3);
-                output.align(*pad);
-                output.put(*length as u32, 16);
-                output.put(!*length as u32 & 0xffff, 16);
-                output.put_bytes(text.get(at..at + length).ok_or(Error::Damaged("the length of a block"))?);
-                at += length;
-            }
-            Item::Tokens { last, header, count } => {
-                let kind = if header.is_some() { 4 } else { 2 };
-                output.put(u32::from(*last) | kind, 3);
-                let own;
-                let (literals, distances) = match header {
-                    None => (&fixed.0, &fixed.1),
-                    Some(header) => {
-                        header.write(&mut output);
-                        own = (huffman::codes(&header.literals), huffman::codes(&header.distances));
-                        (&own.0, &own.1)
-                    }
-                };
-                for token in tokens.by_ref().take(*count) {
-                    emit_token(&mut output, *token, literals, distances)?;
-                    at += token.length();
-                }
-                put(&mut output, literals, END)?;
-            }
-        }
-    }
-    Ok(output)
-}
-
-#[inline]
-fn put(output: &mut BitWriter, codes: &[(u32, u32)], symbol: usize) -> Result<()> {
-    match codes.get(symbol) {
-        Some((code, length)) if *length > 0 => output.put(*code, *length),
-        _ => return Err(Error::Damaged("a symbol without a code")),
-    }
-    Ok(())
-}
-
-#[inline]
-fn emit_token(output: &mut BitWriter, token: Token, literals: &[(u32, u32)], distances: &[(u32, u32)]) -> Result<()> {
-    let symbol = token.symbol();
-    put(output, literals, symbol)?;
-    if token.is_match() {
-        if let Some((base, extra)) = crate::token::length_of(symbol) {
-            output.put((token.length() - base) as u32, extra);
-        }
-        let (symbol, extra, bits) = distance_symbol(token.distance());
-        put(output, distances, symbol)?;
-        output.put(bits, extra);
-    }
-    Ok(())
 }
 
 /// The lengths of the format's own code of literals.

@@ -324,14 +324,23 @@ pub struct LayerTar {
     layer: Root,
     diff: Root,
     diff_id: Digest,
-    /// `None` once the end was verified.
-    hasher: Option<Hasher>,
+    check: Check,
     bytes: Vec<u8>,
     at: usize,
     file: Option<File>,
     offset: u64,
     left: u64,
     _pin: Option<crate::Pin>,
+}
+
+/// Whether it is the right tar.
+enum Check {
+    /// To be told at the end.
+    Hashing(Box<Hasher>),
+    /// It is, to the end.
+    Verified,
+    /// Whoever reads it finds out.
+    LeftToReader,
 }
 
 impl LayerTar {
@@ -344,7 +353,7 @@ impl LayerTar {
             layer,
             diff,
             diff_id: diff_id.clone(),
-            hasher: Some(Hasher::like(diff_id)),
+            check: Check::Hashing(Box::new(Hasher::like(diff_id))),
             bytes: Vec::new(),
             at: 0,
             file: None,
@@ -366,7 +375,12 @@ impl LayerTar {
 
     /// Whether it was read to its end, and has its digest.
     pub(crate) fn is_verified(&self) -> bool {
-        self.hasher.is_none()
+        matches!(self.check, Check::Verified)
+    }
+
+    /// For a reader who verifies the digest of what it makes of the tar, and thereby the tar: it is not hashed for nothing.
+    pub(crate) fn left_to_reader(self) -> LayerTar {
+        LayerTar { check: Check::LeftToReader, ..self }
     }
 
     fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -421,14 +435,21 @@ impl Read for LayerTar {
         }
         let length = self.fill(buffer)?;
         if length > 0 {
-            if let Some(hasher) = &mut self.hasher {
+            if let Check::Hashing(hasher) = &mut self.check {
                 hasher.update(&buffer[..length]);
             }
             return Ok(length);
         }
-        match self.hasher.take().map(Hasher::finish) {
-            Some(actual) if actual != self.diff_id => Err(self.changed(&format!("it would be {actual}"))),
-            _ => Ok(0),
+        match std::mem::replace(&mut self.check, Check::LeftToReader) {
+            Check::Hashing(hasher) => {
+                let actual = hasher.finish();
+                if actual != self.diff_id {
+                    return Err(self.changed(&format!("it would be {actual}")));
+                }
+                self.check = Check::Verified;
+            }
+            as_it_was => self.check = as_it_was,
         }
+        Ok(0)
     }
 }

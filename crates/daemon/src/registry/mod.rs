@@ -26,7 +26,7 @@ use crate::{logging, tls};
 
 /// Runs `brig registry` with a command line, its program name first.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    brig_sys::memory::give_back_what_is_free();
+    brig_sys::memory::keep_little();
     let Cli { verb: Verb::Serve(options) } = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {

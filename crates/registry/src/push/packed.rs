@@ -51,10 +51,10 @@ impl Made {
         };
         let skipped = io::copy(&mut blob.take(offset - self.at), &mut io::sink()).map_err(|error| failed(&error))?;
         self.at += skipped;
-        let mut bytes = Vec::with_capacity(length);
+        let left = blob.size().saturating_sub(self.at);
         // One more than is wanted of the last piece: reading the end is what verifies the whole.
-        let ends = blob.size().saturating_sub(self.at) <= length as u64;
-        let most = length as u64 + u64::from(ends);
+        let most = if left <= length as u64 { left + 1 } else { length as u64 };
+        let mut bytes = Vec::with_capacity(usize::try_from(most).unwrap_or(length));
         blob.take(most).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
         self.at += bytes.len() as u64;
         self.last = (offset, Bytes::from(bytes));

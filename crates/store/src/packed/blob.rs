@@ -18,6 +18,10 @@ use crate::store::Store;
 /// Threads that make one blob. More are of little use: hashing is one.
 const THREADS: usize = 4;
 
+/// A layer of a stretch or two, in bytes of its tar: to start threads would take longer than they save, and others are made
+/// beside it.
+const SMALL: u64 = 2 << 20;
+
 pub(super) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, |count| count.get().min(THREADS))
 }
@@ -52,13 +56,19 @@ impl LayerBlob {
 }
 
 impl LayerBlob {
-    /// Sees to it that a pull brings anew what is damaged.
-    fn failed(&mut self, error: &io::Error) {
-        if error.kind() == io::ErrorKind::InvalidData
-            && let Some((store, chain)) = self.origin.take()
-            && let Err(error) = sound::blame(&store, &self.digest, chain.as_ref())
-        {
-            tracing::warn!("cannot find out why {} cannot be made again: {error}", self.digest);
+    /// Sees to it that a pull brings anew what is damaged, and says what that is.
+    fn failed(&mut self, error: io::Error) -> io::Error {
+        if error.kind() != io::ErrorKind::InvalidData {
+            return error;
+        }
+        let Some((store, chain)) = self.origin.take() else { return error };
+        match sound::blame(&store, &self.digest, chain.as_ref()) {
+            Ok(Some(why)) => io::Error::new(io::ErrorKind::InvalidData, why),
+            Ok(None) => error,
+            Err(failure) => {
+                tracing::warn!("cannot find out why {} cannot be made again: {failure}", self.digest);
+                error
+            }
         }
     }
 }
@@ -68,7 +78,7 @@ impl Read for LayerBlob {
         if buffer.is_empty() {
             return Ok(0);
         }
-        let length = self.input.read(buffer).inspect_err(|error| self.failed(error))?;
+        let length = self.input.read(buffer).map_err(|error| self.failed(error))?;
         if length > 0 {
             self.read += length as u64;
             if let Some(hasher) = &mut self.hasher {
@@ -82,9 +92,7 @@ impl Read for LayerBlob {
                     "the compressed form {} of a layer cannot be made again (it would be {actual}): pull the image again",
                     self.digest
                 );
-                let error = io::Error::new(io::ErrorKind::InvalidData, text);
-                self.failed(&error);
-                Err(error)
+                Err(self.failed(io::Error::new(io::ErrorKind::InvalidData, text)))
             }
             _ => Ok(0),
         }
@@ -108,7 +116,7 @@ pub(super) fn open(store: &Store, files: &Files, digest: &Digest, blames: bool) 
     let Some(row) = tables::find(&store.inner.database, digest)? else {
         // A layer that came uncompressed is its own tar.
         let chain = super::chains(&store.catalog(), digest).into_iter().next().ok_or_else(missing)?;
-        let tar = store.layer_tar(&chain)?;
+        let tar = store.layer_tar(&chain)?.left_to_reader();
         let size = tar.size();
         return Ok(LayerBlob::new(Box::new(tar), digest, size));
     };
@@ -125,11 +133,15 @@ pub(super) fn open(store: &Store, files: &Files, digest: &Digest, blames: bool) 
     let chains = super::chains(&store.catalog(), &row.form.diff_id);
     let is_sound = |chain: &&Digest| store.layer(chain).is_some();
     let chain = chains.iter().find(is_sound).or(chains.first()).ok_or_else(missing)?;
-    let tar = store.layer_tar(chain)?;
-    let made = brig_deflate::rebuild(tar, BufReader::new(recipe), threads());
+    let tar = store.layer_tar(chain)?.left_to_reader();
+    let threads = if tar.size() <= SMALL { 1 } else { threads() };
+    let made = brig_deflate::rebuild(tar, BufReader::new(recipe), threads);
     let made = made.map_err(|error| {
         if blames {
-            sound::blame(store, digest, Some(chain)).unwrap_or_else(|error| tracing::warn!("{error}"));
+            // Its head is told by the recipe alone.
+            if let Err(error) = sound::blame(store, digest, Some(chain)) {
+                tracing::warn!("cannot find out why {digest} cannot be made again: {error}");
+            }
         }
         Error::corrupt(format!("the compressed form {digest} of a layer: {error}: pull the image again"))
     })?;

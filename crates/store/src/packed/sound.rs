@@ -117,24 +117,28 @@ pub(crate) fn lose(store: &Store, digest: &Digest) -> Result<Option<PathBuf>> {
     Ok(kept)
 }
 
-/// A form could not be had, or made of a layer: finds out what is to blame, and sees to it that a pull brings that anew.
-pub(super) fn blame(store: &Store, digest: &Digest, chain: Option<&Digest>) -> Result<()> {
+/// A form could not be had, or made of a layer: finds out what is to blame, and sees to it that a pull brings that anew. What is
+/// wrong with the layer, if it is that.
+pub(super) fn blame(store: &Store, digest: &Digest, chain: Option<&Digest>) -> Result<Option<String>> {
     let damaged = || {
         // A layer's own tar is no form; what could be read now is not damaged.
         if tables::find(&store.inner.database, digest)?.is_none() {
-            return Ok(());
+            return Ok(None);
         }
         tracing::error!("the compressed form {digest} of a layer is damaged: a pull brings it back");
-        lose(store, digest).map(drop)
+        lose(store, digest).map(|_| None)
     };
     let Some(chain) = chain else { return damaged() };
-    // A layer that is gone, or was found out already, has been told of.
-    let Ok(mut tar) = store.layer_tar(chain) else { return Ok(()) };
+    let Ok(mut tar) = store.layer_tar(chain) else {
+        // It is gone, or was found out already.
+        return Ok(store.catalog().damaged.get(chain).map(|damage| damage.why.clone()));
+    };
     match std::io::copy(&mut tar, &mut std::io::sink()) {
         Ok(_) => damaged(),
         Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-            let damage = Damage { why: error.to_string(), usable: false };
-            sources::condemn(store, chain, damage)
+            let why = error.to_string();
+            sources::condemn(store, chain, Damage { why: why.clone(), usable: false })?;
+            Ok(Some(why))
         }
         Err(error) => Err(Error::io(format!("read layer {chain}"), error)),
     }

@@ -9,8 +9,10 @@ use std::io::{BufWriter, Read, Write};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use brig_oci::Digest;
+use brig_sys::memory;
 use brig_sys::process::{Scheduling, set_io_priority, set_scheduling_of};
 use rustix::fs::{Mode, OFlags};
 
@@ -31,6 +33,10 @@ const ORDINARY: u32 = 0;
 const IDLE: u32 = 5;
 /// The I/O class "idle" (ioprio_set(2)).
 const IDLE_IO: u8 = 3;
+/// So much memory, in bytes, may stay with the allocator when no image is moved any more.
+const KEPT_MEMORY: usize = 16 << 20;
+/// How long none is moved before that is looked at.
+const CALM: Duration = Duration::from_secs(2);
 /// A recipe longer than one in this many bytes of the blob is not worth the work of using it.
 const WORTHLESS: u64 = 2;
 
@@ -55,6 +61,8 @@ struct Work {
     /// What of that has been looked at.
     done: u64,
     pauses: usize,
+    /// How many there were.
+    moves: u64,
     /// Who waits for the end: then it is not idle work any more.
     waiters: usize,
     /// The thread's id, once it runs.
@@ -85,13 +93,35 @@ impl Shared {
     }
 }
 
-/// Stops the work while it lives.
+/// Stops the work while it lives: images are being moved.
 pub struct Pause(Arc<Shared>);
 
 impl Drop for Pause {
     fn drop(&mut self) {
-        self.0.state().pauses -= 1;
+        let left = {
+            let mut state = self.0.state();
+            state.pauses -= 1;
+            state.pauses
+        };
         self.0.changed.notify_all();
+        if left == 0 && memory::kept() > KEPT_MEMORY {
+            let shared = self.0.clone();
+            let work = move || give_back_when_calm(&shared);
+            // Without a thread the memory stays until the next time.
+            drop(std::thread::Builder::new().name("store-memory".into()).spawn(work));
+        }
+    }
+}
+
+/// Whoever moves one image after the other finds the memory where it was.
+fn give_back_when_calm(shared: &Shared) {
+    let state = shared.state();
+    let moves = state.moves;
+    let is_calm = |state: &mut Work| state.moves == moves && !state.closing;
+    let waited = shared.changed.wait_timeout_while(state, CALM, is_calm).unwrap_or_else(PoisonError::into_inner);
+    if waited.1.timed_out() {
+        drop(waited);
+        memory::give_back();
     }
 }
 
@@ -130,7 +160,11 @@ impl Worker {
     }
 
     pub(super) fn pause(&self) -> Pause {
-        self.shared.state().pauses += 1;
+        let mut state = self.shared.state();
+        state.pauses += 1;
+        state.moves += 1;
+        drop(state);
+        self.shared.changed.notify_all();
         Pause(self.shared.clone())
     }
 }
