@@ -328,6 +328,7 @@ fn a_tar_is_had_from_whichever_layer_has_it() {
         std::fs::remove_file(recipe(nth)).unwrap();
         let (diff_id, packed) = (&layers[0].diff_id, Packed::of(&store));
         assert_eq!(packed.size(diff_id).unwrap(), Some(tar.len() as u64), "{nth}");
+        assert!(read(&store, diff_id) == tar, "{nth}");
         std::fs::remove_file(recipe(1 - nth)).unwrap();
         assert_eq!(packed.size(diff_id).unwrap(), None, "{nth}");
     }
@@ -374,4 +375,14 @@ fn nothing_is_collected_of_what_cannot_be_read_for_the_moment() {
     std::fs::rename(&aside, &path).unwrap();
     store.gc(&[]).unwrap();
     assert_eq!(read(&store, &digest), b"packed by nobody");
+}
+
+#[test]
+fn a_tar_that_is_damaged_puts_its_layer_out_of_use() {
+    let (_dir, store) = common::open();
+    let layer = common::layer(&store, &tar(1), None);
+    std::fs::write(common::diff(&store, &layer.chain_id).join("dir/file7"), [b'x'; 60_000]).unwrap();
+    let read = Packed::of(&store).blob(&layer.diff_id).unwrap().read_to_end(&mut Vec::new());
+    assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::InvalidData);
+    assert_eq!(store.layer(&layer.chain_id), None);
 }

@@ -115,10 +115,11 @@ pub(super) fn open(store: &Store, files: &Files, digest: &Digest, blames: bool) 
     let missing = || Error::not_found(format!("no layer is here that can be had as {digest}"));
     let Some(row) = tables::find(&store.inner.database, digest)? else {
         // A layer that came uncompressed is its own tar.
-        let chain = super::chains(&store.catalog(), digest).into_iter().next().ok_or_else(missing)?;
-        let tar = store.layer_tar(&chain)?.left_to_reader();
+        let (chain, tar) = super::tar(store, digest)?.ok_or_else(missing)?;
+        let tar = tar.left_to_reader();
         let size = tar.size();
-        return Ok(LayerBlob::new(Box::new(tar), digest, size));
+        let origin = blames.then(|| (store.clone(), Some(chain)));
+        return Ok(LayerBlob { origin, ..LayerBlob::new(Box::new(tar), digest, size) });
     };
     let size = row.form.size_bytes;
     let hex = digest.hex();
@@ -130,21 +131,16 @@ pub(super) fn open(store: &Store, files: &Files, digest: &Digest, blames: bool) 
     }
     // The worker may have come between.
     let recipe = files.open(hex)?.ok_or_else(missing)?;
-    let chains = super::chains(&store.catalog(), &row.form.diff_id);
-    let is_sound = |chain: &&Digest| store.layer(chain).is_some();
-    let chain = chains.iter().find(is_sound).or(chains.first()).ok_or_else(missing)?;
-    let tar = store.layer_tar(chain)?.left_to_reader();
+    let (chain, tar) = super::tar(store, &row.form.diff_id)?.ok_or_else(missing)?;
     let threads = if tar.size() <= SMALL { 1 } else { threads() };
-    let made = brig_deflate::rebuild(tar, BufReader::new(recipe), threads);
+    let made = brig_deflate::rebuild(tar.left_to_reader(), BufReader::new(recipe), threads);
     let made = made.map_err(|error| {
-        if blames {
-            // Its head is told by the recipe alone.
-            if let Err(error) = sound::blame(store, digest, Some(chain)) {
-                tracing::warn!("cannot find out why {digest} cannot be made again: {error}");
-            }
+        // The recipe alone tells how it begins.
+        if blames && let Err(error) = sound::blame(store, digest, Some(&chain)) {
+            tracing::warn!("cannot find out why {digest} cannot be made again: {error}");
         }
         Error::corrupt(format!("the compressed form {digest} of a layer: {error}: pull the image again"))
     })?;
-    let origin = blames.then(|| (store.clone(), Some(chain.clone())));
+    let origin = blames.then(|| (store.clone(), Some(chain)));
     Ok(LayerBlob { origin, ..LayerBlob::new(made, digest, size) })
 }
