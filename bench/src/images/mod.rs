@@ -240,6 +240,9 @@ impl Bench<'_> {
             let Some(own) = find("brig").map(|one| one.series[at].median()) else { continue };
             if *operation == "pull" {
                 lines.push(ratio("pull / floor", own / floor, FLOOR_LIMIT));
+                // What it all takes where the parts have no processors to run side by side on.
+                let sum = hash + inflate + write + flush;
+                lines.push(ratio("pull / parts of the floor one after the other", own / sum, f64::MAX));
             }
             if let Some(docker) = find("docker").filter(|_| *operation != "rmi") {
                 let limit = if *operation == "pull" { PULL_LIMIT } else { OTHER_LIMIT };
