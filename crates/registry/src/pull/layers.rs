@@ -2,6 +2,7 @@
 //! is there, so that many small layers wait for the disk a few times and not once each. It must not fetch or unpack.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use brig_oci::{Descriptor, Digest};
 use brig_store::{LayerIngest, Packed, Store};
@@ -15,6 +16,10 @@ use super::{Progress, blocking};
 use crate::client::Inner;
 use crate::error::{Error, ErrorKind, Result};
 use crate::session::Session;
+
+/// How long a layer that has landed waits for others. A commit waits for the disk three times, and what others write meanwhile
+/// with it: of forty small layers at most a few are worth a commit of their own. Until then a killed daemon has their blobs.
+const GATHERING: Duration = Duration::from_millis(100);
 
 /// The layers of one pull.
 pub(super) struct Layers<'a> {
@@ -72,7 +77,11 @@ impl Layers<'_> {
                 self.follow(flight, nth, &wanted[nth], &places, watched.clone())
             })
             .collect();
-        tokio::try_join!(try_join_all(followers), self.commit(wanted, &places, watched.clone()))?;
+        let all = tokio::try_join!(try_join_all(followers), self.commit(wanted, &places, watched.clone()));
+        if let Err(error) = all {
+            self.commit_before_failing(wanted, &places).await;
+            return Err(error);
+        }
         let there = (0..wanted.len()).filter(|nth| !missing.contains(nth)).map(|nth| wanted[nth].clone());
         let lost = self.lost(there.collect()).await?;
         try_join_all(lost.iter().map(|layer| self.bring_form(layer))).await?;
@@ -165,24 +174,48 @@ impl Layers<'_> {
         places: &watch::Sender<Vec<Place>>,
         mut watched: watch::Receiver<Vec<Place>>,
     ) -> Result<()> {
-        loop {
-            let Some((first, flights)) = turn(&mut watched).await? else { return Ok(()) };
-            let mut turns = Vec::with_capacity(flights.len());
-            for (flight, wanted) in flights.iter().zip(&wanted[first..]) {
-                // From below, as everybody does.
-                let slot = flight.slot.clone().lock_owned().await;
-                turns.push(Turn { wanted: wanted.clone(), download: flight.download.clone(), slot });
-            }
-            let (store, parent) =
-                (self.store.clone(), first.checked_sub(1).map(|below| wanted[below].chain_id.clone()));
-            let (committed, lost) = blocking(move || commit(&store, turns, parent.as_ref())).await?;
-            places.send_modify(|places| {
-                places[first..first + committed].fill(Place::Committed);
-                if let Some(error) = lost {
-                    places[first + committed] = Place::Lost(error);
-                }
-            });
+        while let Some((first, flights)) = turn(&mut watched).await? {
+            self.commit_these(wanted, places, first, &flights).await?;
         }
+        Ok(())
+    }
+
+    /// One layer could not be had: those below it that have landed are kept, for the next pull.
+    async fn commit_before_failing(&self, wanted: &[Wanted], places: &watch::Sender<Vec<Place>>) {
+        let landed = || next(&places.borrow()).filter(|(_, landed)| !landed.is_empty());
+        while let Some((first, flights)) = landed() {
+            let Err(error) = self.commit_these(wanted, places, first, &flights).await else { continue };
+            tracing::debug!("layers that have landed are not kept: {error}");
+            if error.kind == ErrorKind::Storage {
+                // Room on a full disk is worth more than blobs that have arrived.
+                flights.iter().for_each(|flight| flight.download.abandon());
+            }
+            return;
+        }
+    }
+
+    async fn commit_these(
+        &self,
+        wanted: &[Wanted],
+        places: &watch::Sender<Vec<Place>>,
+        first: usize,
+        flights: &[Arc<Flight>],
+    ) -> Result<()> {
+        let mut turns = Vec::with_capacity(flights.len());
+        for (flight, wanted) in flights.iter().zip(&wanted[first..]) {
+            // From below, as everybody does.
+            let slot = flight.slot.clone().lock_owned().await;
+            turns.push(Turn { wanted: wanted.clone(), download: flight.download.clone(), slot });
+        }
+        let (store, parent) = (self.store.clone(), first.checked_sub(1).map(|below| wanted[below].chain_id.clone()));
+        let (committed, lost) = blocking(move || commit(&store, turns, parent.as_ref())).await?;
+        places.send_modify(|places| {
+            places[first..first + committed].fill(Place::Committed);
+            if let Some(error) = lost {
+                places[first + committed] = Place::Lost(error);
+            }
+        });
+        Ok(())
     }
 
     async fn report_until_ready(&self, flight: &Flight, layer: &Wanted) -> Result<()> {
@@ -225,11 +258,26 @@ impl Layers<'_> {
     }
 }
 
-/// Waits until something can be committed, or everything is: see [`next`].
+/// Waits until something can be committed, or everything is: see [`next`]. For what is still on its way it waits a little longer.
 async fn turn(watched: &mut watch::Receiver<Vec<Place>>) -> Result<Option<(usize, Vec<Arc<Flight>>)>> {
     let can = |places: &Vec<Place>| next(places).is_none_or(|(_, landed)| !landed.is_empty());
-    let places = watched.wait_for(can).await.map_err(|_| ended())?;
-    Ok(next(&places))
+    let all = |places: &Vec<Place>| !places.iter().any(|place| matches!(place, Place::Away));
+    gathered(watched, can, all, GATHERING).await.map_err(|_| ended())?;
+    Ok(next(&watched.borrow()))
+}
+
+/// Waits until there is something, and from then on so long for all of it.
+async fn gathered<T>(
+    watched: &mut watch::Receiver<T>,
+    something: impl Fn(&T) -> bool,
+    all: impl Fn(&T) -> bool,
+    patience: Duration,
+) -> Result<(), watch::error::RecvError> {
+    watched.wait_for(|there| something(there)).await?;
+    match tokio::time::timeout(patience, watched.wait_for(|there| all(there))).await {
+        Ok(Err(closed)) => Err(closed),
+        Ok(Ok(_)) | Err(_) => Ok(()),
+    }
 }
 
 /// The lowest layer that is not committed, and what has landed from there on; `None` if all are committed.
@@ -300,5 +348,34 @@ fn keep_packed(store: &Store, download: &Download, layer: &Wanted) {
     let Descriptor { digest, media_type, .. } = &layer.descriptor;
     if let Err(error) = Packed::of(store).keep(spooled, digest, &layer.diff_id, media_type) {
         tracing::warn!("layer {digest} is here, but not its compressed form: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Long enough to be told apart from no wait at all.
+    const LONG: Duration = Duration::from_secs(3600);
+
+    #[tokio::test]
+    async fn what_is_there_waits_for_the_rest_but_not_for_ever() {
+        let (there, mut watched) = watch::channel(0);
+        let wait = async {
+            gathered(&mut watched, |there| *there > 0, |there| *there == 3, LONG).await.unwrap();
+            *watched.borrow()
+        };
+        let come = async {
+            for number in 1..=3 {
+                tokio::task::yield_now().await;
+                there.send_replace(number);
+            }
+        };
+        assert_eq!(tokio::join!(wait, come).0, 3, "all are there");
+        there.send_replace(1);
+        gathered(&mut watched, |there| *there > 0, |there| *there == 3, Duration::from_millis(1)).await.unwrap();
+        assert_eq!(*watched.borrow(), 1, "no more have come");
+        drop(there);
+        gathered(&mut watched, |there| *there > 1, |there| *there == 3, LONG).await.unwrap_err();
     }
 }
