@@ -68,8 +68,8 @@ impl Client {
         for diff_id in &image.diff_ids {
             progress(PushEvent::Preparing { id: short(diff_id) });
         }
-        let layers = push.layers().await?;
-        send::blob(&session, &image.config_digest, image.config.clone()).await?;
+        let config = send::blob(&session, &image.config_digest, image.config.clone());
+        let (layers, ()) = tokio::try_join!(push.layers(), config)?;
         let (bytes, kind) = image.manifest(layers)?;
         send::manifest(&session, &bytes, &kind).await?;
         let (store, kept) = (store.clone(), bytes.clone());
