@@ -7,9 +7,18 @@ use jiff::Timestamp;
 
 use crate::error::{Error, Result};
 
-/// 64 hexadecimal digits of kernel randomness: the id of a container, an exec or a network.
+/// What an id is shown as, and the host name of a container that is given none, in digits.
+const SHORT: usize = 12;
+
+/// 64 hexadecimal digits of kernel randomness: the id of a container, an exec or a network. The first twelve are not all decimal, as
+/// Docker's are not: resolvers take such a host name for an IPv4 address that there cannot be, and do not look it up.
 pub fn random_id() -> Result<String> {
-    random_hex(32)
+    loop {
+        let id = random_hex(32)?;
+        if !id.bytes().take(SHORT).all(|digit| digit.is_ascii_digit()) {
+            return Ok(id);
+        }
+    }
 }
 
 /// `bytes` bytes of kernel randomness in hexadecimal.
@@ -52,6 +61,15 @@ mod tests {
         let (a, b) = (random_id().unwrap(), random_id().unwrap());
         assert_eq!(a.len(), 64);
         assert_ne!(a, b);
+    }
+
+    #[test]
+    fn no_id_is_taken_for_an_address() {
+        // Of random ones, one in 281 would be.
+        for _ in 0..5_000 {
+            let id = random_id().unwrap();
+            assert!(id[..SHORT].parse::<u64>().is_err(), "{id}");
+        }
     }
 
     #[test]
