@@ -160,6 +160,20 @@ impl TestHost {
         assert_eq!(told, "\n", "the daemon did not start:\n{}", self.daemon_log());
     }
 
+    /// No layer, form or blob is in the store. A recipe that is just being written goes a moment later, when its writer finds the
+    /// layer gone.
+    #[track_caller]
+    pub fn nothing_is_left(&self) {
+        let left = || -> Vec<PathBuf> {
+            let parts = ["layers", "packed", "blobs/sha256"].map(|part| self.data_root.join("v1").join(part));
+            let entries = parts.iter().flat_map(|part| std::fs::read_dir(part).expect("a directory of the store"));
+            entries.flatten().map(|entry| entry.path()).collect()
+        };
+        let is_new = |path: &PathBuf| path.extension().is_some_and(|name| name == "new");
+        assert!(left().iter().all(is_new), "{:?}", left());
+        eventually("nothing is left", || left().is_empty().then_some(()));
+    }
+
     /// Waits until every compressed layer has made way for its recipe, or is kept as the store has decided. The thread that
     /// works on it has the lowest priority there is, which beside other tests is none: it gets an ordinary one.
     #[track_caller]
