@@ -160,6 +160,14 @@ impl TestHost {
         assert_eq!(told, "\n", "the daemon did not start:\n{}", self.daemon_log());
     }
 
+    /// A field of the daemon's `/proc/PID/status`, such as `VmHWM`, in KiB.
+    pub fn daemon_memory(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.daemon_pid())).expect("the daemon runs");
+        let line =
+            status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).expect("the field is there");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     /// No layer, form or blob is in the store. A recipe that is just being written goes a moment later, when its writer finds the
     /// layer gone.
     #[track_caller]

@@ -10,13 +10,6 @@ fn spooled(host: &TestHost) -> u64 {
     entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.blocks() * 512).sum()
 }
 
-/// The largest amount of memory that the daemon ever had, in KiB.
-fn peak_memory(host: &TestHost) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", host.daemon_pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 #[test]
 fn a_pull_goes_on_after_the_daemon_was_killed() {
     let mut host = TestHost::new();
@@ -48,7 +41,8 @@ fn a_pull_goes_on_after_the_daemon_was_killed() {
         assert!(again * 1000 < total * 11, "{again} of {total} bytes came twice after a cut at {percent} %");
         assert_eq!(host.field(&name, "{{.Id}}"), image.id());
         assert_eq!(spooled(&host), 0);
-        assert!(peak_memory(&host) < 100 << 10, "{} KiB", peak_memory(&host));
+        let peak = host.daemon_memory("VmHWM");
+        assert!(peak < 100 << 10, "{peak} KiB");
         host.brig(&["rmi", &name]).ok();
     }
 }

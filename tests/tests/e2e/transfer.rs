@@ -223,13 +223,6 @@ fn the_stock_client_pushes_too() {
     assert_eq!(host.docker(&["run", "--rm", &name, "echo", "back"]).ok(), "back");
 }
 
-/// Memory of the daemon's own that is not a file's, in KiB.
-fn own_memory(host: &TestHost) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", host.daemon_pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 #[test]
 fn what_a_push_took_of_memory_it_gives_back() {
     let host = TestHost::new();
@@ -244,5 +237,5 @@ fn what_a_push_took_of_memory_it_gives_back() {
         registry.empty();
         host.brig(&["push", &name]).ok();
     }
-    eventually("the memory is given back", || (own_memory(&host) < 20 << 10).then_some(()));
+    eventually("the memory is given back", || (host.daemon_memory("RssAnon") < 20 << 10).then_some(()));
 }

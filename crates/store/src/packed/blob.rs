@@ -62,15 +62,19 @@ impl LayerBlob {
             return error;
         }
         let Some((store, chain)) = self.origin.take() else { return error };
-        match sound::blame(&store, &self.digest, chain.as_ref()) {
-            Ok(Some(why)) => io::Error::new(io::ErrorKind::InvalidData, why),
-            Ok(None) => error,
-            Err(failure) => {
-                tracing::warn!("cannot find out why {} cannot be made again: {failure}", self.digest);
-                error
-            }
+        match blame(&store, &self.digest, chain.as_ref()) {
+            Some(why) => io::Error::new(io::ErrorKind::InvalidData, why),
+            None => error,
         }
     }
+}
+
+/// See [`sound::blame`]; that it cannot be found out is told only here.
+fn blame(store: &Store, digest: &Digest, chain: Option<&Digest>) -> Option<String> {
+    sound::blame(store, digest, chain).unwrap_or_else(|error| {
+        tracing::warn!("cannot find out why {digest} cannot be made again: {error}");
+        None
+    })
 }
 
 impl Read for LayerBlob {
@@ -135,9 +139,9 @@ pub(super) fn open(store: &Store, files: &Files, digest: &Digest, blames: bool) 
     let threads = if tar.size() <= SMALL { 1 } else { threads() };
     let made = brig_deflate::rebuild(tar.left_to_reader(), BufReader::new(recipe), threads);
     let made = made.map_err(|error| {
-        // The recipe alone tells how it begins.
-        if blames && let Err(error) = sound::blame(store, digest, Some(&chain)) {
-            tracing::warn!("cannot find out why {digest} cannot be made again: {error}");
+        if blames {
+            // The recipe alone tells how it begins: there is nothing to say of the layer.
+            drop(blame(store, digest, Some(&chain)));
         }
         Error::corrupt(format!("the compressed form {digest} of a layer: {error}: pull the image again"))
     })?;

@@ -113,10 +113,7 @@ impl Repositories {
     /// Shows a blob in a repository; durable when this returns. The blob must be in the store, and if nothing else leads to
     /// it yet the caller holds the [lease](crate::Lease) under which it arrived.
     pub fn link_blob(&self, repository: &str, digest: &Digest, size: u64) -> Result<()> {
-        self.database().write(|db| {
-            let id = find_or_make(db, repository)?;
-            link(db, id, digest.as_str(), signed(size)).map(drop)
-        })
+        self.database().write(|db| show(db, repository, digest, size).map(drop))
     }
 
     /// Shows a blob in a repository because one of its manifests names it that was [here](Source::Here), if it does not show it
@@ -144,15 +141,13 @@ impl Repositories {
     pub fn promise_blob(&self, repository: &str, digest: &Digest, again: bool) -> Result<Option<u64>> {
         let Some(size) = self.blob_size(repository, digest)? else { return Ok(None) };
         let sql = format!(
-            "UPDATE repository_blobs SET told = {}, seen_at = ?3
-             WHERE digest = ?2 AND repository = (SELECT id FROM repositories WHERE name = ?1)",
-            if again { "told" } else { ONE_MORE }
+            "UPDATE repository_blobs SET told = CASE WHEN ?5 THEN told ELSE {ONE_MORE} END, seen_at = ?3
+             WHERE digest = ?2 AND repository = (SELECT id FROM repositories WHERE name = ?1)"
         );
         let now = now();
-        let known = self.database().write_relaxed(|db| match again {
-            true => db.execute(&sql, (repository, digest.as_str(), now)),
-            false => db.execute(&sql, (repository, digest.as_str(), now, since(now))),
-        })?;
+        let known = self
+            .database()
+            .write_relaxed(|db| db.execute(&sql, (repository, digest.as_str(), now, since(now), again)))?;
         Ok((known > 0).then_some(size))
     }
 
@@ -160,19 +155,13 @@ impl Repositories {
     /// well. `false` if what it is shown through has gone meanwhile, and the blob with it. Does not wait for the disk: after a power
     /// cut it is shown as before.
     pub fn promise_shown(&self, repository: &str, digest: &Digest, size: u64) -> Result<bool> {
-        let told_at = self.database().write_relaxed(|db| {
-            let id = find_or_make(db, repository)?;
-            link(db, id, digest.as_str(), signed(size))
-        })?;
+        let told_at = self.database().write_relaxed(|db| show(db, repository, digest, size))?;
         self.stays(repository, digest, told_at)
     }
 
     /// As [`Repositories::promise_shown`], in a repository that did not show the blob; durable when this returns.
     pub fn mount_shown(&self, to: &str, digest: &Digest, size: u64) -> Result<bool> {
-        let told_at = self.database().write(|db| {
-            let id = find_or_make(db, to)?;
-            link(db, id, digest.as_str(), signed(size))
-        })?;
+        let told_at = self.database().write(|db| show(db, to, digest, size))?;
         self.stays(to, digest, told_at)
     }
 
@@ -355,6 +344,12 @@ fn find_or_make(db: &Transaction<'_>, repository: &str) -> rusqlite::Result<i64>
     }
     db.execute("INSERT INTO repositories (name, created_at) VALUES (?1, ?2)", (repository, now()))?;
     Ok(db.last_insert_rowid())
+}
+
+/// Shows a blob in a repository, which need not be there yet; see [`link`].
+fn show(db: &Transaction<'_>, repository: &str, digest: &Digest, size: u64) -> rusqlite::Result<i64> {
+    let id = find_or_make(db, repository)?;
+    link(db, id, digest.as_str(), signed(size))
 }
 
 /// The new number of those who were told of a blob of which somebody is told at `?3`; what was said before `?4` counts no more.
