@@ -1,6 +1,8 @@
 //! Checks what is neither layer nor image: compressed forms, unfinished blobs, repositories.
 
-use brig_oci::Document;
+use std::collections::HashMap;
+
+use brig_oci::{Digest, Document, Reference};
 
 use super::{Check, Finding};
 use crate::error::Result;
@@ -11,7 +13,8 @@ use crate::repositories::{UPLOAD, sound};
 /// Compressed forms: each can be had, and no other file is there.
 pub(super) fn packed(check: &mut Check<'_>) -> Result<()> {
     let (store, full) = (check.store, check.options.full);
-    packed::unsound(store, full, &mut |one| form(check, &one))?;
+    let mut names = None;
+    packed::unsound(store, full, &mut |one| form(check, &one, &mut names))?;
     for path in packed::stray_names(store)? {
         let finding = Finding::new("file", path.display(), "it is no compressed form of a layer");
         check.set_aside(finding, &path, true)?;
@@ -19,10 +22,10 @@ pub(super) fn packed(check: &mut Check<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The layer itself is whole, so that nothing but the exact bytes of the blob is lost.
-fn form(check: &mut Check<'_>, form: &Unsound) -> Result<()> {
+/// The layer itself is whole, so that nothing but the exact bytes of the blob is lost. `names` is filled in when it is needed.
+fn form(check: &mut Check<'_>, form: &Unsound, names: &mut Option<Names>) -> Result<()> {
     let finding = Finding::new("packed", &form.digest, form.why.clone());
-    let names = names_with(check, &form.digest);
+    let names = names.get_or_insert_with(|| names_by_layer(check)).get(&form.digest);
     let finding = match check.options.repair {
         true => {
             let kept = packed::lose(check.store, &form.digest)?;
@@ -32,25 +35,35 @@ fn form(check: &mut Check<'_>, form: &Unsound) -> Result<()> {
         false => finding,
     };
     let repair = if check.options.repair { "" } else { "brig system check --full --repair && " };
-    let advice: Vec<String> = names.iter().map(|name| format!("{repair}brig pull {name}")).collect();
+    let advice: Vec<String> = names.into_iter().flatten().map(|name| format!("{repair}brig pull {name}")).collect();
     let advice = (!advice.is_empty()).then(|| format!("to have its very bytes again: {}", advice.join("; ")));
     check.found(Finding { advice, ..finding });
     Ok(())
 }
 
-/// The names of images whose manifest lists a blob.
-fn names_with(check: &Check<'_>, blob: &brig_oci::Digest) -> Vec<String> {
-    let lists = |manifest: &brig_oci::Digest| {
+/// For each compressed layer the names of the images whose manifest lists it.
+type Names = HashMap<Digest, Vec<String>>;
+
+/// Reads every manifest once, however many forms are damaged.
+fn names_by_layer(check: &Check<'_>) -> Names {
+    let mut tags: HashMap<Digest, Vec<String>> = HashMap::new();
+    for tag in check.store.tags() {
+        let name = Reference::parse(&tag.name).map_or(tag.name.clone(), |name| name.familiar());
+        tags.entry(tag.image).or_default().push(name);
+    }
+    let mut names = Names::new();
+    for image in check.store.images() {
+        let (Some(tags), Some(manifest)) = (tags.get(&image.id), &image.manifest) else { continue };
         let bytes = check.store.read_blob(manifest).ok();
-        match bytes.and_then(|bytes| Document::parse(&bytes, None).ok()) {
-            Some(Document::Manifest(manifest)) => manifest.layers.iter().any(|layer| layer.digest == *blob),
-            _ => false,
+        let Some(Document::Manifest(manifest)) = bytes.and_then(|bytes| Document::parse(&bytes, None).ok()) else {
+            continue;
+        };
+        for layer in manifest.layers {
+            let known = names.entry(layer.digest).or_default();
+            known.extend(tags.iter().filter(|name| !known.contains(name)).cloned().collect::<Vec<_>>());
         }
-    };
-    let images = check.store.images().into_iter();
-    let images: Vec<_> = images.filter(|image| image.manifest.as_ref().is_some_and(lists)).collect();
-    let tags = check.store.tags().into_iter().filter(|tag| images.iter().any(|image| image.id == tag.image));
-    tags.map(|tag| brig_oci::Reference::parse(&tag.name).map_or(tag.name.clone(), |name| name.familiar())).collect()
+    }
+    names
 }
 
 /// Unfinished blobs: files that somebody may go on with, and nothing else.

@@ -94,7 +94,7 @@ pub(super) fn is_lost(store: &Store, digest: &Digest) -> Result<bool> {
     let files = &store.inner.packer.files;
     for _ in 0..2 {
         let Some(row) = tables::find(database, digest)? else {
-            return Ok(tables::lost(database)?.contains(digest));
+            return tables::is_lost(database, digest);
         };
         if quick_problem(files, &row).is_none() {
             return Ok(false);

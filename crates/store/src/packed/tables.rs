@@ -122,6 +122,12 @@ pub(super) fn lose(database: &Database, digest: &Digest) -> Result<()> {
     })
 }
 
+/// Whether a form was lost.
+pub(super) fn is_lost(database: &Database, digest: &Digest) -> Result<bool> {
+    database
+        .read(|db| db.prepare_cached("SELECT 1 FROM store_packed_lost WHERE digest = ?1")?.exists([digest.as_str()]))
+}
+
 /// The forms that were lost.
 pub(super) fn lost(database: &Database) -> Result<Vec<Digest>> {
     database.read(|db| {
