@@ -386,3 +386,33 @@ fn a_tar_that_is_damaged_puts_its_layer_out_of_use() {
     assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::InvalidData);
     assert_eq!(store.layer(&layer.chain_id), None);
 }
+
+/// The worker reads whichever layer with the right diff id is whole, and puts the one out of use that is not.
+#[test]
+fn a_blob_whose_first_layer_is_damaged_is_made_from_another() {
+    let (dir, store) = common::open();
+    let _lease = Lease::begin(&store);
+    let tar = tar(7);
+    let below = common::layer(&store, &common::Tar::new().file("below", b"below").finish(), None);
+    let layers = [common::layer(&store, &tar, None), common::layer(&store, &tar, Some(&below.chain_id))];
+    // The worker asks them in the order of their ids.
+    let (bad, good) =
+        if layers[0].chain_id < layers[1].chain_id { (&layers[0], &layers[1]) } else { (&layers[1], &layers[0]) };
+    let file = common::diff(&store, &bad.chain_id).join("dir/file3");
+    let length = file.metadata().unwrap().len();
+    // Not in a file that both may share.
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, vec![b'x'; usize::try_from(length).unwrap()]).unwrap();
+    let blob = gzip_program(&tar, 6);
+    let digest = sha256_of(&blob);
+    let partial = store.partials().open("blob").unwrap();
+    partial.append(&blob).unwrap();
+    Packed::of(&store).keep(partial, &digest, &bad.diff_id, "application/x").unwrap();
+    Packed::of(&store).wait();
+    let forms = Packed::of(&store).forms(&bad.diff_id).unwrap();
+    assert!(forms.iter().all(|form| form.has_recipe), "{forms:?}");
+    assert!(store.layer(&good.chain_id).is_some());
+    assert!(store.layer(&bad.chain_id).is_none(), "it is brought anew");
+    assert!(read(&store, &digest) == blob);
+    drop(dir);
+}

@@ -7,9 +7,12 @@
 //! cut files may be older than their rows say: what is missing or does not have its digest counts as never kept.
 
 mod blob;
+mod retry;
 mod sound;
 mod stored;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::collections::HashSet;

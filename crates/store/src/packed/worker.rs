@@ -1,6 +1,7 @@
 //! The thread that looks for recipes: one blob at a time, at the lowest priority, and only while nothing urgent runs.
 //! Owns the order: recipe written and synced, seen to make the very blob, recorded, and only then the blob goes.
 //! On the way it finds layers whose files are not those of their diff id, and has them put out of use.
+//! What fails for a reason that is not its own is tried again later, a few times.
 //! Must not hold the store for longer than that takes: it ends when the store is closed, and goes on at the next opening.
 
 use std::collections::HashSet;
@@ -9,7 +10,7 @@ use std::io::{BufWriter, Read, Write};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use brig_oci::Digest;
 use brig_sys::memory;
@@ -17,6 +18,7 @@ use brig_sys::process::{Scheduling, set_io_priority, set_scheduling_of};
 use rustix::fs::{Mode, OFlags};
 
 use super::blob::LayerBlob;
+use super::retry::Retries;
 use super::tables::{self, State};
 use super::{BLOB, Files, Form, NEW};
 use crate::check::marks::Damage;
@@ -37,6 +39,8 @@ const IDLE_IO: u8 = 3;
 const KEPT_MEMORY: usize = 16 << 20;
 /// How long none is moved before that is looked at.
 const CALM: Duration = Duration::from_secs(2);
+/// After so long what has failed is tried again for the first time.
+const FIRST_RETRY: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(30) };
 /// A recipe longer than one in this many bytes of the blob is not worth the work of using it.
 const WORTHLESS: u64 = 2;
 
@@ -80,6 +84,19 @@ impl Shared {
         let state = self.state();
         let waiting = |state: &mut Work| state.pauses > 0 && !state.closing;
         !self.changed.wait_while(state, waiting).unwrap_or_else(PoisonError::into_inner).closing
+    }
+
+    /// Waits until something is handed in, or until `again`; what was handed in by then, `None` when it is time to end.
+    fn wait_for_work(&self, again: Option<Instant>) -> Option<u64> {
+        let state = self.state();
+        let is_idle = |state: &mut Work| state.done >= state.wanted && !state.closing;
+        let state = match again.map(|again| again.saturating_duration_since(Instant::now())) {
+            None => self.changed.wait_while(state, is_idle).unwrap_or_else(PoisonError::into_inner),
+            Some(left) => {
+                self.changed.wait_timeout_while(state, left, is_idle).unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+        (!state.closing).then_some(state.wanted)
     }
 
     /// Whoever waits for the thread lends it an ordinary priority: on a busy machine the lowest one means never.
@@ -195,30 +212,31 @@ fn run(shared: &Shared, files: &Files, database: &Database) {
     if let Err(error) = set_io_priority(IDLE_IO, 0) {
         tracing::debug!("packing reads and writes with ordinary priority: {error}");
     }
-    // What failed for another reason than its own content is tried again at the next opening.
-    let mut failed: HashSet<Digest> = HashSet::new();
-    loop {
-        let state = shared.state();
-        let is_idle = |state: &mut Work| state.done >= state.wanted && !state.closing;
-        let state = shared.changed.wait_while(state, is_idle).unwrap_or_else(PoisonError::into_inner);
-        if state.closing {
-            return;
-        }
-        let upto = state.wanted;
-        drop(state);
-        let waiting = tables::waiting(database).unwrap_or_else(|error| {
-            tracing::warn!("cannot find out which layers are to be packed: {error}");
-            Vec::new()
-        });
-        for form in waiting.into_iter().filter(|form| !failed.contains(&form.digest)).collect::<Vec<_>>() {
-            let mut job = Job { shared, files, database, form: &form };
-            match job.run() {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => {
-                    tracing::warn!("layer {} stays as it came: {error}", form.digest);
-                    failed.insert(form.digest.clone());
+    // The list of what waits has no digest.
+    let mut retries: Retries<Option<Digest>> = Retries::new(FIRST_RETRY);
+    while let Some(upto) = shared.wait_for_work(retries.next()) {
+        match tables::waiting(database) {
+            Ok(waiting) => {
+                let digests: HashSet<&Digest> = waiting.iter().map(|form| &form.digest).collect();
+                retries.retain(|failed| failed.as_ref().is_some_and(|digest| digests.contains(digest)));
+                drop(digests);
+                for form in waiting {
+                    if !retries.is_due(&Some(form.digest.clone()), Instant::now()) {
+                        continue;
+                    }
+                    match (Job { shared, files, database, form: &form }).run() {
+                        Ok(true) => retries.retain(|failed| failed.as_ref() != Some(&form.digest)),
+                        Ok(false) => return,
+                        Err(error) => {
+                            tracing::warn!("layer {} stays as it came for now: {error}", form.digest);
+                            retries.note(Some(form.digest), Instant::now());
+                        }
+                    }
                 }
+            }
+            Err(error) => {
+                tracing::warn!("cannot find out which layers are to be packed: {error}");
+                retries.note(None, Instant::now());
             }
         }
         shared.state().done = upto;
@@ -248,14 +266,18 @@ impl Job<'_> {
             return Ok(true);
         }
         let outcome = self.try_recipe(blob, &new);
-        if !matches!(outcome, Ok(Outcome::Works)) {
+        if !matches!(outcome, Ok(Outcome::Works(_))) {
             self.files.remove(&new)?;
         }
         match outcome? {
-            Outcome::Works => self.take_recipe(&new).map(|()| true),
+            Outcome::Works(others) => {
+                self.take_recipe(&new)?;
+                // One from which it could not be made may be why somebody cannot have it.
+                Ok(!matches!(self.sound_layers(&others)?, Sound::Stopped))
+            }
             Outcome::Fails(why) => {
                 // It may be for want of a recipe, or because the layer is not what it should be.
-                match self.sound_layers()? {
+                match self.sound_layers(&tables::chains(self.database, &self.form.diff_id)?)? {
                     Sound::Some => {}
                     Sound::None => return Ok(true),
                     Sound::Stopped => return Ok(false),
@@ -303,36 +325,55 @@ impl Job<'_> {
         file.sync_all().map_err(|error| self.files.failed("fsync", new, error))?;
         drop(file);
         let outcome = self.verify(new)?;
-        if let Outcome::Works = outcome {
+        if let Outcome::Works(_) = outcome {
             let (packed, recipe) = (self.form.size_bytes, analysed.recipe_bytes);
             tracing::debug!("layer {}: {recipe} bytes in place of {packed}, {}", self.form.digest, analysed.encoder);
         }
         Ok(outcome)
     }
 
-    /// Makes the blob from the layer as it lies here, and looks whether it is the same.
+    /// Makes the blob from the layer as it lies here, and looks whether it is the same; if it is not, from the next with this
+    /// diff id.
     fn verify(&self, new: &str) -> Result<Outcome> {
         let chains = tables::chains(self.database, &self.form.diff_id)?;
-        if chains.is_empty() {
-            return Ok(Outcome::NoLayer);
+        let (mut others, mut why) = (Vec::new(), "its layer's tar cannot be made again".to_owned());
+        let mut failed = None;
+        for chain in &chains {
+            match self.verify_from(chain, new) {
+                Ok(Some(Outcome::Works(_))) => return Ok(Outcome::Works(others)),
+                Ok(Some(Outcome::Fails(text))) => {
+                    others.push(chain.clone());
+                    why = text;
+                }
+                Ok(Some(outcome)) => return Ok(outcome),
+                Ok(None) => {}
+                Err(error) => failed = Some(error),
+            }
         }
-        let open = |chain: &Digest| LayerTar::open(&self.files.layers.join(chain.hex()), &self.form.diff_id, None);
-        let Some(tar) = chains.iter().find_map(|chain| open(chain).transpose()) else {
-            return Ok(Outcome::Fails("its layer's tar cannot be made again".into()));
-        };
-        let tar = tar?;
-        let Some(recipe) = self.files.open(new)? else { return Ok(Outcome::NoLayer) };
+        match failed {
+            // What cannot be read now may be what it can be made from.
+            Some(error) => Err(error),
+            None if chains.is_empty() => Ok(Outcome::NoLayer),
+            None => Ok(Outcome::Fails(why)),
+        }
+    }
+
+    /// As [`Job::verify`], of one layer; `None` if that has no tar.
+    fn verify_from(&self, chain: &Digest, new: &str) -> Result<Option<Outcome>> {
+        let tar = LayerTar::open(&self.files.layers.join(chain.hex()), &self.form.diff_id, None)?;
+        let Some(tar) = tar else { return Ok(None) };
+        let Some(recipe) = self.files.open(new)? else { return Ok(Some(Outcome::NoLayer)) };
         let made = match brig_deflate::rebuild(tar, std::io::BufReader::new(recipe), 1) {
             Ok(made) => made,
-            Err(error) => return Ok(Outcome::Fails(error.to_string())),
+            Err(error) => return Ok(Some(Outcome::Fails(error.to_string()))),
         };
         let made = LayerBlob::new(made, &self.form.digest, self.form.size_bytes);
-        Ok(match self.read_through(made)? {
+        Ok(Some(match self.read_through(made)? {
             None => Outcome::Stopped,
             // Of the whole tar, which has its digest.
-            Some(Ok(())) => Outcome::Works,
+            Some(Ok(())) => Outcome::Works(Vec::new()),
             Some(Err(error)) => Outcome::Fails(error.to_string()),
-        })
+        }))
     }
 
     /// Reads everything; `None` when it is time to end.
@@ -350,10 +391,10 @@ impl Job<'_> {
         }
     }
 
-    /// Makes the tar of each layer that this is a form of, and puts those out of use that have not the right one.
-    fn sound_layers(&self) -> Result<Sound> {
+    /// Makes the tar of each of these layers, which it is a form of, and puts those out of use that have not the right one.
+    fn sound_layers(&self, chains: &[Digest]) -> Result<Sound> {
         let mut sound = Sound::None;
-        for chain in tables::chains(self.database, &self.form.diff_id)? {
+        for chain in chains {
             // One without a recipe is for a check to tell.
             let Some(tar) = LayerTar::open(&self.files.layers.join(chain.hex()), &self.form.diff_id, None)? else {
                 sound = Sound::Some;
@@ -364,7 +405,7 @@ impl Job<'_> {
                 Some(Ok(())) => sound = Sound::Some,
                 Some(Err(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
                     let Some(inner) = self.shared.store.get().and_then(Weak::upgrade) else { continue };
-                    sources::condemn(&Store { inner }, &chain, Damage { why: error.to_string(), usable: false })?;
+                    sources::condemn(&Store { inner }, chain, Damage { why: error.to_string(), usable: false })?;
                 }
                 Some(Err(error)) => return Err(Error::io(format!("read layer {chain}"), error)),
             }
@@ -395,8 +436,8 @@ impl Job<'_> {
 }
 
 enum Outcome {
-    /// The recipe makes the blob.
-    Works,
+    /// The recipe makes the blob; from these layers, which were tried before, it does not.
+    Works(Vec<Digest>),
     /// There is none.
     Fails(String),
     /// The blob is not what it should be.
