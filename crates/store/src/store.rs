@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use crate::catalog::{Catalog, LayerInfo, SCHEMA};
 use crate::copy::Copier;
 use crate::database::Database;
-use crate::digest;
+use crate::digest::{self, Hasher, HashingReader};
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layer::LayerIngest;
@@ -315,6 +315,20 @@ impl Inner {
     }
 }
 
+/// Whether the bytes of a blob that is here are those of its digest. Reads all of them.
+pub(crate) fn is_sound(store: &Store, digest: &Digest) -> bool {
+    let hashed = store.open_blob(digest).ok().map(|(file, _)| HashingReader::new(file, Hasher::like(digest)));
+    hashed.is_some_and(|mut file| std::io::copy(&mut file, &mut std::io::sink()).is_ok() && file.finish() == *digest)
+}
+
+/// Whether these very bytes are here already: what was damaged without becoming shorter is put right by whoever has it.
+fn holds(store: &Store, digest: &Digest, bytes: &[u8]) -> bool {
+    let size = bytes.len() as u64;
+    let Some((file, _)) = store.open_blob(digest).ok().filter(|(_, length)| *length == size) else { return false };
+    let mut known = Vec::with_capacity(bytes.len());
+    std::io::Read::read_to_end(&mut std::io::Read::take(file, size + 1), &mut known).is_ok() && known == bytes
+}
+
 fn store_blobs(store: &Store, blobs: &[(&Digest, &[u8])]) -> Result<()> {
     let mut new: Vec<durable::NewFile<'_>> = Vec::with_capacity(blobs.len());
     for (digest, bytes) in blobs {
@@ -323,7 +337,7 @@ fn store_blobs(store: &Store, blobs: &[(&Digest, &[u8])]) -> Result<()> {
             return Err(Error::invalid(format!("blob of {size} bytes: at most {MAX_BLOB_SIZE} are kept whole")));
         }
         lease::arrives(store, digest);
-        if store.blob_size(digest) != Some(size) && new.iter().all(|file| file.name != digest.hex()) {
+        if !holds(store, digest, bytes) && new.iter().all(|file| file.name != digest.hex()) {
             let (directory, path) = (store.inner.blobs(digest).as_fd(), store.inner.blob_path(digest));
             let temporary = durable::unique_name()?;
             new.push(durable::NewFile { temporary, directory, name: digest.hex(), path, bytes });

@@ -2,6 +2,7 @@
 //! What holds data is never deleted here: it goes to the quarantine, or stays and is reported.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -37,7 +38,16 @@ pub(crate) fn clear_the_way(root: &Path, quarantine: &Quarantine) -> Result<()> 
         "containers",
         "volumes",
     ];
-    let files = ["reserve", "brig.db-wal", "brig.db-shm"];
+    let files = [
+        "reserve",
+        "brig.db-wal",
+        "brig.db-shm",
+        "brig.db.copy",
+        "brig.db.copy.new",
+        "rescue",
+        "rescue.new",
+        "rescue.db",
+    ];
     let wrong = |name: &str, is_right: fn(&std::fs::Metadata) -> bool| {
         let path = root.join(name);
         // Links are followed: an administrator may have put a directory on another disk.
@@ -70,7 +80,7 @@ pub(crate) fn clear_lock(root: &Path) -> Result<()> {
 pub(crate) fn sweep(store: &Store) -> Result<()> {
     let Inner { root, dirs, trash, .. } = &*store.inner;
     for name in trash::names(dirs.ingest.as_fd(), &root.join("ingest"))? {
-        trash.take(dirs.ingest.as_fd(), &name)?;
+        trash.take(dirs.ingest.as_fd(), &name).map(drop).unwrap_or_else(left);
     }
     uploads(store)?;
     layers(store)?;
@@ -80,6 +90,11 @@ pub(crate) fn sweep(store: &Store) -> Result<()> {
         found::take_up(store)?;
     }
     writable_layers(store)
+}
+
+/// What cannot be moved, for whatever reason of the file system's, keeps nothing from opening.
+fn left(error: Error) {
+    tracing::error!("what an earlier process left stays for now: {error}");
 }
 
 /// Uploads to a registry are forgotten before their bytes go; without its id nobody can go on with one.
@@ -203,28 +218,33 @@ fn images(store: &Store) -> Result<()> {
     Ok(())
 }
 
-/// A writable layer without a row: its row was lost, for a removal takes the directory first. One in which nothing was
-/// written goes, any other is somebody's data.
+/// A writable layer without a row: its row was lost, for a removal takes the directory first.
 fn writable_layers(store: &Store) -> Result<()> {
-    let Inner { root, dirs, trash, quarantine, .. } = &*store.inner;
+    let Inner { root, dirs, .. } = &*store.inner;
     for name in trash::names(dirs.active.as_fd(), &root.join("active"))? {
-        if name.to_str().is_some_and(|name| store.catalog().active.contains_key(name)) {
-            continue;
+        if !name.to_str().is_some_and(|name| store.catalog().active.contains_key(name)) {
+            unknown_writable_layer(store, &name).unwrap_or_else(left);
         }
-        let path = root.join("active").join(&name);
-        let stat = rustix::fs::statat(&dirs.active, &name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|errno| Error::io(format!("stat {}", path.display()), errno))?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-            tracing::warn!("{} is not a writable layer: it is left alone", path.display());
-        } else if std::fs::read_dir(path.join("upper")).map_or(true, |mut entries| entries.next().is_none()) {
-            trash.take(dirs.active.as_fd(), &name)?;
-        } else if let Some(moved) = quarantine.take(dirs.active.as_fd(), &name, "active")? {
-            tracing::error!(
-                "the writable layer {} belongs to no container: it is kept as {}",
-                path.display(),
-                moved.display()
-            );
-        }
+    }
+    Ok(())
+}
+
+/// One in which nothing was written goes, any other is somebody's data.
+fn unknown_writable_layer(store: &Store, name: &OsStr) -> Result<()> {
+    let Inner { root, dirs, trash, quarantine, .. } = &*store.inner;
+    let path = root.join("active").join(name);
+    let stat = rustix::fs::statat(&dirs.active, name, AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(|errno| Error::io(format!("stat {}", path.display()), errno))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        tracing::warn!("{} is not a writable layer: it is left alone", path.display());
+    } else if std::fs::read_dir(path.join("upper")).map_or(true, |mut entries| entries.next().is_none()) {
+        trash.take(dirs.active.as_fd(), name)?;
+    } else if let Some(moved) = quarantine.take(dirs.active.as_fd(), name, "active")? {
+        tracing::error!(
+            "the writable layer {} belongs to no container: it is kept as {}",
+            path.display(),
+            moved.display()
+        );
     }
     Ok(())
 }

@@ -292,3 +292,86 @@ fn what_a_lost_container_wrote_is_kept() {
     assert_eq!(common::count(&Store::open(&root).unwrap(), "active"), 0);
     assert_eq!(quarantined(&root, "active").len(), 1);
 }
+
+/// A blob of the right length and the wrong bytes: whoever has the right ones puts them in its place.
+#[test]
+fn a_damaged_blob_is_mended_by_whoever_brings_it_again() {
+    let (dir, store) = common::open();
+    let bytes = b"what it should be".to_vec();
+    let digest = store.put_blob(&bytes).unwrap();
+    let path = dir.path().join("v1/blobs/sha256").join(digest.hex());
+    let damage = || std::fs::write(&path, vec![b'x'; bytes.len()]).unwrap();
+    damage();
+    store.put_blob(&bytes).unwrap();
+    assert_eq!(store.read_blob(&digest).unwrap(), bytes, "stored again");
+    damage();
+    let partial = store.partials().open("again").unwrap();
+    partial.append(&bytes).unwrap();
+    assert_eq!(partial.commit(&digest).unwrap(), bytes.len() as u64);
+    assert_eq!(store.read_blob(&digest).unwrap(), bytes, "arrived again");
+    assert!(store.partials().list().unwrap().is_empty());
+    // One that is whole is left as it is.
+    let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&path.metadata().unwrap());
+    let before = inode(&path);
+    store.put_blob(&bytes).unwrap();
+    let partial = store.partials().open("again").unwrap();
+    partial.append(&bytes).unwrap();
+    partial.commit(&digest).unwrap();
+    assert_eq!(inode(&path), before);
+}
+
+/// Directories where unfinished blobs are kept, and one where the database's copy is made: stray, old, and in nobody's way.
+#[test]
+fn directories_among_files_keep_nobody_from_opening_or_collecting() {
+    let example = example(true);
+    let (_dir, root) = copy(&example.root);
+    for name in ["partial/load-stray", "partial/stray", "partial/stray.map", "brig.db.copy.new", "rescue"] {
+        std::fs::create_dir(root.join(name)).unwrap();
+    }
+    std::fs::write(root.join("partial/load-file"), b"part of an archive").unwrap();
+    std::fs::remove_file(root.join("brig.db.copy")).unwrap();
+    std::fs::create_dir_all(root.join("brig.db.copy/full")).unwrap();
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(30 * 24 * 3600);
+    for name in ["partial/load-stray", "partial/stray"] {
+        std::fs::File::open(root.join(name)).unwrap().set_modified(old).unwrap();
+    }
+    let store = nothing_lost(&root, &example);
+    assert!(!root.join("partial/load-file").exists(), "nobody can go on with that");
+    store.gc(&[]).unwrap();
+    store.upkeep().prune().unwrap();
+    store.upkeep().settle().unwrap();
+    assert!(copied(&root, "docker.io/library/named:latest"));
+}
+
+/// What cannot be removed, for whatever reason, is said and left.
+#[test]
+fn what_cannot_be_removed_keeps_nobody_from_opening() {
+    let example = example(true);
+    let (_dir, root) = copy(&example.root);
+    let stuck = [root.join("ingest/stuck"), root.join("active/stuck"), root.join("active/full")];
+    let mark = |on: bool| {
+        stuck.iter().all(|path| {
+            let directory = std::fs::File::open(path).unwrap();
+            let Ok(flags) = rustix::fs::ioctl_getflags(&directory) else { return false };
+            let immutable = rustix::fs::IFlags::IMMUTABLE;
+            rustix::fs::ioctl_setflags(&directory, if on { flags | immutable } else { flags - immutable }).is_ok()
+        })
+    };
+    stuck.iter().for_each(|path| std::fs::create_dir_all(path.join("upper")).unwrap());
+    std::fs::write(root.join("active/full/upper/precious"), b"precious").unwrap();
+    if !mark(true) {
+        mark(false);
+        brig_tests::skip::skip(
+            "what_cannot_be_removed_keeps_nobody_from_opening",
+            "files cannot be made immutable here",
+        );
+        return;
+    }
+    let opened = std::panic::catch_unwind(|| drop(nothing_lost(&root, &example)));
+    let left = stuck.iter().all(|path| path.exists());
+    assert!(mark(false));
+    assert!(opened.is_ok() && left);
+    drop(nothing_lost(&root, &example));
+    assert!(stuck.iter().all(|path| !path.exists()));
+    assert!(quarantined(&root, "active").iter().any(|path| path.join("upper/precious").exists()));
+}
