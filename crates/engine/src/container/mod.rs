@@ -478,23 +478,23 @@ impl Containers {
         exec::inspect(&handle, exec_id).await
     }
 
-    /// Some container that has a live process or will have one by its restart policy.
-    fn living(&self) -> Option<Arc<Handle>> {
+    /// Some container for which something is being done though nobody asks.
+    fn in_need(&self) -> Option<Arc<Handle>> {
         // What its task has left behind, if that is gone, says nothing.
-        let goes_on = |handle: &Arc<Handle>| handle.views.has_changed().is_ok() && handle.view().goes_on();
-        self.shared.index.handles().into_iter().find(goes_on)
+        let needs = |handle: &Arc<Handle>| handle.views.has_changed().is_ok() && handle.view().needs_care();
+        self.shared.index.handles().into_iter().find(needs)
     }
 
-    /// Whether no container has a live process nor will have one by its restart policy.
+    /// Whether no container has a live process, will have one by its restart policy, or is being removed.
     pub fn are_at_rest(&self) -> bool {
-        self.living().is_none()
+        self.in_need().is_none()
     }
 
-    /// Waits until no container has a live process nor will have one by its restart policy.
+    /// Waits until no container has a live process, will have one by its restart policy, or is being removed.
     pub async fn at_rest(&self) {
-        while let Some(handle) = self.living() {
+        while let Some(handle) = self.in_need() {
             // It fails when the container is gone altogether, which is as good.
-            handle.views.clone().wait_for(|view| !view.goes_on()).await.ok();
+            handle.views.clone().wait_for(|view| !view.needs_care()).await.ok();
         }
     }
 }

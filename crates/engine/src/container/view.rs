@@ -60,4 +60,57 @@ impl View {
     pub fn goes_on(&self) -> bool {
         !self.removed && (self.status.is_alive() || self.status == Status::Restarting)
     }
+
+    /// Whether something is, or is about to be, done for it though nobody asks: it goes on, or goes away as `--rm` wants.
+    pub fn needs_care(&self) -> bool {
+        let has_ended = self.exits > 0 || self.failed_starts > 0;
+        let is_going = match self.status {
+            Status::Removing => true,
+            Status::Created | Status::Exited => has_ended && self.record.host_config.auto_remove,
+            Status::Running | Status::Paused | Status::Restarting | Status::Dead => false,
+        };
+        self.goes_on() || is_going && !self.removed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(auto_remove: bool) -> View {
+        let record = Record {
+            id: "0".repeat(64),
+            name: "one".into(),
+            created: ZERO_TIME.into(),
+            image: String::new(),
+            image_id: String::new(),
+            chain: None,
+            platform: "linux/amd64".into(),
+            config: brig_api::container::Config::default(),
+            host_config: brig_api::container::HostConfig { auto_remove, ..Default::default() },
+            endpoint: None,
+            mounts: Vec::new(),
+            path: "true".into(),
+            args: Vec::new(),
+            restart_count: 0,
+            stopped_by_user: false,
+            run: None,
+            start_error: None,
+            was_started: true,
+        };
+        View { status: Status::Exited, exits: 1, ..View::created(Arc::new(record)) }
+    }
+
+    #[test]
+    fn what_is_about_to_be_removed_needs_care_until_it_is_gone() {
+        assert!(!ended(false).needs_care());
+        assert!(ended(true).needs_care(), "its process has ended, but it is still there");
+        assert!(View { status: Status::Removing, ..ended(false) }.needs_care());
+        assert!(!View { status: Status::Removing, removed: true, ..ended(true) }.needs_care());
+        assert!(!View { status: Status::Dead, ..ended(true) }.needs_care(), "nothing more is tried by itself");
+        let new = View { status: Status::Created, exits: 0, ..ended(true) };
+        assert!(!new.needs_care(), "it was never started");
+        assert!(View { failed_starts: 1, ..new }.needs_care());
+        assert!(View { status: Status::Restarting, ..ended(false) }.needs_care());
+    }
 }
