@@ -316,7 +316,6 @@ fn the_table_heals_and_connections_survive() {
         "nft flush ruleset",
     ] {
         run(&bed.host, command);
-        let start = Instant::now();
         eventually(command, || {
             let text = ruleset(&bed);
             text.contains("policy drop")
@@ -324,8 +323,6 @@ fn the_table_heals_and_connections_survive() {
                 && text.contains("tcp . 8080 : 172.17.0.2 . 80")
                 && text.matches("accept").count() == before.matches("\"accept\"").count()
         });
-        println!("{command}: healed within {:?}", start.elapsed());
-        assert!(start.elapsed() < Duration::from_secs(1), "{command}");
         ask(&bed.neighbour, "10.99.0.1:8080").expect("published");
         ask(&bed.neighbour, "10.99.0.1:9090").expect_err("published on 127.0.0.1 only");
         ask(&bed.neighbour, "172.17.0.2:80").expect_err("not directly");
@@ -403,49 +400,4 @@ fn two_networks_with_two_tables_share_a_host() {
     ask(&bed.host, "127.0.0.1:8080").expect("the other is untouched");
     let bad = Config { table: "a b".to_owned(), ..Config::default() };
     assert_eq!(Network::new(bad).expect_err("name").kind, ErrorKind::Invalid);
-}
-
-#[test]
-fn time_of_attach_and_detach() {
-    let bed = Bed::new();
-    // As the daemon does: on a thread that is in the host's namespace, without namespaces dying all the time.
-    let (plain, published, detach) = netns::inside(bed.host.as_fd(), || measure(&bed)).expect("inside");
-    println!("median attach without ports: {plain:?}");
-    println!("median attach with one port: {published:?}");
-    println!("median detach:               {detach:?}");
-    // The kernel's own work is about half a millisecond; far more means that something waits on the way.
-    assert!(
-        plain < Duration::from_millis(20)
-            && published < Duration::from_millis(20)
-            && detach < Duration::from_millis(20)
-    );
-}
-
-fn measure(bed: &Bed) -> (Duration, Duration, Duration) {
-    let mut times = (Vec::new(), Vec::new(), Vec::new());
-    let mut kept = Vec::new();
-    for n in 0..60u16 {
-        let netns = netns::create().expect("namespace");
-        let address = format!("172.17.1.{}/16", n + 1);
-        let ports: &[_] = if n % 2 == 0 { &[] } else { &[publish("0.0.0.0", 10_000 + n, 80, Tcp)] };
-        let endpoint = bed.endpoint("br0", &address, ports);
-        let start = Instant::now();
-        bed.network.attach(netns.as_fd(), &endpoint).expect("attach");
-        if n % 2 == 0 {
-            times.0.push(start.elapsed())
-        } else {
-            times.1.push(start.elapsed())
-        }
-        kept.push((netns, endpoint));
-    }
-    for (_, endpoint) in &kept {
-        let start = Instant::now();
-        bed.network.detach(endpoint).expect("detach");
-        times.2.push(start.elapsed());
-    }
-    let median = |mut times: Vec<Duration>| {
-        times.sort();
-        times[times.len() / 2]
-    };
-    (median(times.0), median(times.1), median(times.2))
 }
