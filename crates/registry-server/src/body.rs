@@ -36,6 +36,8 @@ pub(crate) enum Body {
     Whole(Option<Bytes>),
     /// A part of a file.
     File(FilePart),
+    /// Much of what is in memory.
+    Held(Held),
     /// What is made while it is sent.
     Made(Made),
 }
@@ -50,6 +52,11 @@ impl Body {
     pub(crate) fn whole(bytes: impl Into<Bytes>) -> Body {
         let bytes = bytes.into();
         Body::Whole((!bytes.is_empty()).then_some(bytes))
+    }
+
+    /// What is in memory while it is sent, and the turn for that.
+    pub(crate) fn held(bytes: impl Into<Bytes>, turn: Turn) -> Body {
+        Body::Held(Held { left: bytes.into(), turn: Some(turn) })
     }
 
     /// The bytes of `file` from `start` to `end`.
@@ -68,6 +75,25 @@ impl Body {
             }
         });
         Body::Made(Made { pieces, left: end.saturating_sub(start) })
+    }
+}
+
+/// Bytes in memory. They are given out in copies of a piece each: what the connection still has to send of those does not keep the
+/// whole in memory when the turn is over.
+pub(crate) struct Held {
+    left: Bytes,
+    turn: Option<Turn>,
+}
+
+impl Held {
+    fn next(&mut self) -> Option<io::Result<Bytes>> {
+        let piece = self.left.split_to(self.left.len().min(SMALL));
+        let piece = (!piece.is_empty()).then(|| Ok(Bytes::copy_from_slice(&piece)));
+        if self.left.is_empty() {
+            self.left = Bytes::new();
+            self.turn = None;
+        }
+        piece
     }
 }
 
@@ -163,6 +189,7 @@ impl HttpBody for Body {
         let piece = match self.get_mut() {
             Body::Whole(bytes) => bytes.take().map(Ok),
             Body::File(part) => ready!(part.poll(context)),
+            Body::Held(held) => held.next(),
             Body::Made(made) => ready!(made.poll(context)),
         };
         Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
@@ -176,6 +203,7 @@ impl HttpBody for Body {
         SizeHint::with_exact(match self {
             Body::Whole(bytes) => bytes.as_ref().map_or(0, |bytes| bytes.len() as u64),
             Body::File(part) => part.end.saturating_sub(part.at),
+            Body::Held(held) => held.left.len() as u64,
             Body::Made(made) => made.left,
         })
     }
@@ -249,5 +277,29 @@ impl Pieces {
             let text = format!("so large a body must be here within {} seconds", self.patience.as_secs());
             Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "SIZE_INVALID", text))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_in_memory_keeps_its_turn_until_the_last_of_it_is_taken() {
+        const PATIENCE: Duration = Duration::from_millis(10);
+        let turns = Turns::new(1, 1);
+        let client = IpAddr::from([127, 0, 0, 1]);
+        let text: Vec<u8> = (0..SMALL * 2 + 1).map(|n| n as u8).collect();
+        let mut body = Body::held(text.clone(), turns.take(client, PATIENCE).await.unwrap());
+        let mut taken = Vec::new();
+        while taken.len() < text.len() {
+            assert!(turns.take(client, PATIENCE).await.is_err());
+            assert_eq!(body.size_hint().exact(), Some((text.len() - taken.len()) as u64));
+            let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
+            assert!(piece.len() <= SMALL);
+            taken.extend_from_slice(&piece);
+        }
+        assert!(taken == text && turns.take(client, PATIENCE).await.is_ok());
+        assert!(body.frame().await.is_none());
     }
 }

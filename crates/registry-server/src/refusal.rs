@@ -3,7 +3,7 @@
 
 use brig_oci::Digest;
 use brig_store::ErrorKind;
-use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -88,6 +88,11 @@ impl Refusal {
 
     pub(crate) fn unsupported(why: impl Into<String>) -> Refusal {
         Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", why)
+    }
+
+    /// The client may ask again after so many seconds.
+    pub(crate) fn too_many(why: impl Into<String>, seconds: &str) -> Refusal {
+        Refusal::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", why).header(RETRY_AFTER, seconds)
     }
 
     pub(crate) fn not_found() -> Refusal {

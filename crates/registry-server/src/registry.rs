@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use brig_store::{Repositories, Store};
+use brig_store::{Repositories, Store, UploadLimits};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
@@ -28,6 +28,12 @@ const MAKING: usize = 128;
 
 /// How many large manifests (up to 4 MiB) may be in memory.
 const LARGE: usize = 64;
+
+/// How many long lists may be in memory: up to some 2.5 MB each.
+const LISTING: usize = 32;
+
+/// How many uploads may be under way; each is a row, and a file once something was sent.
+const UPLOADS: u64 = 1 << 16;
 
 /// How many passwords are compared at once.
 const COMPARING: usize = 8;
@@ -83,8 +89,12 @@ pub(crate) struct Inner {
     pub(crate) making: Turns,
     /// Whose large manifests are in memory.
     pub(crate) large: Turns,
+    /// Whose long lists are in memory.
+    pub(crate) listing: Turns,
     /// Whose passwords are compared.
     pub(crate) comparing: Turns,
+    /// How many uploads may be begun and not ended.
+    pub(crate) uploads: UploadLimits,
     /// Manifests that are taken in at once: layers are unpacked for them.
     pub(crate) taking: Semaphore,
     /// Between the moment in which a manifest's blobs are found to be shown and the one in which it holds them, nobody else may
@@ -103,6 +113,7 @@ impl Registry {
         let repositories = Repositories::of(&store);
         // One for so many of the connections that a client may have: where that is raised all come through one proxy.
         let connections = settings.client_connections;
+        let of_client = (connections as u64).saturating_mul(4).clamp(16, UPLOADS);
         let turns = |all: usize, share: usize| Turns::new(all, (connections / share).clamp(1, all));
         Registry {
             inner: Arc::new(Inner {
@@ -113,7 +124,9 @@ impl Registry {
                 told: Told::default(),
                 making: turns(MAKING, 64),
                 large: turns(LARGE, 128),
+                listing: turns(LISTING, 256),
                 comparing: turns(COMPARING, 512),
+                uploads: UploadLimits { all: UPLOADS, client: of_client },
                 taking: Semaphore::new(TAKING),
                 handing_over: Mutex::default(),
                 deleted: Notify::new(),
@@ -201,10 +214,10 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         let turns = |client_connections| {
             let inner = Registry::new(store.clone(), Settings { client_connections, ..Settings::default() }).inner;
-            [inner.making.for_one(), inner.large.for_one(), inner.comparing.for_one()]
+            [&inner.making, &inner.large, &inner.listing, &inner.comparing].map(Turns::for_one)
         };
-        assert_eq!(turns(1024), [16, 8, 2]);
-        assert_eq!(turns(1), [1, 1, 1]);
-        assert_eq!(turns(100_000), [MAKING, LARGE, COMPARING]);
+        assert_eq!(turns(1024), [16, 8, 4, 2]);
+        assert_eq!(turns(1), [1, 1, 1, 1]);
+        assert_eq!(turns(100_000), [MAKING, LARGE, LISTING, COMPARING]);
     }
 }

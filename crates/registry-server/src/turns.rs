@@ -6,8 +6,6 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hyper::StatusCode;
-use hyper::header::RETRY_AFTER;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::peers;
@@ -48,7 +46,7 @@ impl Turns {
         };
         tokio::time::timeout(patience, turns).await.unwrap_or_else(|_| {
             let text = "too many requests like this one are under way, of this client or of all: ask again";
-            Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", text).header(RETRY_AFTER, "5"))
+            Err(Refusal::too_many(text, "5"))
         })
     }
 
@@ -70,6 +68,8 @@ impl Turns {
 
 #[cfg(test)]
 mod tests {
+    use hyper::StatusCode;
+
     use super::*;
 
     #[tokio::test]

@@ -55,7 +55,7 @@ pub use partial::{Partial, PartialInfo, PartialReader, Partials};
 pub use recipe::LayerTar;
 pub use repositories::{
     ManifestInfo, NewManifest, PutManifest, Referenced, Referrer, Referrers, Removed, Repositories, Source, UPLOAD,
-    UploadInfo, Uploads,
+    UploadInfo, UploadLimits, Uploads,
 };
 pub use sources::serves;
 pub use store::{MAX_BLOB_SIZE, Options, Store};

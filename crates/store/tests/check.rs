@@ -8,8 +8,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use brig_oci::Digest;
-use brig_store::{CheckOptions, Finding, ImageRecord, Lease, NewManifest, PutManifest, Repositories, Store};
+use brig_store::{
+    CheckOptions, Finding, ImageRecord, Lease, NewManifest, PutManifest, Repositories, Store, UploadLimits,
+};
 use common::{Entry, Tar, layer, open, unpack};
+
+/// As many uploads as anybody may want.
+const ANY: UploadLimits = UploadLimits { all: 1000, client: 1000 };
 
 /// Words that tell of it, and what is done to a layer's files.
 type Damage = (&'static str, fn(&Path));
@@ -512,7 +517,7 @@ impl Registry {
 #[test]
 fn a_whole_registry_has_nothing_to_find() {
     let registry = Registry::new();
-    let id = registry.repositories.uploads().begin("team/app", "").unwrap();
+    let id = registry.repositories.uploads().begin("team/app", "", "", ANY).unwrap().unwrap();
     registry.store.partials().open(&format!("upload-{id}")).unwrap().append(b"half").unwrap();
     registry.store.partials().open("sha256-abc").unwrap().write_at(100, b"beyond a gap").unwrap();
     assert_eq!((check(&registry.store, QUICK), check(&registry.store, REPAIR)), (vec![], vec![]));
@@ -582,7 +587,7 @@ fn uploads_that_nobody_knows_of_are_moved() {
 #[test]
 fn uploads_that_nobody_knows_of_go_at_the_next_start() {
     let registry = Registry::new();
-    let id = registry.repositories.uploads().begin("team/app", "").unwrap();
+    let id = registry.repositories.uploads().begin("team/app", "", "", ANY).unwrap().unwrap();
     let name = |id: &str| format!("{}{id}", brig_store::UPLOAD);
     for name in [name(&id), name("0123"), "sha256-abc".to_owned()] {
         registry.store.partials().open(&name).unwrap().append(b"half").unwrap();

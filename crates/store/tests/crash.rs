@@ -9,8 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use brig_oci::Digest;
-use brig_store::{CheckOptions, Finding, ImageRecord, Lease, Store, archive};
+use brig_store::{CheckOptions, Finding, ImageRecord, Lease, Store, UploadLimits, archive};
 use common::Tar;
+
+/// As many uploads as anybody may want.
+const ANY: UploadLimits = UploadLimits { all: 1000, client: 1000 };
 
 const OLD: &str = "docker.io/library/old:latest";
 const NEW: &str = "docker.io/library/new:latest";
@@ -223,7 +226,7 @@ fn registry(root: &Path) {
         if repositories.blob_size("team/app", &digest).unwrap().is_some() {
             return digest;
         }
-        let id = repositories.uploads().begin("team/app", "").unwrap();
+        let id = repositories.uploads().begin("team/app", "", "", ANY).unwrap().unwrap();
         let upload = store.partials().open(&format!("upload-{id}")).unwrap();
         upload.append(bytes).unwrap();
         upload.commit(&digest).unwrap();

@@ -9,11 +9,12 @@ use hyper::StatusCode;
 use hyper::header::{CONTENT_RANGE, HeaderName, LOCATION, RANGE};
 
 use super::receive::Receiver;
-use super::{Ask, CONTENT_DIGEST, done, partial_name};
+use super::{Ask, CONTENT_DIGEST, done};
 use crate::body::Answer;
+use crate::peers;
 use crate::range;
 use crate::refusal::Refusal;
-use crate::registry::Registry;
+use crate::registry::{Inner, Registry};
 use crate::route;
 use crate::told::Client;
 
@@ -34,9 +35,9 @@ pub(super) async fn begin(ask: Ask, name: String) -> Result<Answer, Refusal> {
         }
     }
     let digest = ask.query.one("digest")?.map(route::digest).transpose()?;
-    let (repository, owner, client) = (name.clone(), ask.visitor.name.clone(), ask.client());
+    let client = ask.client();
+    let id = new_upload(&ask, &name).await?;
     let Ask { registry, body, .. } = ask;
-    let id = registry.blocking(move |inner| Ok(inner.repositories.uploads().begin(&repository, &owner)?)).await?;
     let Some(digest) = digest else { return progress(StatusCode::ACCEPTED, &name, &id, 0) };
     let expected = body.announced();
     let receiver = Receiver::open(&registry, &id).await?;
@@ -44,11 +45,22 @@ pub(super) async fn begin(ask: Ask, name: String) -> Result<Answer, Refusal> {
         Ok(()) => publish(&registry, receiver, &name, &id, digest, client).await,
         Err(refusal) => {
             // Nobody was told the id.
-            drop(receiver);
-            forget(&registry, id).await?;
+            forget(&registry, receiver, id).await?;
             Err(refusal)
         }
     }
+}
+
+/// Notes an upload, if there may be another one.
+async fn new_upload(ask: &Ask, repository: &str) -> Result<String, Refusal> {
+    let (repository, owner) = (repository.to_owned(), ask.visitor.name.clone());
+    let client = peers::client(ask.peer).to_string();
+    let begin =
+        move |inner: &Inner| Ok(inner.repositories.uploads().begin(&repository, &owner, &client, inner.uploads)?);
+    ask.registry.blocking(begin).await?.ok_or_else(|| {
+        let text = "too many uploads were begun and not ended, from this address or from all: finish some, or give them up (DELETE)";
+        Refusal::too_many(text, "60")
+    })
 }
 
 /// Whether the blob could be taken from a repository that the visitor may read. A blob that others hide is like one that
@@ -119,8 +131,8 @@ pub(super) async fn finish(ask: Ask, name: String, id: String) -> Result<Answer,
 pub(super) async fn cancel(ask: Ask, name: String, id: String) -> Result<Answer, Refusal> {
     check(&ask, &name, &id).await?;
     // Not from under another request.
-    drop(Receiver::open(&ask.registry, &id).await?);
-    forget(&ask.registry, id).await?;
+    let receiver = Receiver::open(&ask.registry, &id).await?;
+    forget(&ask.registry, receiver, id).await?;
     done(StatusCode::NO_CONTENT, &[])
 }
 
@@ -193,12 +205,15 @@ async fn publish(
     created(name, &digest)
 }
 
-/// Removes an upload and its bytes.
-async fn forget(registry: &Registry, id: String) -> Result<(), Refusal> {
+/// Removes an upload and its bytes. Nobody else comes between.
+async fn forget(registry: &Registry, receiver: Receiver, id: String) -> Result<(), Refusal> {
+    let (partial, writing) = receiver.into_parts()?;
     registry
         .blocking(move |inner| {
             inner.repositories.uploads().end(&id)?;
-            Ok(inner.store.partials().open(&partial_name(&id))?.discard()?)
+            partial.discard()?;
+            drop(writing);
+            Ok(())
         })
         .await
 }

@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
-use brig_registry_server::Settings;
+use brig_registry_server::{Settings, Upkeep};
 use brig_store::{Packed, Repositories, digest};
 
 use crate::rig::{Answer, MANIFEST, Rig};
@@ -221,6 +221,49 @@ fn uploads_that_are_begun_cost_no_files() {
     assert!(std::fs::read_dir("/proc/self/fd").unwrap().count() < before + 500);
     rig.collect();
     assert_eq!(Repositories::of(&rig.store).uploads().count().unwrap(), 0);
+}
+
+/// A client has so many uploads under way and no more; those that it has go on, and others have theirs.
+#[test]
+fn uploads_that_are_begun_are_bounded() {
+    let rig = Rig::with(Settings { client_connections: 4, ..Settings::default() });
+    let digest = digest::sha256_of(b"content");
+    let resumed = rig.begin("a");
+    assert_eq!(rig.ask("PATCH", &resumed, &[], b"con").status, 202);
+    let mut begun: Vec<String> = (1..16).map(|_| rig.begin("a")).collect();
+    for path in ["/v2/a/blobs/uploads/".to_owned(), format!("/v2/b/blobs/uploads/?digest={digest}")] {
+        let answer = rig.ask("POST", &path, &[], b"content");
+        assert_eq!((answer.refusal(), answer.header("retry-after")), ("429 TOOMANYREQUESTS".into(), "60"));
+    }
+    assert_eq!(Repositories::of(&rig.store).uploads().count().unwrap(), 16);
+    // What is under way goes on, and makes room when it ends or is given up.
+    assert_eq!(rig.ask("PATCH", &resumed, &[("Content-Range", "3-4")], b"te").status, 202);
+    assert_eq!(rig.ask("PUT", &format!("{resumed}?digest={digest}"), &[], b"nt").status, 201);
+    begun.push(rig.begin("a"));
+    assert_eq!(rig.ask("POST", "/v2/a/blobs/uploads/", &[], b"").status, 429);
+    assert_eq!(rig.ask("DELETE", &begun[3], &[], b"").status, 204);
+    assert_eq!(rig.ask("POST", &format!("/v2/b/blobs/uploads/?mount={digest}&from=a"), &[], b"").status, 201);
+    rig.push_blob("b", b"content");
+    rig.push_blob("b", b"more");
+}
+
+/// An upload to which nothing was sent goes after an hour; one that was used may be gone on with for longer.
+#[test]
+fn uploads_that_are_never_used_go_earlier() {
+    let rig = Rig::new();
+    let (used, unused) = (rig.begin("a"), rig.begin("a"));
+    assert_eq!(rig.ask("PATCH", &used, &[], b"con").status, 202);
+    rig.registry.tidy(&Upkeep::default()).unwrap();
+    assert_eq!((rig.get(&used).status, rig.get(&unused).status), (204, 204));
+    let hours_ago = |hours: i64| {
+        let sql = "UPDATE repository_uploads SET touched_at = touched_at - ?1 * 3600000000";
+        rig.store.database().write(|db| db.execute(sql, [hours]).map(drop)).unwrap();
+        rig.registry.tidy(&Upkeep::default()).unwrap();
+        (rig.get(&used).status, rig.get(&unused).status)
+    };
+    assert_eq!(hours_ago(2), (204, 404));
+    assert_eq!(rig.get(&used).header("range"), "0-2");
+    assert_eq!(hours_ago(23), (404, 404));
 }
 
 #[test]

@@ -31,6 +31,18 @@ pub struct Referrers {
     pub more: bool,
 }
 
+/// What an entry takes without its annotations, roughly, in bytes.
+const ENTRY: usize = 512;
+
+impl Referrers {
+    /// Whether it takes more than so many bytes, roughly.
+    pub fn is_longer_than(&self, bytes: usize) -> bool {
+        let length = |(key, value): (&String, &String)| key.len() + value.len();
+        let entry = |entry: &Referrer| ENTRY + entry.annotations.iter().map(length).sum::<usize>();
+        self.entries.iter().map(entry).sum::<usize>() > bytes
+    }
+}
+
 impl Repositories {
     /// At most `count` tags after `last`, in the order of the specification ("Listing Tags"): small and capital letters are the same,
     /// then that of their bytes. `None` if there is no such repository.
@@ -68,8 +80,6 @@ impl Repositories {
         last: &str,
         bytes: usize,
     ) -> Result<Referrers> {
-        /// What an entry takes without its annotations, roughly.
-        const ENTRY: usize = 512;
         self.database().read(|db| {
             let Some(id) = find(db, repository)? else { return Ok(Referrers::default()) };
             let mut query = db.prepare_cached(

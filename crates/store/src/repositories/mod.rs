@@ -28,7 +28,7 @@ use crate::store::Store;
 pub(crate) use images::forget_image;
 pub use listing::{Referrer, Referrers};
 pub use manifests::{ManifestInfo, NewManifest, PutManifest, Referenced, Source};
-pub use uploads::{UploadInfo, Uploads};
+pub use uploads::{UploadInfo, UploadLimits, Uploads};
 
 /// What the names of uploads' bytes begin with among the unfinished blobs; their id follows.
 pub const UPLOAD: &str = "upload-";
@@ -72,6 +72,12 @@ pub(crate) const SCHEMA: &[&str] = &[
     "CREATE INDEX repository_tags_in_order ON repository_tags (repository, name COLLATE NOCASE, name);",
     // How many were told that the blob is there, in an upload, a mount or a question, and have not pushed a manifest yet.
     "ALTER TABLE repository_blobs ADD COLUMN told INTEGER NOT NULL DEFAULT 0;",
+    // Who began an upload, and whether anything was sent to it.
+    "
+    ALTER TABLE repository_uploads ADD COLUMN client TEXT NOT NULL DEFAULT '';
+    ALTER TABLE repository_uploads ADD COLUMN sent INTEGER NOT NULL DEFAULT 1;
+    CREATE INDEX repository_uploads_by_client ON repository_uploads (client);
+",
 ];
 
 /// Who was told that a blob is there has so long to push a manifest that names it, whatever becomes of others that do.
@@ -270,10 +276,13 @@ impl Repositories {
 const ABANDONED: &str = "FROM repository_blobs AS b WHERE seen_at = 0 AND NOT EXISTS
                          (SELECT 1 FROM repository_references f WHERE f.repository = b.repository AND f.child = b.digest)";
 
+fn has_abandoned(store: &Store) -> Result<bool> {
+    store.database().read(|db| db.prepare_cached(&format!("SELECT 1 {ABANDONED} LIMIT 1"))?.exists([]))
+}
+
 /// Hides blobs of manifests that were deleted, if nobody has spoken of them since; part of a collection.
 pub(crate) fn hide_abandoned(store: &Store) -> Result<()> {
-    let any = store.database().read(|db| db.prepare_cached(&format!("SELECT 1 {ABANDONED} LIMIT 1"))?.exists([]))?;
-    match any {
+    match has_abandoned(store)? {
         true => store.database().write(|db| db.execute(&format!("DELETE {ABANDONED}"), []).map(drop)),
         false => Ok(()),
     }
@@ -290,7 +299,10 @@ pub(crate) fn left_without(store: &Store, images: &[Digest]) -> Result<HashSet<D
         query.query_map([], |row| row.get(0))?.collect()
     })?;
     let images: Vec<&Digest> = images.iter().filter(|image| named.contains(image.as_str())).collect();
-    // Done and taken back: nobody else sees it.
+    if images.is_empty() && !has_abandoned(store)? {
+        return Ok(shown);
+    }
+    // Done and taken back: nobody else sees it. Writers wait meanwhile, which is why it is done only if something would go.
     store.database().write_relaxed(|db| {
         db.execute_batch("SAVEPOINT without")?;
         let left = || {
@@ -436,7 +448,11 @@ mod tests {
         store
             .database()
             .write(|db| {
-                db.execute_batch("DROP INDEX repository_tags_in_order; ALTER TABLE repository_blobs DROP COLUMN told")?;
+                db.execute_batch(
+                    "DROP INDEX repository_tags_in_order; ALTER TABLE repository_blobs DROP COLUMN told;
+                     DROP INDEX repository_uploads_by_client; ALTER TABLE repository_uploads DROP COLUMN client;
+                     ALTER TABLE repository_uploads DROP COLUMN sent",
+                )?;
                 db.execute("UPDATE repository_blobs SET seen_at = ?1", [seconds])?;
                 db.execute("UPDATE migrations SET version = 1 WHERE name = 'repositories'", []).map(drop)
             })

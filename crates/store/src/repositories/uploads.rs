@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rusqlite::OptionalExtension;
 
-use super::now;
+use super::{now, signed};
 use crate::durable;
 use crate::error::Result;
 use crate::store::Store;
@@ -19,6 +19,18 @@ pub struct UploadInfo {
     pub owner: String,
 }
 
+/// How many uploads may be under way at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UploadLimits {
+    /// In all.
+    pub all: u64,
+    /// Of one client.
+    pub client: u64,
+}
+
+/// An upload to which nothing was ever sent is worth nothing to anybody for longer than that.
+const UNUSED: Duration = Duration::from_secs(3600);
+
 /// The uploads under way. Cheap to clone, blocking.
 #[derive(Clone)]
 pub struct Uploads {
@@ -31,12 +43,15 @@ impl Uploads {
     }
 
     /// Notes an upload that begins, and gives the id by which only its owner knows it: 32 hex digits. It survives the
-    /// process, not a power cut.
-    pub fn begin(&self, repository: &str, owner: &str) -> Result<String> {
+    /// process, not a power cut. `client` is where it is begun from; `None` if that, or all together, have as many as they may.
+    pub fn begin(&self, repository: &str, owner: &str, client: &str, limits: UploadLimits) -> Result<Option<String>> {
         let id = durable::unique_name()?;
-        let sql = "INSERT INTO repository_uploads (id, repository, owner, touched_at) VALUES (?1, ?2, ?3, ?4)";
-        self.store.database().write_relaxed(|db| db.execute(sql, (&id, repository, owner, now())).map(drop))?;
-        Ok(id)
+        let sql = "INSERT INTO repository_uploads (id, repository, owner, touched_at, client, sent)
+                   SELECT ?1, ?2, ?3, ?4, ?5, 0 WHERE (SELECT count(*) FROM repository_uploads) < ?6
+                   AND (SELECT count(*) FROM repository_uploads WHERE client = ?5) < ?7";
+        let row = (&id, repository, owner, now(), client, signed(limits.all), signed(limits.client));
+        let begun = self.store.database().write_relaxed(|db| db.prepare_cached(sql)?.execute(row))?;
+        Ok((begun > 0).then_some(id))
     }
 
     /// An upload under way.
@@ -51,7 +66,7 @@ impl Uploads {
 
     /// Says that an upload goes on; `false` if there is none of that id.
     pub fn touch(&self, id: &str) -> Result<bool> {
-        let sql = "UPDATE repository_uploads SET touched_at = ?2 WHERE id = ?1";
+        let sql = "UPDATE repository_uploads SET touched_at = ?2, sent = 1 WHERE id = ?1";
         self.store.database().write_relaxed(|db| Ok(db.execute(sql, (id, now()))? > 0))
     }
 
@@ -62,13 +77,15 @@ impl Uploads {
             .write_relaxed(|db| Ok(db.execute("DELETE FROM repository_uploads WHERE id = ?1", [id])? > 0))
     }
 
-    /// Forgets the uploads that nobody went on with for as long as `age`, and tells their ids.
+    /// Forgets the uploads that nobody went on with for as long as `age`, or an hour where nothing was ever sent, and tells
+    /// their ids.
     pub fn expire(&self, age: Duration) -> Result<Vec<String>> {
-        let before = super::before(age);
-        let sql = "DELETE FROM repository_uploads WHERE touched_at <= ?1 RETURNING id";
+        let before = (super::before(age), super::before(age.min(UNUSED)));
+        let sql =
+            "DELETE FROM repository_uploads WHERE touched_at <= ?1 OR (sent = 0 AND touched_at <= ?2) RETURNING id";
         self.store.database().write_relaxed(|db| {
             let mut query = db.prepare(sql)?;
-            query.query_map([before], |row| row.get(0))?.collect()
+            query.query_map(before, |row| row.get(0))?.collect()
         })
     }
 
