@@ -13,3 +13,4 @@ mod pull;
 mod push;
 mod rig;
 mod shelf;
+mod specification;

@@ -1,15 +1,9 @@
 //! Pushing: blobs in one piece, streamed and in chunks, resumed, mounted; manifests with what they name; deleting.
 
 use brig_store::Repositories;
-use brig_store::digest::{self, Hasher};
+use brig_store::digest;
 
-use crate::rig::{INDEX, MANIFEST, OCTETS, Rig, manifest};
-
-fn sha512(bytes: &[u8]) -> String {
-    let mut hasher = Hasher::like(&brig_oci::Digest::from_sha512([0; 64]));
-    hasher.update(bytes);
-    hasher.finish().to_string()
-}
+use crate::rig::{INDEX, MANIFEST, OCTETS, Rig, manifest, sha512};
 
 #[test]
 fn a_blob_comes_in_four_ways_under_two_kinds_of_digest() {

@@ -130,6 +130,13 @@ impl Drop for Rig {
     }
 }
 
+/// The other kind of digest.
+pub fn sha512(bytes: &[u8]) -> String {
+    let mut hasher = digest::Hasher::like(&brig_oci::Digest::from_sha512([0; 64]));
+    hasher.update(bytes);
+    hasher.finish().to_string()
+}
+
 pub fn manifest(config: &str, config_size: usize, layer: &str, layer_size: usize, more: &str) -> String {
     format!(
         r#"{{"schemaVersion":2,"mediaType":"{MANIFEST}",{more}"config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{config}","size":{config_size}}},"layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{layer}","size":{layer_size}}}]}}"#
