@@ -64,5 +64,5 @@ async fn a_layer_in_another_place_is_neither_fetched_nor_sent_again() {
     let copy = Registry::new().await;
     host.push(&other.id(), &copy.name("copy:v1"), None).await.unwrap();
     assert!(copy.content("/v2/copy/manifests/v1").unwrap() == other.manifest);
-    assert_eq!(copy.count("POST", "/blobs/uploads/"), 3, "two layers and the configuration");
+    assert_eq!(copy.count("POST", "/blobs/uploads/"), 3, "two layers and the configuration: {:#?}", copy.log());
 }

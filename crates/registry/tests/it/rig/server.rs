@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -66,6 +67,8 @@ struct State {
     content: Mutex<HashMap<String, (String, Vec<u8>)>>,
     /// Uploads under way, by path.
     uploads: Mutex<HashMap<String, Vec<u8>>>,
+    /// Uploads that were ever begun: the next one's name.
+    begun: AtomicUsize,
     hook: Mutex<Hook>,
     log: Mutex<Vec<Seen>>,
 }
@@ -99,6 +102,7 @@ impl Registry {
         let state = Arc::new(State {
             content: Mutex::default(),
             uploads: Mutex::default(),
+            begun: AtomicUsize::default(),
             hook: Mutex::new(Box::new(|_| Reply::Serve)),
             log: Mutex::default(),
         });
@@ -234,7 +238,7 @@ fn take_in(seen: &Seen, state: &State, kind: &str, bytes: &[u8]) -> Option<Respo
             content.insert(here, blob);
             return Some(plain(201, vec![], vec![]));
         }
-        let place = format!("{path}{}?state=1", uploads.len());
+        let place = format!("{path}{}?state=1", state.begun.fetch_add(1, Ordering::Relaxed));
         uploads.insert(place.clone(), Vec::new());
         return Some(stand(202, &place, 0));
     }
