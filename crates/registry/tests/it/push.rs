@@ -121,6 +121,32 @@ async fn a_forgotten_upload_begins_anew() {
     assert!(registry.count("POST", "/blobs/uploads/") >= 3);
 }
 
+/// A registry that takes chunks for ever and says each time that it has nothing: asked a few times more, then given up.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_never_gets_further_ends() {
+    const MOST: usize = 40;
+    let (host, image_id) = with_image(&big()).await;
+    for takes_first in [false, true] {
+        let registry = Registry::new().await;
+        registry.hook(move |seen| match seen.method.as_str() {
+            // So that the test ends whatever happens.
+            "PATCH" if seen.nth > MOST => Reply::With(403, vec![], vec![]),
+            "PATCH" if takes_first && seen.range.as_deref().is_some_and(|range| range.starts_with("0-")) => {
+                Reply::With(
+                    202,
+                    vec![("location", seen.path.clone()), ("range", format!("0-{}", (8 << 20) - 1))],
+                    vec![],
+                )
+            }
+            "PATCH" => Reply::With(202, vec![("location", seen.path.clone()), ("range", "0-0".into())], vec![]),
+            _ => Reply::Serve,
+        });
+        let error = host.push(&image_id, &registry.name("app:1"), None).await.unwrap_err();
+        assert!(registry.count("PATCH", "") < MOST, "{} chunks were sent: {error}", registry.count("PATCH", ""));
+        assert!(error.message.contains("has not got further"), "{error}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_registry_refuses_is_said_in_its_words() {
     let (host, image_id) = with_image(&Image::small()).await;
