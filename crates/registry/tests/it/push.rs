@@ -1,10 +1,12 @@
 //! Pushing: what is sent, what is not, and every way in which it can go wrong.
 
+use std::time::Duration;
+
 use brig_oci::{Digest, Document, Manifest};
-use brig_registry::{Auth, ErrorKind, PushEvent};
+use brig_registry::{Auth, Client, Config, ErrorKind, PushEvent};
 
 use super::rig::image::sha256;
-use super::rig::{Image, Layer, Packing, Registry, Reply, TestBox};
+use super::rig::{Image, Layer, Packing, Registry, Reply, TestBox, quick};
 
 fn manifest_at(registry: &Registry, repository: &str, tag: &str) -> (Manifest, Vec<u8>) {
     let bytes = registry.content(&format!("/v2/{repository}/manifests/{tag}")).unwrap();
@@ -145,6 +147,29 @@ async fn an_upload_that_never_gets_further_ends() {
         assert!(registry.count("PATCH", "") < MOST, "{} chunks were sent: {error}", registry.count("PATCH", ""));
         assert!(error.message.contains("has not got further"), "{error}");
     }
+}
+
+/// What takes longer than a registry may be silent: a chunk on a slow line, and what is done with the whole at the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_is_not_silent() {
+    const STALL: Duration = Duration::from_millis(400);
+    let (source, image_id) = with_image(&big()).await;
+    let host = TestBox { client: Client::new(Config { stall_timeout: STALL, ..quick() }).unwrap(), ..source };
+    let registry = Registry::new().await;
+    // Eight MiB in three times that.
+    registry.takes_slowly(STALL * 3 / 128);
+    registry.hook(|seen| {
+        if seen.method == "PUT" {
+            // What it has to do takes it so long.
+            std::thread::sleep(STALL * 2);
+        }
+        Reply::Serve
+    });
+    let (pushed, events) = host.push(&image_id, &registry.name("app:1"), None).await.unwrap();
+    assert_eq!(pushed.digest, big().digest());
+    assert!(!events.iter().any(|event| matches!(event, PushEvent::Retrying { .. })), "{events:?}");
+    assert_eq!(registry.count("PATCH", ""), 3, "each chunk once");
+    assert_eq!(registry.count("PUT", ""), 3, "layer, configuration and manifest");
 }
 
 #[tokio::test(flavor = "multi_thread")]
