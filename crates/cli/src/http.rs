@@ -38,6 +38,13 @@ impl Stream {
             Stream::Tcp(s) => s.shutdown(Shutdown::Write),
         };
     }
+    /// Ends the connection: nobody is to wait for the rest.
+    fn break_off(&self) {
+        let _gone = match self {
+            Stream::Unix(s) => s.shutdown(Shutdown::Both),
+            Stream::Tcp(s) => s.shutdown(Shutdown::Both),
+        };
+    }
 }
 
 impl AsFd for Stream {
@@ -191,7 +198,8 @@ fn malformed(what: &str) -> io::Error {
 fn send_chunks(stream: &mut Stream, source: &mut dyn Read) -> io::Result<()> {
     let mut buffer = vec![0; 64 << 10];
     loop {
-        let read = source.read(&mut buffer)?;
+        // The peer waits for the rest of the body, and would for ever.
+        let read = source.read(&mut buffer).inspect_err(|_| stream.break_off())?;
         stream.write_all(format!("{read:x}\r\n").as_bytes())?;
         stream.write_all(&buffer[..read])?;
         stream.write_all(b"\r\n")?;

@@ -14,6 +14,7 @@ mod listen;
 mod logging;
 mod options;
 mod process;
+mod progress_bar;
 mod registry;
 mod request_body;
 mod router;

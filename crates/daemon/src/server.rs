@@ -67,8 +67,10 @@ impl Server {
             let (server, busy) = (self.clone(), busy.clone());
             async move { Ok::<_, Infallible>(server.answer(request, busy).await) }
         });
-        let connection =
-            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service).with_upgrades();
+        let connection = hyper::server::conn::http1::Builder::new()
+            .title_case_headers(true)
+            .serve_connection(TokioIo::new(socket), service)
+            .with_upgrades();
         if let Err(error) = connection.await {
             tracing::debug!(%error, "connection ended");
         }

@@ -110,6 +110,15 @@ fn nanoseconds(at: Timestamp) -> i64 {
     i64::try_from(at.as_nanosecond()).unwrap_or(i64::MAX)
 }
 
+/// A name without its tag and digest; a registry's port is no tag.
+fn without_tag(name: &str) -> &str {
+    let name = name.split('@').next().unwrap_or(name);
+    match name.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => repository,
+        _ => name,
+    }
+}
+
 /// Docker's event filters: the kinds are alternatives within a key, all keys must match.
 fn matches(filters: &Filters, message: &Message) -> bool {
     let attribute =
@@ -128,7 +137,7 @@ fn matches(filters: &Filters, message: &Message) -> bool {
             }
             "image" => {
                 let image = if message.type_ == "image" { attribute("name") } else { attribute("image") };
-                message.actor.id == wanted || image == wanted || image.split(':').next() == Some(wanted)
+                [&message.actor.id, &image].into_iter().any(|name| name == wanted || without_tag(name) == wanted)
             }
             kind => message.type_ == kind && (message.actor.id.starts_with(wanted) || attribute("name") == wanted),
         })

@@ -10,6 +10,7 @@ mod exec;
 mod full_disk;
 mod hardening_restart;
 mod harness;
+mod image_clients;
 mod images;
 mod import;
 mod lifecycle;

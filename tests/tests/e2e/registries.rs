@@ -100,6 +100,8 @@ fn a_registry_with_users() {
         "a wrong password is not kept"
     );
     assert!(login("wire-secret").ok().contains("Login Succeeded"));
+    let known = host.brig(&["login", &registry.address]);
+    assert!(known.ok().contains("Login Succeeded") && known.stderr.contains("existing credentials"), "{known}");
     assert!(host.brig(&["push", &name]).ok().contains("v1: digest: sha256:"));
     host.brig(&["rmi", &name]).ok();
     host.brig(&["pull", &name]).ok();

@@ -183,6 +183,7 @@ fn all_tags_and_refusals() {
     let pushed = host.brig(&["push", "-a", &name]).ok();
     assert!(pushed.contains("\na: digest: sha256:") && pushed.contains("\nb: digest: sha256:"), "{pushed}");
     assert_eq!(host.brig(&["push", "-q", &format!("{name}:a")]).ok(), format!("{name}:a"));
+    assert_eq!(host.brig(&["push", "-a", "-q", &name]).ok(), name);
     let nobody = "127.0.0.1:5999/x:1";
     host.brig(&["tag", "busybox", nobody]).ok();
     let refused = host.brig(&["push", nobody]).fails(1);

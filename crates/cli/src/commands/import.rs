@@ -3,7 +3,7 @@
 
 use crate::client::Path;
 use crate::command::{Args, Command, Complete, Context};
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::flags::{Flag, Matches};
 use crate::parse::reference::Reference;
 use crate::progress;
@@ -52,10 +52,7 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
     } else {
         let mut bytes: Box<dyn Read> = match source {
             "-" => Box::new(std::io::stdin()),
-            file => Box::new(
-                std::fs::File::open(file)
-                    .map_err(|e| Failure::new(format!("open {file}: {}", crate::parse::env::words(&e))))?,
-            ),
+            file => Box::new(super::open_archive(file)?),
         };
         client.post_stream(&path, &mut *bytes, "application/x-tar")?
     };

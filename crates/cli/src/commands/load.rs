@@ -35,9 +35,7 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
         }
         Box::new(std::io::stdin())
     } else {
-        let file = std::fs::File::open(name)
-            .map_err(|e| Failure::new(format!("open {name}: {}", crate::parse::env::words(&e))))?;
-        Box::new(file)
+        Box::new(super::open_archive(name)?)
     };
     let quiet = m.bool("quiet") || !terminal::stdout_is_tty();
     let path = Path::new("/images/load", &[]).query_flag("quiet", quiet).query_text("platform", &super::platform(m)?);

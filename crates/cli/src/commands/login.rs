@@ -44,6 +44,19 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
     } else if m.changed("password") {
         terminal::say("WARNING! Using --password via the CLI is insecure. Use --password-stdin.");
     }
+    if !m.bool("password-stdin")
+        && user.is_empty()
+        && password.is_empty()
+        && let Some(known) = credentials::find(context, &server)
+        && !known.password.is_empty()
+    {
+        terminal::say(&format!("Authenticating with existing credentials... [Username: {}]", known.username));
+        match context.client()?.post_json::<_, AuthResponse>(&Path::new("/auth", &[]), &known) {
+            Ok(answer) => return succeeded(&answer.status),
+            Err(refusal) => terminal::say(&format!("Login did not succeed, error: {refusal}")),
+        }
+        user = known.username;
+    }
     if user.is_empty() || password.is_empty() {
         if !terminal::stdin_is_tty() {
             return Err(Failure::new("Error: Cannot perform an interactive login from a non TTY device"));
@@ -68,7 +81,11 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
             crate::host::config_dir(&context.options).join("config.json").display()
         ));
     }
-    terminal::line(if answer.status.is_empty() { "Login Succeeded" } else { &answer.status }).map(|()| 0)
+    succeeded(&answer.status)
+}
+
+fn succeeded(status: &str) -> Result<u8> {
+    terminal::line(if status.is_empty() { "Login Succeeded" } else { status }).map(|()| 0)
 }
 
 fn ask(question: &str) -> Result<String> {

@@ -103,6 +103,19 @@ fn platform_json(text: &str) -> Result<String> {
     }
 }
 
+/// Opens an archive to be sent. A directory can be opened too, but not read.
+fn open_archive(name: &str) -> Result<std::fs::File> {
+    let refusal = |doing: &str, error: &std::io::Error| {
+        Failure::new(format!("{doing} {name}: {}", crate::parse::env::words(error)))
+    };
+    let file = std::fs::File::open(name).map_err(|error| refusal("open", &error))?;
+    match file.metadata() {
+        Ok(about) if about.is_dir() => Err(refusal("read", &std::io::ErrorKind::IsADirectory.into())),
+        Ok(_) => Ok(file),
+        Err(error) => Err(refusal("open", &error)),
+    }
+}
+
 /// Writes an archive that comes from the daemon to standard output or, under its name only when it is whole, to a file.
 fn receive(source: &mut impl Read, output: &str, failed: &str) -> Result<()> {
     if output.is_empty() {

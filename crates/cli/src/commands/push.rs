@@ -57,7 +57,7 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
     let answer = context.client()?.request("POST", &path, &auth, None)?;
     progress::draw(answer, quiet, false)?;
     if quiet {
-        terminal::line(&image.familiar())?;
+        terminal::line(&if all { image.familiar_name() } else { image.familiar() })?;
     }
     Ok(0)
 }

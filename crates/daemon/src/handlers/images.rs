@@ -6,11 +6,13 @@ use brig_api::progress::Message;
 use brig_engine::{Attestations, ImageListOptions, Import};
 use bytes::Bytes;
 use hyper::StatusCode;
+use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
 use crate::body::{Body, BodyWriter};
 use crate::call::{Call, Outcome, Query, blocking, empty, ok, typed};
 use crate::fault::Fault;
+use crate::progress_bar;
 use crate::router::Version;
 
 /// `GET /images/json`
@@ -27,6 +29,9 @@ pub async fn list(call: Call) -> Outcome {
     };
     let engine = call.engine.clone();
     let mut images = blocking(move || engine.images.list(options, &filters)).await?;
+    if call.version < Version::one(51) && !options.manifests {
+        images.iter_mut().for_each(|image| image.containers = -1);
+    }
     if call.version < Version::one(44) {
         for image in &mut images {
             image.virtual_size = Some(image.size);
@@ -138,15 +143,16 @@ async fn progress(mut lines: mpsc::Receiver<Message>) -> Outcome {
 
 fn stream(mut first: Option<Message>, mut lines: mpsc::Receiver<Message>) -> crate::call::Reply {
     let body = futures_util::stream::poll_fn(move |context| match first.take() {
-        Some(line) => std::task::Poll::Ready(Some(encode(&line))),
-        None => lines.poll_recv(context).map(|line| line.map(|line| encode(&line))),
+        Some(line) => std::task::Poll::Ready(Some(encode(line))),
+        None => lines.poll_recv(context).map(|line| line.map(encode)),
     });
     typed(StatusCode::OK, "application/json", Body::stream(body))
 }
 
-/// One line as Docker ends them.
-fn encode(line: &Message) -> Bytes {
-    let mut bytes = serde_json::to_vec(line).expect("the API's types are always JSON");
+/// One line as Docker ends them, with the numbers drawn too.
+fn encode(line: Message) -> Bytes {
+    let progress = line.progress_detail.as_ref().map(progress_bar::text).unwrap_or_default();
+    let mut bytes = serde_json::to_vec(&Message { progress, ..line }).expect("the API's types are always JSON");
     bytes.extend_from_slice(b"\r\n");
     Bytes::from(bytes)
 }
@@ -166,7 +172,23 @@ pub async fn inspect(call: Call) -> Outcome {
         image.container = Some(String::new());
         image.container_config = Some(brig_api::container::Config::default());
     }
+    let mut image = serde_json::to_value(&image).expect("the API's types are always JSON");
+    if let Some(config) = image.get_mut("Config").and_then(Value::as_object_mut) {
+        with_old_fields(config, call.version);
+    }
     ok(&image)
+}
+
+/// Fields of an image's configuration that clients up to API 1.51 find also where the image says nothing.
+fn with_old_fields(config: &mut Map<String, Value>, version: Version) {
+    let flags = ["AttachStderr", "AttachStdin", "AttachStdout", "OpenStdin", "StdinOnce", "Tty"];
+    let set = |(name, value): (&str, Value)| _ = config.entry(name).or_insert(value);
+    let lists = ["Cmd", "Entrypoint", "Env", "Labels", "OnBuild", "Volumes"].map(|name| (name, Value::Null));
+    let texts = ["User", "WorkingDir"].map(|name| (name, Value::from("")));
+    // What only a container has.
+    let older = ["Domainname", "Hostname", "Image"].map(|name| (name, Value::from("")));
+    let older = older.into_iter().chain(flags.map(|name| (name, Value::from(false))));
+    lists.into_iter().chain(texts).chain(older.filter(|_| version < Version::one(50))).for_each(set);
 }
 
 /// `GET /images/{name}/history`

@@ -27,6 +27,7 @@ mod task;
 mod users;
 mod view;
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -311,7 +312,20 @@ impl Containers {
         let selected =
             list::select(self.shared.index.views(), options, |view, image| images.is_ancestor(image, &view.record))?;
         let sizes = |view: &View| options.size.then(|| self.shared.sizes(&view.record));
-        Ok(selected.iter().map(|view| list::summary(view, sizes(view))).collect())
+        let mut current = HashMap::new();
+        let summary = |view: &Arc<View>| {
+            let (image, id) = (&view.record.image, &view.record.image_id);
+            let is_current = *current
+                .entry((image.clone(), id.clone()))
+                .or_insert_with(|| image.is_empty() || image == id || crate::images::still_means(images, image, id));
+            let mut summary = list::summary(view, sizes(view));
+            if !is_current {
+                // The name went, or means another image now: what it was made from is known by its id only.
+                summary.image.clone_from(id);
+            }
+            summary
+        };
+        Ok(selected.iter().map(summary).collect())
     }
 
     /// One in full.

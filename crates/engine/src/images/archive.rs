@@ -30,8 +30,9 @@ impl Images {
                 Ok(loaded) => loaded
                     .into_iter()
                     .map(|image| {
-                        images.emit("load", image.id.as_str(), image.name.as_deref().unwrap_or_default());
                         let name = image.name.as_deref().and_then(|name| Reference::parse(name).ok());
+                        let shown = name.as_ref().map(Reference::familiar).unwrap_or_default();
+                        images.emit("load", image.id.as_str(), &shown);
                         let text = match name {
                             Some(name) => format!("Loaded image: {}\n", name.familiar()),
                             None => format!("Loaded image ID: {}\n", image.id),
@@ -89,7 +90,10 @@ impl Images {
         let name = importing.target.as_ref().map(Reference::canonical);
         match archive::import(&self.store, reader, importing.config, name.as_deref()) {
             Ok(id) => {
-                self.emit("import", id.as_str(), &familiar);
+                if !familiar.is_empty() {
+                    self.emit("tag", id.as_str(), &familiar);
+                }
+                self.emit("import", id.as_str(), "");
                 status(id.to_string(), "")
             }
             Err(e) => failure(&from_store(e).message),

@@ -108,6 +108,7 @@ pub fn commit(images: &Images, planned: &Planned, record: &Record, layer: Option
     let bytes = serde_json::to_vec(&image).map_err(|e| Error::system(format!("encode the image: {e}")))?;
     let id = images.store.put_blob(&bytes).map_err(from_store)?;
     images.store.put_image(ImageRecord::new(id.clone(), None)).map_err(from_store)?;
+    images.emit("create", id.as_str(), "");
     let mut name = String::new();
     if let Some(target) = &planned.target {
         images.store.tag(&target.canonical(), &id, None).map_err(from_store)?;

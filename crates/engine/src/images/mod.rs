@@ -263,6 +263,9 @@ impl Images {
         if target.digest().is_some() {
             return Err(Error::invalid("refusing to create a tag with a digest reference"));
         }
+        if target.familiar_name() == "sha256" {
+            return Err(Error::invalid("refusing to create an ambiguous tag using digest algorithm as name"));
+        }
         let tag = if tag.is_empty() { target.tag().unwrap_or("latest").to_owned() } else { tag.to_owned() };
         let target = target.with_tag(&tag).map_err(|e| Error::invalid(e.to_string()))?;
         // Images for several platforms keep together.
@@ -273,8 +276,12 @@ impl Images {
         Ok(())
     }
 
+    /// Tells what happened to an image, which `id` names, with its labels. Without a name of its own it goes by its id.
     fn emit(&self, action: &str, id: &str, name: &str) {
-        self.events.emit("image", action, id, [("name".to_owned(), name.to_owned())].into());
+        let image = self.find(id).map(|record| record.id);
+        let mut attributes = image.map(|image| show::labels_of(self, &image)).unwrap_or_default();
+        attributes.insert("name".to_owned(), if name.is_empty() { id } else { name }.to_owned());
+        self.events.emit("image", action, id, attributes);
     }
 
     /// The containers made from an image: id and whether each has a live process.
@@ -329,6 +336,13 @@ impl Images {
     pub fn count(&self) -> usize {
         self.store.images().len()
     }
+}
+
+/// Whether a name still means this image, or leads to it as the one for a platform.
+pub(crate) fn still_means(images: &Images, name: &str, id: &str) -> bool {
+    let Ok((record, family)) = images.find_family(name) else { return false };
+    let mut parts = family.iter().flat_map(family::Family::images);
+    record.id.as_str() == id || parts.any(|(_, image)| image.id.as_str() == id)
 }
 
 /// The words that the command line matches on before it pulls.

@@ -111,14 +111,10 @@ fn remove_named(
     let named = Reference::parse(wanted).ok().filter(|_| !is_id(wanted, &record.id));
     let mut deleted = Vec::new();
     if let Some(reference) = named {
-        let tag = tags
-            .iter()
-            .find(|tag| tag.name == reference.canonical())
-            .or_else(|| {
-                let digest = reference.digest()?;
-                tags.iter().find(|tag| tag.manifest.as_ref() == Some(digest))
-            })
-            .ok_or_else(|| no_such(wanted))?;
+        if forget_digest(images, &reference, &tags, &mut deleted)? {
+            return Ok(deleted);
+        }
+        let tag = tags.iter().find(|tag| tag.name == reference.canonical()).ok_or_else(|| no_such(wanted))?;
         if tags.len() == 1 && !force {
             refuse_used(images, &record.id, &reference.familiar())?;
         }
@@ -142,6 +138,34 @@ fn remove_named(
     }
     delete(images, &record.id, &mut deleted)?;
     Ok(deleted)
+}
+
+/// `name@digest` beside a tag of that name: the tag stays and is no longer known by the digest. Tells whether it was so.
+fn forget_digest(
+    images: &Images,
+    reference: &Reference,
+    tags: &[TagRecord],
+    deleted: &mut Vec<DeleteItem>,
+) -> Result<bool> {
+    let Some(digest) = reference.digest() else { return Ok(false) };
+    let has_digest = |tag: &&TagRecord| {
+        tag.manifest.as_ref() == Some(digest)
+            && Reference::parse(&tag.name).is_ok_and(|tag| tag.name() == reference.name() && tag.digest().is_none())
+    };
+    let tagged: Vec<&TagRecord> = tags.iter().filter(has_digest).collect();
+    if tagged.is_empty() {
+        return Ok(false);
+    }
+    for tag in tagged {
+        images.store.tag(&tag.name, &tag.image, None).map_err(from_store)?;
+    }
+    images.store.untag(&reference.canonical()).map_err(from_store)?;
+    let name = format!("{}@{digest}", reference.familiar_name());
+    if let Some(tag) = tags.first() {
+        images.emit("untag", tag.image.as_str(), &name);
+    }
+    deleted.push(DeleteItem { untagged: name, deleted: String::new() });
+    Ok(true)
 }
 
 fn is_id(wanted: &str, id: &Digest) -> bool {

@@ -1,6 +1,6 @@
 //! Images as Docker shows them: list, inspect, history. Reads the store only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use brig_api::container::{Empty, HealthConfig};
 use brig_api::filters::Filters;
@@ -52,6 +52,9 @@ pub(super) fn list(images: &Images, options: ListOptions, filters: &Filters) -> 
     records.sort_by_key(|record| std::cmp::Reverse(created(record)));
     let parts = family::parts(&images.documents, &images.store, &all_tags);
     let shared = options.shared_size.then(|| manifests::shared_layers(images));
+    let views = images.containers.views();
+    let mut users = HashMap::<&str, usize>::new();
+    views.iter().for_each(|view| *users.entry(view.record.image_id.as_str()).or_default() += 1);
     let mut list = Vec::new();
     for record in records {
         let tags: Vec<TagRecord> = all_tags.iter().filter(|tag| tag.image == record.id).cloned().collect();
@@ -85,7 +88,7 @@ pub(super) fn list(images: &Images, options: ListOptions, filters: &Filters) -> 
         let family = tags.iter().find_map(|tag| images.family_of(tag.manifest.as_ref()?)).filter(|it| it.is_index);
         let family = family.or_else(|| images.family_of(record.manifest.as_ref()?));
         let mut summary = api::Summary {
-            containers: -1,
+            containers: i64::try_from(users.get(record.id.as_str()).copied().unwrap_or(0)).unwrap_or(i64::MAX),
             created: at,
             id: record.id.to_string(),
             labels: Some(labels).filter(|labels| !labels.is_empty()),
@@ -96,7 +99,6 @@ pub(super) fn list(images: &Images, options: ListOptions, filters: &Filters) -> 
             ..api::Summary::default()
         };
         if options.manifests {
-            summary.containers = i64::try_from(images.users_of(&record.id).len()).unwrap_or(i64::MAX);
             summary.descriptor = family.as_ref().map(|family| manifests::descriptor(&family.top));
             summary.manifests = family.map(|family| manifests::summaries(images, &family));
         }
@@ -105,7 +107,7 @@ pub(super) fn list(images: &Images, options: ListOptions, filters: &Filters) -> 
     Ok(list)
 }
 
-fn labels_of(images: &Images, id: &Digest) -> BTreeMap<String, String> {
+pub(super) fn labels_of(images: &Images, id: &Digest) -> BTreeMap<String, String> {
     // An image whose configuration is damaged is still listed, so that it can be removed.
     images.store.image_config(id).map(|config| config.config.labels).unwrap_or_default()
 }

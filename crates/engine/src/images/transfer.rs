@@ -112,10 +112,15 @@ impl Images {
         lines: &mpsc::Sender<Message>,
     ) -> Result<Vec<Message>> {
         let before = self.store.resolve(&reference.canonical());
+        let named = |digest| self.find_by_digest(reference, digest).is_some();
+        let had_digest = before.is_none() && reference.digest().is_some_and(named);
         // Until the name is there nothing leads to what it came with.
         let _lease = Lease::begin(&self.store);
         let show = |event: PullEvent| {
-            if let Some(line) = event_line(event) {
+            if let Some(mut line) = event_line(event) {
+                if line.status.starts_with("Pulling from ") && reference.digest().is_some() {
+                    line.id = reference.familiar();
+                }
                 // A client that reads too slowly misses a step of a progress bar, nothing else.
                 lines.try_send(line).ok();
             }
@@ -135,7 +140,7 @@ impl Images {
         };
         self.store.tag(&reference.canonical(), &image, Some(&digest)).map_err(from_store)?;
         self.emit("pull", &reference.familiar(), &reference.familiar_name());
-        let unchanged = before.is_some_and(|tag| tag.image == image);
+        let unchanged = before.map_or(had_digest, |tag| tag.image == image);
         let word = if unchanged { "Image is up to date for" } else { "Downloaded newer image for" };
         Ok(vec![
             status(format!("Digest: {digest}"), ""),
@@ -196,6 +201,9 @@ impl Images {
 
 fn pull_reference(name: &str, tag: Option<&str>) -> Result<Reference> {
     let reference = Reference::parse_bare(name).map_err(|e| Error::invalid(e.to_string()))?;
+    if reference.familiar_name() == "scratch" {
+        return Err(Error::invalid("'scratch' is a reserved name"));
+    }
     match tag.filter(|tag| !tag.is_empty()) {
         Some(digest) if digest.contains(':') => {
             let digest = brig_oci::Digest::parse(digest).map_err(|e| Error::invalid(e.to_string()))?;

@@ -171,5 +171,5 @@ is_same("prune all", client.images.prune(filters={"dangling": False})["SpaceRecl
 is_same("nothing is left", client.images.list(all=True), [])
 seen = api.events(since=int(time.time()) - 300, until=int(time.time()) + 1, filters={"type": "image"}, decode=True)
 actions = {event["Action"] for event in seen}
-is_same("events", actions, {"import", "tag", "untag", "delete", "save", "load", "push", "pull", "prune"})
+is_same("events", actions, {"import", "tag", "untag", "delete", "create", "save", "load", "push", "pull", "prune"})
 print("all as with Docker")
