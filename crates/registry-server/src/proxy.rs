@@ -13,9 +13,10 @@ use brig_store::{Lease, PartialReader, Source};
 use hyper::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::handlers::keep_manifest;
+use crate::handlers::{Ask, keep_manifest};
 use crate::refusal::Refusal;
 use crate::registry::{Inner, Registry};
+use crate::turns::Turn;
 
 /// The registry behind a cache.
 pub struct Proxy {
@@ -124,26 +125,19 @@ impl Proxy {
     /// fetch goes on though its client leaves.
     pub(crate) async fn blob(
         self: &Arc<Self>,
-        registry: &Registry,
+        ask: &Ask,
         name: &str,
         digest: &Digest,
         along: bool,
     ) -> Result<Had, Refusal> {
         let key = (name.to_owned(), digest.clone());
-        let mut stage = {
-            let mut fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
-            let running = fetching.get(&key).cloned();
-            running.unwrap_or_else(|| {
-                let (tell, stage) = watch::channel(Stage::Asking);
-                fetching.insert(key.clone(), stage.clone());
-                let (proxy, registry) = (self.clone(), registry.clone());
-                tokio::spawn(async move {
-                    let outcome = proxy.fetch(&registry, &key.0, &key.1, &tell).await;
-                    proxy.fetching.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-                    tell.send_replace(Stage::Ended(outcome));
-                });
-                stage
-            })
+        let mut stage = match self.running(&key) {
+            Some(stage) => stage,
+            None => {
+                // Outlives the request, as the fetch does.
+                let turn = ask.registry.inner.fetching.take(ask.peer, ANOTHER).await?;
+                self.begin(&ask.registry, key, turn)
+            }
         };
         loop {
             match stage.borrow_and_update().clone() {
@@ -158,6 +152,29 @@ impl Proxy {
             }
             stage.changed().await.map_err(Refusal::internal)?;
         }
+    }
+
+    /// The fetch of a blob that is under way.
+    fn running(&self, key: &(String, Digest)) -> Option<watch::Receiver<Stage>> {
+        self.fetching.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    /// Begins to fetch a blob, unless that is under way.
+    fn begin(self: &Arc<Self>, registry: &Registry, key: (String, Digest), turn: Turn) -> watch::Receiver<Stage> {
+        let mut fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = fetching.get(&key) {
+            return running.clone();
+        }
+        let (tell, stage) = watch::channel(Stage::Asking);
+        fetching.insert(key.clone(), stage.clone());
+        let (proxy, registry) = (self.clone(), registry.clone());
+        tokio::spawn(async move {
+            let outcome = proxy.fetch(&registry, &key.0, &key.1, &tell).await;
+            proxy.fetching.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            tell.send_replace(Stage::Ended(outcome));
+            drop(turn);
+        });
+        stage
     }
 
     /// Whether it could be fetched.

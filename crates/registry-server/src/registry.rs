@@ -32,6 +32,9 @@ const LARGE: usize = 64;
 /// How many long lists may be in memory: up to some 2.5 MB each.
 const LISTING: usize = 32;
 
+/// How many blobs are fetched from elsewhere at once: each may wait for another fetch of the same one, which takes a thread.
+const FETCHING: usize = 64;
+
 /// How many uploads may be under way; each is a row, and a file once something was sent.
 const UPLOADS: u64 = 1 << 16;
 
@@ -89,6 +92,8 @@ pub(crate) struct Inner {
     pub(crate) making: Turns,
     /// Whose large manifests are in memory.
     pub(crate) large: Turns,
+    /// Who fetches blobs from elsewhere.
+    pub(crate) fetching: Turns,
     /// Whose long lists are in memory.
     pub(crate) listing: Turns,
     /// Whose passwords are compared.
@@ -124,6 +129,7 @@ impl Registry {
                 told: Told::default(),
                 making: turns(MAKING, 64),
                 large: turns(LARGE, 128),
+                fetching: turns(FETCHING, 64),
                 listing: turns(LISTING, 256),
                 comparing: turns(COMPARING, 512),
                 uploads: UploadLimits { all: UPLOADS, client: of_client },

@@ -29,7 +29,7 @@ pub(super) async fn get(ask: Ask, name: String, digest: String) -> Result<Answer
     let found = ask.registry.blocking(move |inner| find(inner, &repository, &wanted, question)).await;
     let (source, size) = match (found, &ask.registry.inner.settings.proxy) {
         (Err(refusal), Some(proxy)) if refusal.status == StatusCode::NOT_FOUND => {
-            match proxy.blob(&ask.registry, &name, &digest, question == Question::Content).await? {
+            match proxy.blob(&ask, &name, &digest, question == Question::Content).await? {
                 Had::Away => return Err(proxy.away()),
                 Had::Arriving(along, size) => (Source::Arriving(along), size),
                 Had::Kept => {

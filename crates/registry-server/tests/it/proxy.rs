@@ -162,3 +162,28 @@ fn what_is_damaged_there_is_not_given_out() {
     std::fs::write(&file, b"content").unwrap();
     assert_eq!(cache.get(&format!("/v2/a/blobs/{digest}")).text(), "content");
 }
+
+/// Whoever asks for one slow blob under many names has a few places, and leaves the threads to others.
+#[test]
+fn what_is_fetched_slowly_under_many_names_leaves_threads_for_others() {
+    const NAMES: usize = 24;
+    let blob: &'static [u8] = vec![7u8; 4 << 20].leak();
+    let (tell, go_on) = std::sync::mpsc::channel();
+    let proxy = Proxy::new(&format!("http://{}", slow_registry(blob, go_on)), None).unwrap();
+    let settings = Settings { proxy: Some(proxy.into()), client_connections: 128, ..Settings::default() };
+    let cache = Rig::threaded(tempfile::tempdir().unwrap(), settings, 8);
+    let digest = digest::sha256_of(blob);
+    let ask = |name: usize| {
+        let mut stream = cache.connect();
+        write!(stream, "GET /v2/a{name}/blobs/{digest} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        stream
+    };
+    let mut first = ask(0);
+    let mut begun = [0; 1 << 20];
+    first.read_exact(&mut begun).unwrap();
+    let others: Vec<_> = (1..NAMES).map(ask).collect();
+    for _ in 0..3 {
+        assert_eq!(cache.get("/v2/a/tags/list").status, 404);
+    }
+    drop((first, others, tell));
+}
