@@ -408,13 +408,14 @@ fn unsigned(number: i64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::sha256_of;
 
     #[test]
     fn what_was_just_pushed_stays_that_when_it_is_shown_for_another_reason() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let repositories = Repositories::of(&store);
-        let (digest, grace) = (crate::digest::sha256_of(b"{}"), Duration::from_secs(60));
+        let (digest, grace) = (sha256_of(b"{}"), Duration::from_secs(60));
         let put = |source| {
             let new = NewManifest {
                 source,
@@ -434,6 +435,28 @@ mod tests {
             sources.iter().for_each(|source| put(*source));
             assert_eq!(repositories.tidy(grace, true, &[]).unwrap(), (0, collected), "{sources:?}");
         }
+    }
+
+    /// What takes room is asked of a busy registry, too: nobody waits for the other.
+    #[test]
+    fn what_would_be_left_is_found_beside_a_writer_where_nothing_would_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let digest = store.put_blob(b"blob").unwrap();
+        Repositories::of(&store).link_blob("a", &digest, 4).unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let asked = store.clone();
+        store
+            .database()
+            .write(|_| {
+                let find = move || tell.send(left_without(&asked, &[sha256_of(b"image")]).unwrap());
+                let thread = std::thread::spawn(find);
+                let left = told.recv_timeout(Duration::from_secs(20)).expect("it waits for the writer");
+                assert_eq!(left, HashSet::from([digest.clone()]));
+                drop(thread);
+                Ok(())
+            })
+            .unwrap();
     }
 
     #[test]
