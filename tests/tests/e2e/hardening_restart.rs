@@ -50,7 +50,7 @@ fn what_a_restart_policy_starts_at_boot_has_a_network() {
 fn a_stopped_shim_keeps_its_container_and_holds_up_nobody() {
     let mut host = TestHost::new();
     host.load_busybox();
-    host.brig(&["run", "-d", "--name", "stuck", "busybox", "sh", "-c", "echo kept; exec sleep 1000"]).ok();
+    let id = host.brig(&["run", "-d", "--name", "stuck", "busybox", "sh", "-c", "echo kept; exec sleep 1000"]).ok();
     host.brig(&["run", "-d", "--name", "other", "busybox", "sleep", "1000"]).ok();
     let (pid, shim) = (host.pid("stuck"), host.shim_pid("stuck"));
     signal(shim, Signal::STOP);
@@ -63,9 +63,13 @@ fn a_stopped_shim_keeps_its_container_and_holds_up_nobody() {
     signal(shim, Signal::CONT);
     eventually("the shim is heard again", || (host.brig(&["exec", "stuck", "true"]).code == 0).then_some(()));
     assert_eq!(host.brig(&["logs", "stuck"]).ok(), "kept");
-    // Its end is noticed too, which needs the connection of events.
-    // Past the daemon's next try for it, of which nobody is told.
-    std::thread::sleep(Duration::from_secs(6));
+    // Its end is noticed too, which needs the connection of events: the shim's side of one that lasts is seen in its namespace.
+    let is_connected = || {
+        let sockets = std::fs::read_to_string(format!("/proc/{shim}/net/unix")).unwrap();
+        // The sixth column is the state, of which 03 is "connected" (proc(5)); what listens is 01.
+        sockets.lines().any(|line| line.ends_with("shim.sock") && line.contains(&id) && line.contains(" 03 "))
+    };
+    eventually("the daemon is connected with the shim again", || is_connected().then_some(()));
     signal(pid, Signal::KILL);
     host.wait_for_state("stuck", "exited");
     assert_eq!(host.field("stuck", "{{.State.ExitCode}}"), "137");

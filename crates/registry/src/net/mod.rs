@@ -5,6 +5,7 @@ pub(crate) mod dial;
 pub(crate) mod dns;
 pub(crate) mod proxy;
 pub(crate) mod resolver;
+mod sent;
 pub(crate) mod tls;
 pub(crate) mod transport;
 pub(crate) mod url;

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{ACCEPT_ENCODING, AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, USER_AGENT};
@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::dial::{Dialer, Reach, describe_io};
 use super::proxy::Proxy;
+use super::sent::Sent;
 use super::tls::{Trust, refused_certificate};
 use super::url::{Origin, Scheme, Url};
 use crate::error::{ErrorKind, Failure, Retry};
@@ -26,11 +27,13 @@ const MOST_REDIRECTS: usize = 10;
 const LARGEST_HEAD: usize = 64 << 10;
 /// Longest time for a document, however steadily it drips in.
 const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(300);
+/// A server that has been given something may take so many times as long before it answers as one that is only asked.
+const WORKING: u32 = 10;
 /// Idle connections kept per origin, and for how long.
 const IDLE_CONNECTIONS: usize = 8;
 const IDLE_FOR: Duration = Duration::from_secs(30);
 
-type Sender = SendRequest<Full<Bytes>>;
+type Sender = SendRequest<Sent>;
 
 /// Sends requests.
 pub(crate) struct Transport {
@@ -171,7 +174,7 @@ impl Transport {
             failure
         })?;
         let io = TokioIo::new(dialled.stream);
-        let handshake = http1::Builder::new().max_buf_size(LARGEST_HEAD).handshake::<_, Full<Bytes>>(io).await;
+        let handshake = http1::Builder::new().max_buf_size(LARGEST_HEAD).handshake::<_, Sent>(io).await;
         let (sender, driver) = handshake.map_err(|e| http_failure(&e))?;
         // Ends when sender and response body are gone, so dropping a request closes its connection.
         tokio::spawn(async move {
@@ -206,11 +209,23 @@ impl Transport {
                 headers.insert(hyper::header::PROXY_AUTHORIZATION, value);
             }
         }
-        let message = builder.body(Full::new(request.body.clone()));
+        let (body, progress) = Sent::new(request.body.clone());
+        let message = builder.body(body);
         let message = message.map_err(|e| Failure::fatal(ErrorKind::Invalid, format!("cannot be requested: {e}")))?;
-        match timeout(self.stall, connection.sender.send_request(message)).await {
-            Ok(result) => result.map_err(|e| http_failure(&e)),
-            Err(_) => Err(Failure::transient(ErrorKind::Timeout, "net/http: timeout awaiting response headers")),
+        let mut answer = std::pin::pin!(connection.sender.send_request(message));
+        loop {
+            let left = progress.left();
+            // What was handed over may still have to go through a slow line, and what a server does with a whole blob or image
+            // takes its time.
+            let patience = if left == 0 && writes(&request.method) { self.stall * WORKING } else { self.stall };
+            match timeout(patience, answer.as_mut()).await {
+                Ok(result) => return result.map_err(|e| http_failure(&e)),
+                Err(_) if progress.left() < left => {}
+                Err(_) => {
+                    let text = "net/http: timeout awaiting response headers";
+                    return Err(Failure::transient(ErrorKind::Timeout, text));
+                }
+            }
         }
     }
 
@@ -354,6 +369,10 @@ impl Response<'_> {
         }
         Ok(body)
     }
+}
+
+fn writes(method: &Method) -> bool {
+    matches!(*method, Method::PUT | Method::PATCH)
 }
 
 /// `Get "http://host/path"`, as Go's http package begins its errors.

@@ -105,13 +105,15 @@ impl Upload<'_> {
     pub(super) async fn run(&self, step: &(dyn Fn(Step) + Send + Sync)) -> Result<(), Failure> {
         let mut backoff = Backoff::new(self.session.inner.config.retry_delay);
         let mut place: Option<Place> = None;
+        // What was said to be there and then was not is no progress when it is there again.
+        let mut furthest = 0;
         loop {
-            let before = place.as_ref().map_or(0, |place| place.offset);
             let failure = match self.attempt(&mut place, step).await {
                 Ok(()) => return Ok(()),
                 Err(failure) => failure,
             };
-            if place.as_ref().map_or(0, |place| place.offset) > before {
+            if let Some(reached) = place.as_ref().map(|place| place.offset).filter(|reached| *reached > furthest) {
+                furthest = reached;
                 backoff.progress();
             }
             let waiting = |wait, failure: &Failure| {
@@ -178,10 +180,15 @@ impl Upload<'_> {
             _ => return Err(refusal(response, Asked::Push).await),
         }
         place.url = location(self.session, &response).await?;
+        let before = place.offset;
         place.offset = response.header(&RANGE).and_then(received).unwrap_or(end);
         if place.offset > self.size {
             let text = format!("{}: the registry has more bytes than were sent", response.context());
             return Err(Failure::fatal(ErrorKind::Invalid, text));
+        }
+        if place.offset <= before {
+            let text = format!("{}: the upload has not got further than byte {}", response.context(), place.offset);
+            return Err(Failure::transient(ErrorKind::Network, text));
         }
         response.discard().await;
         Ok(())

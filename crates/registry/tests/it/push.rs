@@ -1,10 +1,12 @@
 //! Pushing: what is sent, what is not, and every way in which it can go wrong.
 
+use std::time::Duration;
+
 use brig_oci::{Digest, Document, Manifest};
-use brig_registry::{Auth, ErrorKind, PushEvent};
+use brig_registry::{Auth, Client, Config, ErrorKind, PushEvent};
 
 use super::rig::image::sha256;
-use super::rig::{Image, Layer, Packing, Registry, Reply, TestBox};
+use super::rig::{Image, Layer, Packing, Registry, Reply, TestBox, quick};
 
 fn manifest_at(registry: &Registry, repository: &str, tag: &str) -> (Manifest, Vec<u8>) {
     let bytes = registry.content(&format!("/v2/{repository}/manifests/{tag}")).unwrap();
@@ -119,6 +121,55 @@ async fn a_forgotten_upload_begins_anew() {
     let (pushed, _) = host.push(&image_id, &registry.name("app:1"), None).await.unwrap();
     assert_eq!(pushed.digest, big().digest());
     assert!(registry.count("POST", "/blobs/uploads/") >= 3);
+}
+
+/// A registry that takes chunks for ever and says each time that it has nothing: asked a few times more, then given up.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_never_gets_further_ends() {
+    const MOST: usize = 40;
+    let (host, image_id) = with_image(&big()).await;
+    for takes_first in [false, true] {
+        let registry = Registry::new().await;
+        registry.hook(move |seen| match seen.method.as_str() {
+            // So that the test ends whatever happens.
+            "PATCH" if seen.nth > MOST => Reply::With(403, vec![], vec![]),
+            "PATCH" if takes_first && seen.range.as_deref().is_some_and(|range| range.starts_with("0-")) => {
+                Reply::With(
+                    202,
+                    vec![("location", seen.path.clone()), ("range", format!("0-{}", (8 << 20) - 1))],
+                    vec![],
+                )
+            }
+            "PATCH" => Reply::With(202, vec![("location", seen.path.clone()), ("range", "0-0".into())], vec![]),
+            _ => Reply::Serve,
+        });
+        let error = host.push(&image_id, &registry.name("app:1"), None).await.unwrap_err();
+        assert!(registry.count("PATCH", "") < MOST, "{} chunks were sent: {error}", registry.count("PATCH", ""));
+        assert!(error.message.contains("has not got further"), "{error}");
+    }
+}
+
+/// What takes longer than a registry may be silent: a chunk on a slow line, and what is done with the whole at the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_is_not_silent() {
+    const STALL: Duration = Duration::from_millis(400);
+    let (source, image_id) = with_image(&big()).await;
+    let host = TestBox { client: Client::new(Config { stall_timeout: STALL, ..quick() }).unwrap(), ..source };
+    let registry = Registry::new().await;
+    // Eight MiB in three times that.
+    registry.takes_slowly(STALL * 3 / 128);
+    registry.hook(|seen| {
+        if seen.method == "PUT" {
+            // What it has to do takes it so long.
+            std::thread::sleep(STALL * 2);
+        }
+        Reply::Serve
+    });
+    let (pushed, events) = host.push(&image_id, &registry.name("app:1"), None).await.unwrap();
+    assert_eq!(pushed.digest, big().digest());
+    assert!(!events.iter().any(|event| matches!(event, PushEvent::Retrying { .. })), "{events:?}");
+    assert_eq!(registry.count("PATCH", ""), 3, "each chunk once");
+    assert_eq!(registry.count("PUT", ""), 3, "layer, configuration and manifest");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -71,6 +71,8 @@ struct State {
     begun: AtomicUsize,
     hook: Mutex<Hook>,
     log: Mutex<Vec<Seen>>,
+    /// How long it takes to take in 64 KiB.
+    slowness: Mutex<Duration>,
 }
 
 /// A running registry; gone when dropped.
@@ -105,6 +107,7 @@ impl Registry {
             begun: AtomicUsize::default(),
             hook: Mutex::new(Box::new(|_| Reply::Serve)),
             log: Mutex::default(),
+            slowness: Mutex::default(),
         });
         let shared = state.clone();
         let task = tokio::spawn(async move {
@@ -133,6 +136,11 @@ impl Registry {
 
     pub fn hook(&self, hook: impl Fn(&Seen) -> Reply + Send + Sync + 'static) {
         *self.state.hook.lock().unwrap() = Box::new(hook);
+    }
+
+    /// From now on it takes so long to take in 64 KiB.
+    pub fn takes_slowly(&self, slowness: Duration) {
+        *self.state.slowness.lock().unwrap() = slowness;
     }
 
     /// Misbehaves for requests to blobs only.
@@ -194,7 +202,8 @@ async fn answer(request: Request<Incoming>, state: &State) -> std::io::Result<Re
     let (method, path) = (request.method().to_string(), request.uri().path_and_query().unwrap().to_string());
     let (authorization, range) = (header("authorization"), header("content-range").or(header("range")));
     let kind = header("content-type").unwrap_or_default();
-    let bytes = request.into_body().collect().await.map_err(std::io::Error::other)?.to_bytes();
+    let slowness = *state.slowness.lock().unwrap();
+    let bytes = take(request.into_body(), slowness).await?;
     let body = String::from_utf8_lossy(&bytes[..bytes.len().min(4096)]).into_owned();
     let seen = {
         let mut log = state.log.lock().unwrap();
@@ -216,6 +225,17 @@ async fn answer(request: Request<Incoming>, state: &State) -> std::io::Result<Re
     }
     let content = state.content.lock().unwrap().get(seen.path.split('?').next().unwrap()).cloned();
     Ok(respond(&seen, reply, content).await)
+}
+
+async fn take(mut body: Incoming, slowness: Duration) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let data = frame.map_err(std::io::Error::other)?.into_data().unwrap_or_default();
+        // The slowness that was asked for.
+        tokio::time::sleep(slowness.mul_f64(data.len() as f64 / f64::from(64 << 10))).await;
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes)
 }
 
 /// Everything that writes.
