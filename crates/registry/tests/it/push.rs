@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use brig_oci::{Digest, Document, Manifest};
+use brig_oci::{Digest, Document, Manifest, Reference};
 use brig_registry::{Auth, Client, Config, ErrorKind, PushEvent};
+use brig_store::{ImageRecord, Lease};
 
 use super::rig::image::sha256;
 use super::rig::{Image, Layer, Packing, Registry, Reply, TestBox, quick};
@@ -170,6 +171,23 @@ async fn slow_is_not_silent() {
     assert!(!events.iter().any(|event| matches!(event, PushEvent::Retrying { .. })), "{events:?}");
     assert_eq!(registry.count("PATCH", ""), 3, "each chunk once");
     assert_eq!(registry.count("PUT", ""), 3, "layer, configuration and manifest");
+}
+
+/// The manifest of an image that came with none: a collection that comes before its name leads to it leaves it alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_manifest_that_was_made_stays_for_its_name() {
+    let (host, image_id) = with_image(&Image::small()).await;
+    host.store.put_image(ImageRecord::new(image_id.clone(), None)).unwrap();
+    let registry = Registry::new().await;
+    let name = Reference::parse(&registry.name("app:1")).unwrap();
+    let lease = Lease::begin(&host.store);
+    let pushed = host.client.push(&host.store, &image_id, &name, None, &|_| {}).await.unwrap();
+    host.store.gc(&[]).unwrap();
+    assert!(host.store.has_blob(&pushed.digest));
+    host.store.tag(&name.canonical(), &image_id, Some(&pushed.digest)).unwrap();
+    drop(lease);
+    host.store.gc(&[]).unwrap();
+    assert!(host.store.has_blob(&pushed.digest), "the name leads to it");
 }
 
 #[tokio::test(flavor = "multi_thread")]
