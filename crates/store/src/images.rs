@@ -18,9 +18,10 @@ impl Store {
     /// Makes an image of a configuration and layers that are all here; durable when this returns.
     /// Fails, and says what is missing, if one is not. Storing an image again updates its manifest.
     pub fn put_image(&self, image: ImageRecord) -> Result<ImageRecord> {
+        // First: what is read now is not collected before its record is there.
+        let _gate = self.gate();
         let bytes = self.read_blob(&image.id)?;
         let config = ImageConfig::parse(&bytes).map_err(|error| Error::invalid(error.to_string()))?;
-        let _gate = self.gate();
         let chain_id = digest::top_chain_id(&config.rootfs.diff_ids);
         if let Some(chain) = &chain_id
             && !self.is_whole(chain)
@@ -155,4 +156,36 @@ pub fn tags_beginning(store: &Store, prefix: &str) -> Vec<TagRecord> {
 pub(crate) fn now() -> i64 {
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+    use brig_tests::wait::eventually;
+
+    use super::*;
+
+    /// Between the look at a configuration and the record of its image no collection comes: a record never points at nothing.
+    #[test]
+    fn no_image_is_made_of_a_configuration_that_is_being_collected() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let config = br#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
+        let id = store.put_blob(config).unwrap();
+        let collection = store.gate();
+        let (tell, told) = std::sync::mpsc::channel();
+        let (making, image) = (store.clone(), ImageRecord::new(id.clone(), None));
+        let maker = std::thread::spawn(move || {
+            tell.send(rustix::thread::gettid().as_raw_nonzero()).unwrap();
+            making.put_image(image)
+        });
+        let status = format!("/proc/self/task/{}/stat", told.recv().unwrap());
+        let sleeps = || std::fs::read_to_string(&status).unwrap().rsplit(") ").next().unwrap().starts_with('S');
+        eventually("it waits for the collection", || sleeps().then_some(()));
+        std::fs::remove_file(store.inner.blob_path(&id)).unwrap();
+        drop(collection);
+        assert!(maker.join().unwrap().is_err());
+        assert!(store.image(&id).is_none());
+    }
 }

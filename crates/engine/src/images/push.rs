@@ -4,6 +4,7 @@ use brig_api::progress::Message;
 use brig_api::system::AuthConfig;
 use brig_oci::{Digest, Platform, Reference};
 use brig_registry::{Auth, PushEvent};
+use brig_store::Lease;
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -74,6 +75,8 @@ async fn push_all(
             // A client that reads too slowly misses a step of a progress bar, nothing else.
             lines.try_send(event_line(event)).ok();
         };
+        // The manifest that is made for a push is nobody's until the name leads to it.
+        let _lease = Lease::begin(&images.store);
         let pushed = match &family {
             Some(family) => platforms::push(images, family, &name, auth, &show).await?,
             None => images.client.push(&images.store, &id, &name, auth, &show).await.map_err(from_registry)?,

@@ -49,7 +49,7 @@ pub struct Pushed {
 impl Client {
     /// Pushes the image `id` to the repository and tag that `reference` names, without a tag under its digest. The manifest
     /// that the image came with is sent unchanged where every layer is there, or comes out, byte for byte as it says; else
-    /// one is made and kept in the store. Does not tag.
+    /// one is made and kept in the store: the caller holds a lease until a name leads to it. Does not tag.
     pub async fn push(
         &self,
         store: &Store,
