@@ -47,8 +47,13 @@ impl Format {
         Ok(text)
     }
 
+    /// Whether fields are seen as Docker's types have them, those too that its JSON leaves out.
+    pub fn is_typed(&self) -> bool {
+        !self.source.contains("json")
+    }
+
     fn run(&self, missing: MissingKey, data: &Json) -> std::result::Result<String, TemplateError> {
-        self.template(missing, data)?.execute_to_string(&to_go(data, "", !self.source.contains("json")))
+        self.template(missing, data)?.execute_to_string(&to_go(data, "", self.is_typed()))
     }
 
     fn template(&self, missing: MissingKey, data: &Json) -> std::result::Result<Template, TemplateError> {
@@ -88,7 +93,20 @@ const OPTIONAL: [&str; 12] = [
 
 type Function = fn(&[Go]) -> std::result::Result<Go, TemplateError>;
 
-const FUNCTIONS: [(&str, Function); 11] = [
+const FUNCTIONS: [(&str, Function); 12] = [
+    ("index", |args| {
+        let mut value = args.first().cloned().unwrap_or(Go::Nil);
+        for key in args.get(1..).unwrap_or_default() {
+            let found = value.index(key)?;
+            let is_text = |map: &BTreeMap<Arc<str>, Go>| map.values().all(|value| matches!(value, Go::String(_)));
+            value = match (&value, found) {
+                // In a map of texts, such as labels, what is not there is the empty text.
+                (Go::Map(map), Go::Nil) if is_text(map) => Go::String("".into()),
+                (_, found) => found,
+            };
+        }
+        Ok(value)
+    }),
     ("label", |args| {
         let found = args.first().and_then(|map| map.field(&string(args, 1)));
         Ok(found.cloned().unwrap_or_else(|| Go::String("".into())))
@@ -185,7 +203,9 @@ fn find<'a>(whole: &'a Json, wanted: &Json) -> Option<&'a Json> {
 }
 
 /// Lists and maps that Docker's JSON has as `null` when they are empty; templates see them empty, as Go does.
-const EMPTY_LISTS: [&str; 24] = [
+const EMPTY_LISTS: [&str; 26] = [
+    "Manifests",
+    "Shell",
     "Binds",
     "CapAdd",
     "CapDrop",
@@ -211,8 +231,22 @@ const EMPTY_LISTS: [&str; 24] = [
     "DNSNames",
     "RepoTags",
 ];
-const EMPTY_MAPS: [&str; 9] =
-    ["Labels", "Options", "Volumes", "PortBindings", "DriverOpts", "Ports", "Containers", "Networks", "Annotations"];
+const EMPTY_MAPS: [&str; 12] = [
+    "Annotations",
+    "Containers",
+    "DriverOpts",
+    "ExposedPorts",
+    "Labels",
+    "Networks",
+    "Options",
+    "PortBindings",
+    "Ports",
+    "Sysctls",
+    "Tmpfs",
+    "Volumes",
+];
+/// Sets, whose members Go shows as `{}`.
+const SETS: [&str; 2] = ["ExposedPorts", "Volumes"];
 
 fn to_go(json: &Json, name: &str, typed: bool) -> Go {
     match json {
@@ -227,6 +261,10 @@ fn to_go(json: &Json, name: &str, typed: bool) -> Go {
         },
         Json::String(s) => Go::String(s.as_str().into()),
         Json::Array(items) => Go::List(items.iter().map(|item| to_go(item, "", typed)).collect::<Vec<_>>().into()),
+        Json::Object(fields) if typed && SETS.contains(&name) => {
+            let each = fields.keys().map(|k| (k.as_str().into(), Go::String("{}".into())));
+            Go::Map(Arc::new(each.collect::<BTreeMap<Arc<str>, Go>>()))
+        }
         Json::Object(fields) => {
             let each = fields.iter().map(|(k, v)| (k.as_str().into(), to_go(v, k, typed)));
             Go::Map(Arc::new(each.collect::<BTreeMap<Arc<str>, Go>>()))

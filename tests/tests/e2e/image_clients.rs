@@ -116,6 +116,19 @@ fn a_container_is_listed_by_id_when_its_name_means_another_image() {
 }
 
 #[test]
+fn a_prune_tells_what_went() {
+    let host = TestHost::new();
+    load(&host, "app:v1", "one");
+    host.brig(&["tag", "app:v1", "app:V2"]).ok();
+    let asked = host.brig_run(&["image", "prune", "-a"]).input("n\n").output();
+    assert!(asked.ok().contains("Are you sure you want to continue? [y/N]"), "{asked}");
+    let pruned = host.brig(&["image", "prune", "-af"]).ok();
+    for line in ["untagged: app:v1\n", "untagged: app:V2\n", "deleted: sha256:"] {
+        assert!(pruned.contains(line), "{line}: {pruned}");
+    }
+}
+
+#[test]
 fn lines_of_progress_have_a_bar() {
     let host = TestHost::new();
     let registry = host.registry();
@@ -142,6 +155,12 @@ fn names_that_cannot_be_are_refused() {
     assert!(refused.contains("refusing to create an ambiguous tag using digest algorithm as name"), "{refused}");
     let refused = host.brig(&["inspect", "--type", "container", "team/app:1"]).fails(1);
     assert!(refused.contains("No such container: team/app:1"), "{refused}");
+    let digest = format!("x@sha256:{}", "0".repeat(64));
+    host.brig(&["create", "--name", "box", "app:1", "true"]).ok();
+    for arguments in [["commit", "box", &digest], ["import", "/dev/null", &digest]] {
+        let refused = host.brig(&arguments).fails(1);
+        assert!(refused.contains("refusing to create a tag with a digest reference"), "{refused}");
+    }
     for verb in ["load", "import"] {
         let archive = if verb == "load" { vec!["load", "-i", "/tmp"] } else { vec!["import", "/tmp"] };
         assert!(host.brig(&archive).fails(1).contains("read /tmp: is a directory"), "{verb}");

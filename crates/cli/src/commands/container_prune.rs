@@ -30,7 +30,7 @@ pub const COMMAND: Command = Command {
 fn run(context: &Context, m: &Matches) -> Result<u8> {
     let filters = filters(&m.list("filter"))?;
     if !m.bool("force") && !terminal::confirm("WARNING! This will remove all stopped containers.\nAre you sure you want to continue?")? {
-        return Ok(1);
+        return Ok(0);
     }
     let report: PruneReport =
         context.client()?.post_get(&Path::new("/containers/prune", &[]).query_text("filters", &filter_text(&filters)))?;

@@ -38,13 +38,13 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
         "WARNING! This will remove all dangling images."
     };
     if !m.bool("force") && !terminal::confirm(&format!("{what}\nAre you sure you want to continue?"))? {
-        return Ok(1);
+        return Ok(0);
     }
     let report: PruneReport =
         context.client()?.post_get(&Path::new("/images/prune", &[]).query_text("filters", &filter_text(&filters)))?;
     let deleted = report.images_deleted.unwrap_or_default();
     if !deleted.is_empty() {
-        terminal::print(&format!("Deleted Images:\n{}\n", super::rmi::told(&deleted)))?;
+        terminal::print(&format!("Deleted Images:\n{}\n", super::rmi::told(&deleted, ["untagged", "deleted"])))?;
     }
     super::reclaimed(report.space_reclaimed)
 }

@@ -83,13 +83,43 @@ pub fn show(client: &Client, names: &[String], request: &Request<'_>) -> Result<
     match (&format, request.format) {
         (Some(format), _) => {
             for bytes in &found {
-                terminal::line(&format.fill(&decode::<Value>(bytes)?)?)?;
+                let mut object = decode::<Value>(bytes)?;
+                if format.is_typed() {
+                    complete(&mut object);
+                }
+                terminal::line(&format.fill(&object)?)?;
             }
         }
         (None, "json") => terminal::line(&array(&found))?,
         (None, _) => terminal::line(&indent(&array(&found)))?,
     }
     if failed.is_empty() { Ok(0) } else { Err(Failure::new(failed.join("\n"))) }
+}
+
+/// Fields of images and containers that are left out of the JSON where they say nothing: where, which, and what they are
+/// then.
+const OMITTED: [(&str, &[&str], &str); 9] = [
+    ("", &["Variant", "OsVersion"], "\"\""),
+    ("", &["Descriptor", "ContainerConfig", "Manifests", "SizeRw", "SizeRootFs"], "null"),
+    ("", &["VirtualSize"], "0"),
+    ("/Config", &["StopSignal"], "\"\""),
+    ("/Config", &["ExposedPorts", "Shell", "Healthcheck"], "null"),
+    ("/Config", &["ArgsEscaped"], "false"),
+    ("/State", &["Health"], "null"),
+    ("/HostConfig", &["Init", "Tmpfs", "Sysctls", "Annotations"], "null"),
+    ("/HostConfig", &["Runtime"], "\"\""),
+];
+
+/// Puts in what Docker's client knows although the daemon did not say it.
+fn complete(object: &mut Value) {
+    let is_known = object.get("RootFS").is_some() || object.get("HostConfig").is_some();
+    for (path, names, default) in OMITTED.iter().filter(|_| is_known) {
+        let Some(fields) = object.pointer_mut(path).and_then(Value::as_object_mut) else { continue };
+        for name in *names {
+            let default = || serde_json::from_str(default).unwrap_or_default();
+            fields.entry(*name).or_insert_with(default);
+        }
+    }
 }
 
 fn array(found: &[Vec<u8>]) -> String {
@@ -171,5 +201,30 @@ mod tests {
         let shown = "[\n    {\n        \"a\": 1,\n        \"b\": {},\n        \"c\": [],\n        \"d\": \"x:\\\"{,\\\\\",\n        \"e\": [\n            1,\n            null\n        ],\n        \"f\": \"\\u003c\"\n    }\n]";
         assert_eq!(indent(text), shown);
         assert_eq!(indent("[]"), "[]");
+    }
+
+    #[test]
+    fn what_docker_leaves_out_is_there_for_a_template() {
+        let fill = |text: &str, json: &str| {
+            let format = Format::parse(text).unwrap();
+            let mut object = serde_json::from_str(json).unwrap();
+            if format.is_typed() {
+                complete(&mut object);
+            }
+            format.fill(&object).map_err(|refusal| refusal.message)
+        };
+        let image = r#"{"RootFS":{},"Config":{"Cmd":null,"Labels":{"a":"b"}}}"#;
+        for (text, shown) in [
+            ("{{.Variant}}|{{.VirtualSize}}|{{.Descriptor}}|{{.Config.StopSignal}}", "|0|<no value>|"),
+            ("{{.Config.ExposedPorts}} {{.Config.Shell}} {{.Config.Healthcheck}}", "map[] [] <no value>"),
+            ("{{if .Config.Healthcheck}}x{{end}}{{range .Config.ExposedPorts}}x{{end}}", ""),
+            ("{{json .Config}}", r#"{"Cmd":null,"Labels":{"a":"b"}}"#),
+            (r#"{{index .Config.Labels "a"}}{{index .Config.Labels "none"}}"#, "b"),
+        ] {
+            assert_eq!(fill(text, image).as_deref(), Ok(shown), "{text}");
+        }
+        assert!(fill("{{.Config.MemorySwap}}", image).unwrap_err().contains("no entry for key"));
+        let container = r#"{"State":{},"HostConfig":{},"Config":{"Volumes":{"/a":{}}}}"#;
+        assert_eq!(fill("{{.State.Health}} {{.Config.Volumes}}", container).as_deref(), Ok("<no value> map[/a:{}]"));
     }
 }

@@ -123,7 +123,7 @@ fn receive(source: &mut impl Read, output: &str, failed: &str) -> Result<()> {
     }
     let target = std::path::Path::new(output);
     let directory = target.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
-    let fail = |e: std::io::Error| Failure::new(format!("{failed}: write {output}: {e}"));
+    let fail = |e: std::io::Error| Failure::new(format!("{failed}: write {output}: {}", crate::parse::env::words(&e)));
     // Half a file under the final name would look like a whole one.
     let beside = directory.join(format!(".brig-save-{}", std::process::id()));
     let mut file = std::fs::File::create(&beside).map_err(fail)?;

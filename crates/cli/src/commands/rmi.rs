@@ -42,16 +42,16 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
                 terminal::say(&failure.message);
                 Ok(())
             }
-            other => terminal::print(&told(&other?.unwrap_or_default())),
+            other => terminal::print(&told(&other?.unwrap_or_default(), ["Untagged", "Deleted"])),
         }
     })
 }
 
-/// What was removed, a line each.
-pub fn told(items: &[DeleteItem]) -> String {
+/// What was removed, a line each, told with the words for a name that went and for a thing.
+pub fn told(items: &[DeleteItem], [untagged, deleted]: [&str; 2]) -> String {
     let line = |item: &DeleteItem| match item.deleted.as_str() {
-        "" => format!("Untagged: {}\n", item.untagged),
-        id => format!("Deleted: {id}\n"),
+        "" => format!("{untagged}: {}\n", item.untagged),
+        id => format!("{deleted}: {id}\n"),
     };
     items.iter().map(line).collect()
 }

@@ -4,9 +4,9 @@
 use brig_api::system::DiskUsage;
 use crate::client::Path;
 use crate::command::{Args, Command, Complete, Context};
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::flags::{Flag, Matches};
-use crate::template::Listing;
+use crate::template::{Format, Listing};
 use crate::{human, terminal};
 use serde_json::{Value, json};
 
@@ -34,10 +34,13 @@ const HEADS: &[(&str, &str)] = &[
 
 fn run(context: &Context, m: &Matches) -> Result<u8> {
     let format = m.text("format");
-    if m.bool("verbose") && !format.is_empty() && format != "table" {
-        return Err(Failure::new("the verbose and the format options conflict: leave one of them out"));
-    }
     let usage: DiskUsage = context.client()?.get(&Path::new("/system/df", &[]))?;
+    if m.bool("verbose") && format == "json" {
+        return terminal::line(&details(&usage).to_string()).map(|()| 0);
+    }
+    if m.bool("verbose") && !format.is_empty() && format != "table" {
+        return terminal::line(&Format::parse(format)?.fill(&details(&usage))?).map(|()| 0);
+    }
     if m.bool("verbose") {
         return terminal::print(&verbose(&usage)?).map(|()| 0);
     }
@@ -83,6 +86,16 @@ fn rows(usage: &DiskUsage) -> Vec<Value> {
         row("Registry", count, count, held.size, 0)
     }));
     rows
+}
+
+/// What takes room, for a template: a list of each kind.
+fn details(usage: &DiskUsage) -> Value {
+    json!({
+        "Images": super::images::rows(usage.images.as_deref().unwrap_or_default(), false, false, false),
+        "Containers": usage.containers.iter().flatten().map(container).collect::<Vec<_>>(),
+        "Volumes": usage.volumes.iter().flatten().map(super::volume_ls::row).collect::<Vec<_>>(),
+        "BuildCache": [],
+    })
 }
 
 fn verbose(usage: &DiskUsage) -> Result<String> {
@@ -134,6 +147,8 @@ mod tests {
         let listing = Listing { format: "{{.Type}} {{.TotalCount}} {{.Active}} {{.Size}} {{.Reclaimable}}", table: "", heads: HEADS, functions: &[] };
         let text = "Images 2 1 1kB 400B (40%)\nContainers 2 1 15B 10B (66%)\nLocal Volumes 1 0 7B 7B (100%)\nBuild Cache 0 0 0B 0B\n";
         assert_eq!(listing.render(&rows(&usage)).unwrap(), text);
+        let all = Format::parse("{{range .Images}}{{.Size}} {{end}}{{len .Containers}} {{(index .Volumes 0).Name}}").unwrap();
+        assert_eq!(all.fill(&details(&usage)).unwrap(), "600B 400B 2 v");
         usage.brig_reclaimable = Some(300);
         let text = text.replace("400B (40%)", "300B (30%)");
         usage.brig_registry = Some(brig_api::system::RegistryUsage { count: 3, size: 9 });

@@ -35,7 +35,7 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
         return Err(Failure::new("ERROR: The \"until\" filter is not supported with \"--volumes\""));
     }
     if !m.bool("force") && !terminal::confirm(&question(m))? {
-        return Ok(1);
+        return Ok(0);
     }
     let client = context.client()?;
     let text = filter_text(&given);
@@ -61,7 +61,7 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
     freed += pruned.space_reclaimed;
     let deleted = pruned.images_deleted.unwrap_or_default();
     if !deleted.is_empty() {
-        terminal::print(&format!("Deleted Images:\n{}\n", super::rmi::told(&deleted)))?;
+        terminal::print(&format!("Deleted Images:\n{}\n", super::rmi::told(&deleted, ["untagged", "deleted"])))?;
     }
     super::reclaimed(freed)
 }

@@ -41,7 +41,7 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
     let question =
         format!("WARNING! This will remove {what} not used by at least one container.\nAre you sure you want to continue?");
     if !m.bool("force") && !terminal::confirm(&question)? {
-        return Ok(1);
+        return Ok(0);
     }
     let report: PruneReport =
         context.client()?.post_get(&Path::new("/volumes/prune", &[]).query_text("filters", &filter_text(&filters)))?;
