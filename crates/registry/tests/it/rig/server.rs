@@ -69,10 +69,33 @@ struct State {
     uploads: Mutex<HashMap<String, Vec<u8>>>,
     /// Uploads that were ever begun: the next one's name.
     begun: AtomicUsize,
+    slow: Arc<SlowAnswers>,
     hook: Mutex<Hook>,
     log: Mutex<Vec<Seen>>,
     /// How long it takes to take in 64 KiB.
     slowness: Mutex<Duration>,
+}
+
+/// Slow answers whose last piece was not given out yet, and the most there ever were.
+#[derive(Default)]
+struct SlowAnswers {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl SlowAnswers {
+    fn another(self: &Arc<Self>) -> SlowAnswer {
+        self.most.fetch_max(self.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        SlowAnswer(self.clone())
+    }
+}
+
+struct SlowAnswer(Arc<SlowAnswers>);
+
+impl Drop for SlowAnswer {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// A running registry; gone when dropped.
@@ -105,6 +128,7 @@ impl Registry {
             content: Mutex::default(),
             uploads: Mutex::default(),
             begun: AtomicUsize::default(),
+            slow: Arc::default(),
             hook: Mutex::new(Box::new(|_| Reply::Serve)),
             log: Mutex::default(),
             slowness: Mutex::default(),
@@ -185,6 +209,11 @@ impl Registry {
     pub fn count(&self, method: &str, part: &str) -> usize {
         self.log().iter().filter(|s| s.method == method && s.path.contains(part)).count()
     }
+
+    /// How many slow answers were under way at once at the most.
+    pub fn most_slow_answers(&self) -> usize {
+        self.state.slow.most.load(Ordering::SeqCst)
+    }
 }
 
 async fn serve(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, state: Arc<State>) {
@@ -224,7 +253,7 @@ async fn answer(request: Request<Incoming>, state: &State) -> std::io::Result<Re
         return Ok(response);
     }
     let content = state.content.lock().unwrap().get(seen.path.split('?').next().unwrap()).cloned();
-    Ok(respond(&seen, reply, content).await)
+    Ok(respond(&seen, reply, content, &state.slow).await)
 }
 
 async fn take(mut body: Incoming, slowness: Duration) -> std::io::Result<Vec<u8>> {
@@ -300,7 +329,12 @@ fn take_in(seen: &Seen, state: &State, kind: &str, bytes: &[u8]) -> Option<Respo
     None
 }
 
-async fn respond(seen: &Seen, reply: Reply, content: Option<(String, Vec<u8>)>) -> Response<Body> {
+async fn respond(
+    seen: &Seen,
+    reply: Reply,
+    content: Option<(String, Vec<u8>)>,
+    slow: &Arc<SlowAnswers>,
+) -> Response<Body> {
     let not_found = || {
         let code = if seen.path.contains("/blobs/") { "BLOB_UNKNOWN" } else { "MANIFEST_UNKNOWN" };
         let text =
@@ -315,7 +349,7 @@ async fn respond(seen: &Seen, reply: Reply, content: Option<(String, Vec<u8>)>) 
         Reply::Content { bytes, chunked } => {
             let kind = content.map_or_else(|| "application/octet-stream".into(), |c| c.0);
             let mut response =
-                if chunked { pieces(&bytes, 10_000, Duration::ZERO, None) } else { plain(200, vec![], bytes) };
+                if chunked { pieces(&bytes, 10_000, Duration::ZERO, None, None) } else { plain(200, vec![], bytes) };
             response.headers_mut().insert(CONTENT_TYPE, kind.parse().unwrap());
             response
         }
@@ -324,12 +358,12 @@ async fn respond(seen: &Seen, reply: Reply, content: Option<(String, Vec<u8>)>) 
             let Some((kind, bytes)) = content else {
                 return not_found();
             };
-            whole_or_part(seen, reply, &kind, &bytes)
+            whole_or_part(seen, reply, &kind, &bytes, slow)
         }
     }
 }
 
-fn whole_or_part(seen: &Seen, reply: Reply, kind: &str, bytes: &[u8]) -> Response<Body> {
+fn whole_or_part(seen: &Seen, reply: Reply, kind: &str, bytes: &[u8], slow: &Arc<SlowAnswers>) -> Response<Body> {
     let ranges = !matches!(reply, Reply::Whole | Reply::WholeCut(_));
     let range =
         seen.range.as_ref().filter(|_| ranges).map(|r| r.strip_prefix("bytes=").unwrap().split_once('-').unwrap());
@@ -341,8 +375,8 @@ fn whole_or_part(seen: &Seen, reply: Reply, kind: &str, bytes: &[u8]) -> Respons
     let part = &bytes[from.unwrap_or(0)..end];
     let mut response = match reply {
         _ if seen.method == "HEAD" => plain(200, vec![], vec![]),
-        Reply::Cut(at) | Reply::WholeCut(at) => pieces(part, 10_000, Duration::ZERO, Some(at)),
-        Reply::Slow(size, pause) => pieces(part, size, pause, None),
+        Reply::Cut(at) | Reply::WholeCut(at) => pieces(part, 10_000, Duration::ZERO, Some(at), None),
+        Reply::Slow(size, pause) => pieces(part, size, pause, None, Some(slow.another())),
         _ => plain(200, vec![], part.to_vec()),
     };
     let headers = response.headers_mut();
@@ -381,18 +415,20 @@ fn blank(length: u64) -> Response<Body> {
 }
 
 /// A body in pieces; with `cut` an error that breaks the connection after so many bytes.
-fn pieces(bytes: &[u8], size: usize, pause: Duration, cut: Option<usize>) -> Response<Body> {
+fn pieces(bytes: &[u8], size: usize, pause: Duration, cut: Option<usize>, slow: Option<SlowAnswer>) -> Response<Body> {
     let end = cut.unwrap_or(bytes.len()).min(bytes.len());
     let mut frames: Vec<Option<Bytes>> =
         bytes[..end].chunks(size.max(1)).map(|c| Some(Bytes::copy_from_slice(c))).collect();
     if cut.is_some() {
         frames.push(None);
     }
-    let body = stream::unfold(frames.into_iter(), move |mut frames| async move {
+    let body = stream::unfold((frames.into_iter(), slow), move |(mut frames, mut slow)| async move {
         let frame = match frames.next()? {
             Some(bytes) => {
                 // The slowness that was asked for.
                 tokio::time::sleep(pause).await;
+                // The client may ask for the next as soon as it has the last piece.
+                slow = slow.filter(|_| frames.len() > 0);
                 Ok(Frame::data(bytes))
             }
             None => {
@@ -401,7 +437,7 @@ fn pieces(bytes: &[u8], size: usize, pause: Duration, cut: Option<usize>) -> Res
                 Err(std::io::Error::other("cut"))
             }
         };
-        Some((frame, frames))
+        Some((frame, (frames, slow)))
     });
     // `StreamBody` over an unsynchronised stream: a mutex makes it shareable.
     Response::new(BodyExt::boxed(StreamBody::new(Box::pin(sync(body)))))
