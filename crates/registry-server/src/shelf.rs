@@ -11,8 +11,9 @@ use crate::handlers::{Parsed, keep_manifest, parse_manifest, store_manifest};
 use crate::refusal::Refusal;
 use crate::registry::Inner;
 
-/// Documents that are kept parsed.
+/// Documents that are kept parsed, and how much they may lead to in all: an entry takes some 150 bytes.
 const MOST_KNOWN: usize = 4096;
+const MOST_ENTRIES: usize = 1 << 18;
 /// Indexes within indexes that are followed.
 const DEPTH: usize = 8;
 
@@ -79,7 +80,14 @@ impl From<ShelfError> for Refusal {
 
 /// Documents by digest, parsed once: what a digest means never changes.
 #[derive(Default)]
-pub(crate) struct Documents(Mutex<HashMap<Digest, Arc<Leads>>>);
+pub(crate) struct Documents(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    leads: HashMap<Digest, Arc<Leads>>,
+    /// How much all of them lead to.
+    entries: usize,
+}
 
 /// What a document leads to.
 struct Leads {
@@ -92,17 +100,27 @@ struct Leads {
 impl Documents {
     fn read(&self, inner: &Inner, digest: &Digest) -> Option<Arc<Leads>> {
         inner.store.blob_size(digest)?;
-        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = lock().get(digest) {
+        if let Some(known) = self.known().leads.get(digest) {
             return Some(known.clone());
         }
-        let leads = Arc::new(leads(&inner.store.read_blob(digest).ok()?)?);
-        let mut known = lock();
-        if known.len() >= MOST_KNOWN {
-            known.clear();
+        Some(self.keep(digest, leads(&inner.store.read_blob(digest).ok()?)?))
+    }
+
+    fn keep(&self, digest: &Digest, leads: Leads) -> Arc<Leads> {
+        let (entries, leads) = (leads.blobs.len() + leads.documents.len(), Arc::new(leads));
+        let mut known = self.known();
+        if known.leads.len() >= MOST_KNOWN || known.entries + entries > MOST_ENTRIES {
+            *known = Known::default();
         }
-        known.insert(digest.clone(), leads.clone());
-        Some(leads)
+        // Another thread may have been quicker, with the same.
+        if known.leads.insert(digest.clone(), leads.clone()).is_none() {
+            known.entries += entries;
+        }
+        leads
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -328,5 +346,27 @@ impl Inner {
             tops.into_iter().map(move |top| (repository.clone(), top))
         };
         self.shelved_repositories().into_iter().flat_map(of).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_parsed_is_bounded_by_what_is_in_it() {
+        let documents = Documents::default();
+        let blob = (brig_store::digest::sha256_of(b"blob"), 4);
+        let mut most = 0;
+        for nth in 0..40u8 {
+            let (media_type, size, blobs) = (String::new(), 0, vec![blob.clone(); 30_000]);
+            documents
+                .keep(&brig_store::digest::sha256_of(&[nth]), Leads { media_type, size, blobs, documents: vec![] });
+            let known = documents.0.lock().unwrap();
+            let entries: usize = known.leads.values().map(|leads| leads.blobs.len()).sum();
+            assert!(entries <= MOST_ENTRIES && entries > 0 && known.entries == entries, "{entries}");
+            most = most.max(entries);
+        }
+        assert!(most > MOST_ENTRIES / 2);
     }
 }
