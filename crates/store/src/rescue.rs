@@ -160,12 +160,18 @@ fn read_tables(root: &Path, file: &Path) -> (BTreeMap<String, Rows>, BTreeSet<St
             .iter()
             .filter(|suffix| beside(file, suffix).is_file())
             .try_for_each(|suffix| std::fs::copy(beside(file, suffix), beside(&scratch, suffix)).map(|_| ()));
-        if let Err(error) = copied {
-            tracing::warn!("copy {}: {error}", file.display());
-            continue;
-        }
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        if let Ok(connection) = Connection::open_with_flags(&scratch, flags) {
+        let opened = match copied {
+            Ok(()) => {
+                let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+                Connection::open_with_flags(&scratch, flags)
+            }
+            Err(error) => {
+                // The disk may be full as well.
+                tracing::warn!("copy {}: {error}: it is read where it is, without its log", file.display());
+                open_in_place(file)
+            }
+        };
+        if let Ok(connection) = opened {
             best = read_all(&connection);
         }
         if !best.0.is_empty() {
@@ -176,6 +182,21 @@ fn read_tables(root: &Path, file: &Path) -> (BTreeMap<String, Rows>, BTreeSet<St
         std::fs::remove_file(beside(&scratch, suffix)).ok();
     }
     best
+}
+
+/// Opens a database so that neither it nor anything beside it is changed or even looked for: without its log, which may hold the
+/// last transactions (sqlite.org/uri.html, "immutable").
+fn open_in_place(file: &Path) -> rusqlite::Result<Connection> {
+    let mut uri = String::from("file:");
+    for byte in std::os::unix::ffi::OsStrExt::as_bytes(file.as_os_str()) {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => uri.push(char::from(*byte)),
+            byte => uri.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    uri.push_str("?immutable=1");
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(uri, flags)
 }
 
 fn read_all(db: &Connection) -> (BTreeMap<String, Rows>, BTreeSet<String>) {
@@ -249,5 +270,27 @@ impl Rescued {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+    use super::*;
+
+    /// With a disk that is full as well there is no room for the copy that a damaged database is read from.
+    #[test]
+    fn what_cannot_be_copied_is_read_where_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("odd?name#of%20it.db");
+        let db = Connection::open(&file).unwrap();
+        db.execute_batch("CREATE TABLE names (name TEXT); INSERT INTO names VALUES ('a'), ('b')").unwrap();
+        drop(db);
+        let before = std::fs::read(&file).unwrap();
+        let (tables, torn) = read_tables(&dir.path().join("no/such/place"), &file);
+        assert_eq!((tables["names"].rows.len(), torn.len()), (2, 0));
+        assert_eq!(std::fs::read(&file).unwrap(), before, "it is left as it was");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }
