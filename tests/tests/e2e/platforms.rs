@@ -127,6 +127,12 @@ fn a_daemon_that_keeps_all_platforms() {
     host.brig(&["rmi", &name]).ok();
     host.brig(&["pull", "--platform", "linux/arm64", &name]).ok();
     assert_eq!(tree(&host), of(&[("s390x", false), ("amd64", false), ("arm64", true), ("attestation", false)]));
+    // Who did not ask for another CPU's image is told.
+    let warning =
+        "The requested image's platform (linux/arm64) does not match the detected host platform (linux/amd64)";
+    let made = host.brig(&["create", &name]);
+    assert!(made.code == 0 && made.stderr.contains(warning), "{made}");
+    assert_eq!(host.brig(&["create", "--platform", "linux/arm64", &name]).stderr, "");
 }
 
 #[test]

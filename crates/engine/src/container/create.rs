@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use brig_api::container::{Config, CreateRequest, CreateResponse, HostConfig, UpdateRequest};
 use brig_api::network::EndpointSettings;
-use brig_oci::{Digest, ImageConfig};
+use brig_oci::{Digest, ImageConfig, Platform};
 
 use super::modes::{Modes, NetworkMode};
 use super::record::{Durability, Mount, Record};
@@ -30,6 +30,15 @@ pub fn create(
     let mut warnings = Vec::new();
     let image = find_image(shared, &config, &host, platform)?;
     if let Some(image) = &image {
+        if platform.is_none_or(str::is_empty)
+            && let Some(foreign) = image.foreign()
+        {
+            warnings.push(format!(
+                "The requested image's platform ({foreign}) does not match the detected host platform ({}) and no specific \
+                 platform was requested",
+                Platform::host()
+            ));
+        }
         merge_image(&mut config, &image.config);
     }
     check(&config, &mut host, shared, &mut warnings)?;

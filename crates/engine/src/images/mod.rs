@@ -78,6 +78,13 @@ impl Resolved {
     pub fn platform(&self) -> String {
         format!("{}/{}", self.config.os, self.config.architecture)
     }
+
+    /// The platform it says it is for, if this machine's CPU is of another kind.
+    pub(crate) fn foreign(&self) -> Option<Platform> {
+        let platform = self.config.platform();
+        let fits = Platform::host().select(std::iter::once(Some(&platform))).is_some();
+        (!fits && !self.config.architecture.is_empty()).then_some(platform)
+    }
 }
 
 impl Images {
