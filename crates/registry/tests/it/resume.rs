@@ -3,9 +3,11 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use brig_registry::{Config, ErrorKind};
+use brig_oci::Reference;
+use brig_registry::{Config, ErrorKind, fetch_blob};
 
 use super::rig::{Image, Layer, Packing, Registry, Reply, Seen, TestBox, eventually, quick};
 
@@ -206,4 +208,45 @@ async fn a_server_without_ranges_sends_it_whole() {
         _ => Reply::Serve,
     });
     TestBox::with(in_parts()).pull(&registry.name("app:v1")).await.unwrap();
+}
+
+/// What stands in for a registry fetches blobs as they are, and goes on with them where they broke off.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_is_passed_on_is_gone_on_with_where_it_broke() {
+    let (registry, image) = registry(3_000_000).await;
+    let layer = &image.layers[0];
+    let (digest, length) = (layer.digest(), layer.blob.len());
+    let host = TestBox::new();
+    let name = Reference::parse(&registry.name("app:v1")).unwrap();
+    // Twice in the midst, by a server that serves ranges and by one that does not.
+    for (nth, ranges) in [true, false].into_iter().enumerate() {
+        registry.clear_log();
+        registry.hook_blob(&digest, move |seen| match (seen.nth, ranges) {
+            (0, _) => Reply::Cut(1_000_000),
+            (1, true) => Reply::Cut(500_000),
+            (1, false) => Reply::WholeCut(2_000_000),
+            (_, true) => Reply::Serve,
+            (_, false) => Reply::Whole,
+        });
+        let partial = Arc::new(host.store.partials().open(&format!("blob{nth}")).unwrap());
+        let begun = AtomicUsize::new(0);
+        let count = |total: Option<u64>| {
+            assert_eq!(total, Some(length as u64));
+            begun.fetch_add(1, Ordering::Relaxed);
+        };
+        fetch_blob(&host.client, &name, &digest, &partial, None, &count).await.unwrap();
+        partial.verify(&digest).unwrap();
+        assert_eq!((registry.count("GET", digest.hex()), begun.into_inner()), (3, 1));
+        let asked: Vec<bool> = registry.log().iter().map(|seen| seen.range.is_some()).collect();
+        assert_eq!(asked, [false, true, true]);
+    }
+    // Another blob than it was.
+    registry.clear_log();
+    registry.hook_blob(&digest, move |seen| match seen.nth {
+        0 => Reply::Cut(1_000_000),
+        _ => Reply::Content { bytes: vec![0; 2_000_000], chunked: false },
+    });
+    let partial = Arc::new(host.store.partials().open("other").unwrap());
+    let error = fetch_blob(&host.client, &name, &digest, &partial, None, &|_| {}).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Mismatch, "{error}");
 }
