@@ -33,15 +33,19 @@ impl Format {
     pub fn fill(&self, data: &Json) -> Result<String> {
         let text = self.run(MissingKey::Invalid, data).map_err(|e| executing(&e))?;
         if text.contains("<no value>") {
-            // A name that no object of Docker's has is a mistake; a missing key of a user's map is not.
-            if let Err(TemplateError::MissingKey { key }) = self.run(MissingKey::Error, data)
-                && key.starts_with(|c: char| c.is_ascii_uppercase())
-                && !OPTIONAL.contains(&key.as_str())
-            {
-                return Err(Failure::new(format!(
-                    "template parsing error: template: :1:{}: executing \"\" at <.{key}>: map has no entry for key {key:?}",
-                    self.source.find(&format!(".{key}")).unwrap_or(0)
-                )));
+            match self.run(MissingKey::Error, data) {
+                // A name that no object of Docker's has is a mistake; a missing key of a user's map is not.
+                Err(TemplateError::MissingKey { key })
+                    if key.starts_with(|c: char| c.is_ascii_uppercase()) && !OPTIONAL.contains(&key.as_str()) =>
+                {
+                    return Err(Failure::new(format!(
+                        "template parsing error: template: :1:{}: executing \"\" at <.{key}>: map has no entry for key {key:?}",
+                        self.source.find(&format!(".{key}")).unwrap_or(0)
+                    )));
+                }
+                // Everything is there: what has no value is a pointer of Go's that leads nowhere.
+                Ok(_) if self.is_typed() => return Ok(text.replace("<no value>", "<nil>")),
+                Ok(_) | Err(_) => {}
             }
         }
         Ok(text)

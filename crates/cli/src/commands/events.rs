@@ -48,14 +48,38 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
         .query_text("until", &moment("until")?)
         .query_text("filters", &filter_text(&filters(&m.list("filter"))?));
     let answer = context.client()?.request("GET", &path, &[], None)?;
-    progress::messages(answer, |value: Value| {
+    progress::messages(answer, |mut value: Value| {
         let text = match &format {
-            Some(format) => format.fill(&value)?,
+            Some(format) => {
+                if format.is_typed() {
+                    name_fields(&mut value);
+                }
+                format.fill(&value)?
+            }
             None => plain(&serde_json::from_value(value).map_err(|e| Failure::new(format!("the daemon's answer could not be read: {e}")))?),
         };
         terminal::line(&text)
     })?;
     Ok(0)
+}
+
+/// Fields of an event that have other names in a template than in JSON, with what they are where an event has none.
+const NAMES: [(&str, &str, fn() -> Value); 6] = [
+    ("Status", "status", || "".into()),
+    ("ID", "id", || "".into()),
+    ("From", "from", || "".into()),
+    ("Scope", "scope", || "".into()),
+    ("Time", "time", || 0.into()),
+    ("TimeNano", "timeNano", || 0.into()),
+];
+
+/// Gives an event's fields the names that templates know them by.
+fn name_fields(event: &mut Value) {
+    let Some(fields) = event.as_object_mut() else { return };
+    for (name, key, default) in NAMES {
+        let value = fields.remove(key).unwrap_or_else(default);
+        fields.insert(name.to_owned(), value);
+    }
 }
 
 /// `2026-11-21T04:26:29.000000000Z container start ID (image=alpine, name=web)`.
@@ -78,6 +102,15 @@ fn plain(event: &Message) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_template_knows_every_field() {
+        let event = r#"{"status":"start","id":"ab","Type":"container","Action":"start","Actor":{"ID":"ab"},"time":1,"timeNano":2}"#;
+        let mut event = serde_json::from_str(event).unwrap();
+        name_fields(&mut event);
+        let format = Format::parse("{{.Type}} {{.Status}} {{.ID}} {{.Actor.ID}} {{.From}}{{.Scope}}{{.Time}} {{.TimeNano}}").unwrap();
+        assert_eq!(format.fill(&event).unwrap(), "container start ab ab 1 2");
+    }
 
     #[test]
     fn an_event_on_one_line() {

@@ -100,7 +100,7 @@ pub fn show(client: &Client, names: &[String], request: &Request<'_>) -> Result<
 /// then.
 const OMITTED: [(&str, &[&str], &str); 9] = [
     ("", &["Variant", "OsVersion"], "\"\""),
-    ("", &["Descriptor", "ContainerConfig", "Manifests", "SizeRw", "SizeRootFs"], "null"),
+    ("", &["Descriptor", "ContainerConfig", "Manifests", "ImageManifestDescriptor", "SizeRw", "SizeRootFs"], "null"),
     ("", &["VirtualSize"], "0"),
     ("/Config", &["StopSignal"], "\"\""),
     ("/Config", &["ExposedPorts", "Shell", "Healthcheck"], "null"),
@@ -215,8 +215,8 @@ mod tests {
         };
         let image = r#"{"RootFS":{},"Config":{"Cmd":null,"Labels":{"a":"b"}}}"#;
         for (text, shown) in [
-            ("{{.Variant}}|{{.VirtualSize}}|{{.Descriptor}}|{{.Config.StopSignal}}", "|0|<no value>|"),
-            ("{{.Config.ExposedPorts}} {{.Config.Shell}} {{.Config.Healthcheck}}", "map[] [] <no value>"),
+            ("{{.Variant}}|{{.VirtualSize}}|{{.Descriptor}}|{{.Config.StopSignal}}", "|0|<nil>|"),
+            ("{{.Config.ExposedPorts}} {{.Config.Shell}} {{.Config.Healthcheck}}", "map[] [] <nil>"),
             ("{{if .Config.Healthcheck}}x{{end}}{{range .Config.ExposedPorts}}x{{end}}", ""),
             ("{{json .Config}}", r#"{"Cmd":null,"Labels":{"a":"b"}}"#),
             (r#"{{index .Config.Labels "a"}}{{index .Config.Labels "none"}}"#, "b"),
@@ -225,6 +225,6 @@ mod tests {
         }
         assert!(fill("{{.Config.MemorySwap}}", image).unwrap_err().contains("no entry for key"));
         let container = r#"{"State":{},"HostConfig":{},"Config":{"Volumes":{"/a":{}}}}"#;
-        assert_eq!(fill("{{.State.Health}} {{.Config.Volumes}}", container).as_deref(), Ok("<no value> map[/a:{}]"));
+        assert_eq!(fill("{{.State.Health}} {{.Config.Volumes}}", container).as_deref(), Ok("<nil> map[/a:{}]"));
     }
 }
