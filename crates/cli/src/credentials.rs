@@ -16,9 +16,18 @@ use std::process::{Command, Stdio};
 /// Docker Hub's key in the file.
 pub const HUB: &str = "https://index.docker.io/v1/";
 
-/// The key that a registry's credentials are kept under.
-pub fn key(domain: &str) -> String {
-    if domain == "docker.io" || domain == "index.docker.io" { HUB.to_owned() } else { domain.to_owned() }
+/// The key that a registry's credentials are kept under: its host and port, whatever else of its URL was given.
+pub fn key(server: &str) -> String {
+    match bare(server) {
+        "docker.io" | "index.docker.io" => HUB.to_owned(),
+        host => host.to_owned(),
+    }
+}
+
+/// A URL's host and port.
+fn bare(url: &str) -> &str {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).unwrap_or(url);
+    rest.split('/').next().unwrap_or_default()
 }
 
 fn file(context: &Context) -> PathBuf {
@@ -87,10 +96,6 @@ pub fn find(context: &Context, domain: &str) -> Option<AuthConfig> {
 
 /// Old files have keys with a scheme and a path.
 fn same(name: &str, key: &str) -> bool {
-    let bare = |text: &str| {
-        let text = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or(text);
-        text.split('/').next().unwrap_or("").to_owned()
-    };
     name == key || bare(name) == bare(key)
 }
 
@@ -184,5 +189,14 @@ mod tests {
         assert_eq!(header(&context, "docker.io")[0].0, "X-Registry-Auth");
         assert!(erase(&context, HUB).unwrap() && find(&context, "docker.io").is_none());
         assert!(same("https://r.example/v2/", "r.example") && !same("a", "b"));
+        for (server, kept) in [
+            ("https://r.example:5000/v2/", "r.example:5000"),
+            ("http://127.0.0.1:5000", "127.0.0.1:5000"),
+            ("r.example", "r.example"),
+            ("https://index.docker.io/v1/", HUB),
+            ("docker.io", HUB),
+        ] {
+            assert_eq!(key(server), kept, "{server}");
+        }
     }
 }

@@ -144,7 +144,8 @@ fn credential_helpers_are_asked() {
         host.brig_run(arguments).env("PATH", path.as_str()).input(input.as_bytes().to_vec()).output()
     };
     brig(&["push", &name], "").fails(1);
-    brig(&["login", "-u", "wire", "--password-stdin", &registry.address], "wire-secret").ok();
+    // A helper is asked by host and port, however the registry was written.
+    brig(&["login", "-u", "wire", "--password-stdin", &format!("http://{}/v2/", registry.address)], "wire-secret").ok();
     let text = std::fs::read_to_string(config.join("config.json")).unwrap();
     assert!(!text.contains("auth\""), "{text}");
     assert!(std::fs::read_to_string(&kept).unwrap().contains("wire-secret"));

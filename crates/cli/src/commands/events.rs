@@ -64,20 +64,20 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
 }
 
 /// Fields of an event that have other names in a template than in JSON, with what they are where an event has none.
-const NAMES: [(&str, &str, fn() -> Value); 6] = [
-    ("Status", "status", || "".into()),
-    ("ID", "id", || "".into()),
-    ("From", "from", || "".into()),
-    ("Scope", "scope", || "".into()),
-    ("Time", "time", || 0.into()),
-    ("TimeNano", "timeNano", || 0.into()),
+const NAMES: [(&str, &str, &str); 6] = [
+    ("Status", "status", "\"\""),
+    ("ID", "id", "\"\""),
+    ("From", "from", "\"\""),
+    ("Scope", "scope", "\"\""),
+    ("Time", "time", "0"),
+    ("TimeNano", "timeNano", "0"),
 ];
 
 /// Gives an event's fields the names that templates know them by.
 fn name_fields(event: &mut Value) {
     let Some(fields) = event.as_object_mut() else { return };
     for (name, key, default) in NAMES {
-        let value = fields.remove(key).unwrap_or_else(default);
+        let value = fields.remove(key).unwrap_or_else(|| serde_json::from_str(default).unwrap_or_default());
         fields.insert(name.to_owned(), value);
     }
 }
