@@ -206,38 +206,40 @@ fn check_reach(addresses: &[IpAddr], limit: Reach, origin: &Origin) -> Result<()
     }
 }
 
-/// Tries the addresses in order, each with a head start over the next; the first connection wins.
+/// Tries the addresses in order, each with a head start over the next as long as it has not failed; the first connection wins.
 async fn race(addresses: &[IpAddr], port: u16) -> Result<TcpStream, Failure> {
-    let mut attempts: FuturesUnordered<_> = addresses
-        .iter()
-        .zip(0u32..)
-        .map(|(ip, nth)| async move {
-            // The head start of those before it.
-            tokio::time::sleep(STAGGER * nth).await;
-            let address = SocketAddr::new(*ip, port);
-            TcpStream::connect(address).await.map_err(|e| (address, e))
-        })
-        .collect();
+    let connect = async |ip: IpAddr| {
+        let address = SocketAddr::new(ip, port);
+        TcpStream::connect(address).await.map_err(|e| (address, e))
+    };
+    let mut waiting = addresses.iter().copied();
+    let mut attempts = FuturesUnordered::new();
     let mut failure = Failure::fatal(ErrorKind::Network, "dial tcp: no address");
     let mut first_failure = true;
-    while let Some(result) = attempts.next().await {
+    loop {
+        attempts.extend(waiting.next().map(connect));
+        let result = tokio::select! {
+            result = attempts.next() => result,
+            // The head start.
+            () = tokio::time::sleep(STAGGER), if waiting.len() > 0 => continue,
+        };
         match result {
-            Ok(stream) => {
+            None => return Err(failure),
+            Some(Ok(stream)) => {
                 // Small requests must not wait for an acknowledgement; failing to say so is no reason to fail.
                 stream.set_nodelay(true).ok();
                 return Ok(stream);
             }
-            Err((address, error)) if first_failure => {
+            Some(Err((address, error))) if first_failure => {
                 first_failure = false;
                 failure = Failure::transient(
                     ErrorKind::Network,
                     format!("dial tcp {address}: connect: {}", describe_io(&error)),
                 );
             }
-            Err(_) => {}
+            Some(Err(_)) => {}
         }
     }
-    Err(failure)
 }
 
 /// RFC 9110 section 9.3.6.
@@ -282,6 +284,21 @@ pub(crate) fn describe_io(error: &std::io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An address that refuses has no head start: a host without IPv6 must not wait for each connection.
+    #[tokio::test]
+    async fn what_is_refused_is_not_waited_for() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut addresses: Vec<IpAddr> = (0..40).map(|nth| IpAddr::from([127, 9, 0, nth])).collect();
+        addresses.push(IpAddr::from([127, 0, 0, 1]));
+        let all = STAGGER * 40;
+        let stream = timeout(all / 2, race(&addresses, port)).await.expect("it waits for what was refused").unwrap();
+        assert_eq!(stream.peer_addr().unwrap().port(), port);
+        drop(listener);
+        let refused = race(&addresses, port).await.err().unwrap();
+        assert!(refused.error.message.contains("127.9.0.0"), "the first counts: {}", refused.error.message);
+    }
 
     #[test]
     fn addresses_have_their_class() {

@@ -84,9 +84,13 @@ impl Resolver {
         match (v4, v6) {
             (Err(error), Err(_)) => Err(error),
             (v4, v6) => {
-                // One family failing must not hide the other's addresses.
+                // One family failing must not hide the other's addresses, nor be taken for none.
+                let failed = v4.as_ref().err().or(v6.as_ref().err()).cloned();
                 let addresses = interleave(v6.unwrap_or_default(), v4.unwrap_or_default());
-                if addresses.is_empty() { Err(LookupError::NoSuchHost(None)) } else { Ok(addresses) }
+                match addresses.is_empty() {
+                    true => Err(failed.unwrap_or(LookupError::NoSuchHost(None))),
+                    false => Ok(addresses),
+                }
             }
         }
     }
@@ -328,6 +332,24 @@ mod tests {
         assert_eq!(resolver.lookup("in-hosts").await.unwrap()[0].to_string(), "192.0.2.9");
         assert_eq!(resolver.lookup("x.localhost").await.unwrap()[0].to_string(), "127.0.0.1");
         assert_eq!(resolver.lookup("10.1.2.3").await.unwrap()[0].to_string(), "10.1.2.3");
+    }
+
+    /// A name that has no address of one kind, and of whose other kind nobody could tell, may have one in a moment.
+    #[tokio::test]
+    async fn no_address_of_one_kind_is_not_no_such_host() {
+        for failing in [1, 28] {
+            let (resolver, _dir) = server(move |q| {
+                let mut answer = reply(q, 2);
+                if q[q.len() - 3] != failing {
+                    // No error, no records.
+                    answer[3] = 0x80;
+                }
+                vec![answer]
+            })
+            .await;
+            let Err(LookupError::Unavailable(text)) = resolver.lookup("reg.example").await else { panic!("{failing}") };
+            assert!(text.contains("server misbehaving"), "{text}");
+        }
     }
 
     #[tokio::test]
