@@ -285,7 +285,8 @@ impl Images {
 
     /// Tells what happened to an image, which `id` names, with its labels. Without a name of its own it goes by its id.
     fn emit(&self, action: &str, id: &str, name: &str) {
-        let image = self.find(id).map(|record| record.id);
+        // An id may be that of an image that has just gone.
+        let image = Digest::parse(id).or_else(|_| self.find(id).map(|record| record.id));
         let mut attributes = image.map(|image| show::labels_of(self, &image)).unwrap_or_default();
         attributes.insert("name".to_owned(), if name.is_empty() { id } else { name }.to_owned());
         self.events.emit("image", action, id, attributes);
