@@ -2,6 +2,7 @@
 //! Must not fetch or unpack; it only relates what is already here.
 
 use std::ops::Bound;
+use std::sync::MutexGuard;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use brig_oci::{Digest, ImageConfig};
@@ -77,18 +78,17 @@ impl Store {
     /// Forgets an image, all its names and the manifests of it that repositories show; durable when this returns. Its layers
     /// go with the next collection.
     pub fn remove_image(&self, id: &Digest) -> Result<()> {
-        let _gate = self.gate();
-        self.inner.database.write(|db| {
-            db.execute("DELETE FROM store_tags WHERE image = ?1", [id.as_str()])?;
-            db.execute("DELETE FROM store_uses WHERE image = ?1", [id.as_str()])?;
-            repositories::forget_image(db, id)?;
-            db.execute("DELETE FROM store_images WHERE id = ?1", [id.as_str()]).map(drop)
-        })?;
-        let mut catalog = self.catalog_mut();
-        catalog.tags.retain(|_, tag| tag.image != *id);
-        catalog.images.remove(id);
-        catalog.uses.remove(id);
-        Ok(())
+        let gate = self.gate();
+        remove_image(self, &gate, id)
+    }
+
+    /// As [`Store::remove_image`], unless a name leads to it: one may have come after the caller looked. Tells whether it went.
+    pub fn remove_unnamed_image(&self, id: &Digest) -> Result<bool> {
+        let gate = self.gate();
+        if self.catalog().tags.values().any(|tag| tag.image == *id) {
+            return Ok(false);
+        }
+        remove_image(self, &gate, id).map(|()| true)
     }
 
     /// Gives an image that is here a name, taking it from another image if need be; durable when this returns.
@@ -123,6 +123,21 @@ impl Store {
     pub fn gc(&self, keep: &[Digest]) -> Result<Reclaimed> {
         self.upkeep().collect(keep)
     }
+}
+
+/// See [`Store::remove_image`]. Whoever has the gate has looked before, if that matters.
+fn remove_image(store: &Store, _gate: &MutexGuard<'_, ()>, id: &Digest) -> Result<()> {
+    store.inner.database.write(|db| {
+        db.execute("DELETE FROM store_tags WHERE image = ?1", [id.as_str()])?;
+        db.execute("DELETE FROM store_uses WHERE image = ?1", [id.as_str()])?;
+        repositories::forget_image(db, id)?;
+        db.execute("DELETE FROM store_images WHERE id = ?1", [id.as_str()]).map(drop)
+    })?;
+    let mut catalog = store.catalog_mut();
+    catalog.tags.retain(|_, tag| tag.image != *id);
+    catalog.images.remove(id);
+    catalog.uses.remove(id);
+    Ok(())
 }
 
 /// As [`Store::tag`], with all of these names or none.
@@ -186,6 +201,22 @@ mod tests {
         std::fs::remove_file(store.inner.blob_path(&id)).unwrap();
         drop(collection);
         assert!(maker.join().unwrap().is_err());
+        assert!(store.image(&id).is_none());
+    }
+
+    /// Between a look at an image without a name and its removal somebody may give it one.
+    #[test]
+    fn an_image_that_was_given_a_name_meanwhile_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let config = br#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
+        let id = store.put_blob(config).unwrap();
+        store.put_image(ImageRecord::new(id.clone(), None)).unwrap();
+        store.tag("docker.io/library/new:1", &id, None).unwrap();
+        assert!(!store.remove_unnamed_image(&id).unwrap());
+        assert!(store.image(&id).is_some() && store.resolve("docker.io/library/new:1").is_some());
+        store.untag("docker.io/library/new:1").unwrap();
+        assert!(store.remove_unnamed_image(&id).unwrap());
         assert!(store.image(&id).is_none());
     }
 }

@@ -43,8 +43,7 @@ pub(super) fn forget_orphans(images: &Images, parts: HashSet<Digest>, deleted: &
     for id in parts {
         let is_named = still.contains(&id) || !images.tags_of(&id).is_empty();
         if !is_named && images.users_of(&id).is_empty() && images.store.image(&id).is_some() {
-            forget(images, &id, deleted)?;
-            any = true;
+            any |= forget(images, &id, deleted)?;
         }
     }
     Ok(any)
@@ -201,12 +200,15 @@ fn delete(images: &Images, id: &Digest, deleted: &mut Vec<DeleteItem>) -> Result
     Ok(())
 }
 
-/// Takes an image out of the records; its files go with the next collection.
-pub(super) fn forget(images: &Images, id: &Digest, deleted: &mut Vec<DeleteItem>) -> Result<()> {
-    images.store.remove_image(id).map_err(from_store)?;
+/// Takes an image without a name out of the records, unless somebody has just given it one; its files go with the next
+/// collection. Tells whether it went.
+pub(super) fn forget(images: &Images, id: &Digest, deleted: &mut Vec<DeleteItem>) -> Result<bool> {
+    if !images.store.remove_unnamed_image(id).map_err(from_store)? {
+        return Ok(false);
+    }
     deleted.push(DeleteItem { deleted: id.to_string(), untagged: String::new() });
     images.emit("delete", id.as_str(), id.as_str());
-    Ok(())
+    Ok(true)
 }
 
 fn show_layers(layers: &[Digest], deleted: &mut Vec<DeleteItem>) {
