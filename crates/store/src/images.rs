@@ -82,15 +82,6 @@ impl Store {
         remove_image(self, &gate, id)
     }
 
-    /// As [`Store::remove_image`], unless a name leads to it: one may have come after the caller looked. Tells whether it went.
-    pub fn remove_unnamed_image(&self, id: &Digest) -> Result<bool> {
-        let gate = self.gate();
-        if self.catalog().tags.values().any(|tag| tag.image == *id) {
-            return Ok(false);
-        }
-        remove_image(self, &gate, id).map(|()| true)
-    }
-
     /// Gives an image that is here a name, taking it from another image if need be; durable when this returns.
     /// `manifest` is what the name meant where the image came from.
     pub fn tag(&self, name: &str, image: &Digest, manifest: Option<&Digest>) -> Result<()> {
@@ -123,6 +114,15 @@ impl Store {
     pub fn gc(&self, keep: &[Digest]) -> Result<Reclaimed> {
         self.upkeep().collect(keep)
     }
+}
+
+/// As [`Store::remove_image`], unless a name leads to it: one may have come after the caller looked. Tells whether it went.
+pub fn remove_unnamed_image(store: &Store, id: &Digest) -> Result<bool> {
+    let gate = store.gate();
+    if store.catalog().tags.values().any(|tag| tag.image == *id) {
+        return Ok(false);
+    }
+    remove_image(store, &gate, id).map(|()| true)
 }
 
 /// See [`Store::remove_image`]. Whoever has the gate has looked before, if that matters.
@@ -213,10 +213,10 @@ mod tests {
         let id = store.put_blob(config).unwrap();
         store.put_image(ImageRecord::new(id.clone(), None)).unwrap();
         store.tag("docker.io/library/new:1", &id, None).unwrap();
-        assert!(!store.remove_unnamed_image(&id).unwrap());
+        assert!(!remove_unnamed_image(&store, &id).unwrap());
         assert!(store.image(&id).is_some() && store.resolve("docker.io/library/new:1").is_some());
         store.untag("docker.io/library/new:1").unwrap();
-        assert!(store.remove_unnamed_image(&id).unwrap());
+        assert!(remove_unnamed_image(&store, &id).unwrap());
         assert!(store.image(&id).is_none());
     }
 }

@@ -47,7 +47,7 @@ pub use database::Database;
 pub use decompress::{Packing, decompress, decompress_sniffed};
 pub use durable::scratch_file;
 pub use error::{Error, ErrorKind, Result};
-pub use images::{tag_all, tags_beginning};
+pub use images::{remove_unnamed_image, tag_all, tags_beginning};
 pub use layer::{InFile, Input, LayerIngest, Unpacked};
 pub use lease::{Lease, Pin};
 pub use packed::{Compression, Form, LayerBlob, Packed, Pause};

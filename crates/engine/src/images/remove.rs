@@ -203,7 +203,7 @@ fn delete(images: &Images, id: &Digest, deleted: &mut Vec<DeleteItem>) -> Result
 /// Takes an image without a name out of the records, unless somebody has just given it one; its files go with the next
 /// collection. Tells whether it went.
 pub(super) fn forget(images: &Images, id: &Digest, deleted: &mut Vec<DeleteItem>) -> Result<bool> {
-    if !images.store.remove_unnamed_image(id).map_err(from_store)? {
+    if !brig_store::remove_unnamed_image(&images.store, id).map_err(from_store)? {
         return Ok(false);
     }
     deleted.push(DeleteItem { deleted: id.to_string(), untagged: String::new() });
