@@ -68,6 +68,9 @@ async fn a_killed_pull_goes_on_where_it_was() {
         let (pulling, name) = (host.clone(), registry.name("app:v1"));
         let pull = tokio::spawn(async move { pulling.pull(&name).await });
         arrived(&host, cut as u64).await;
+        // It has asked for the rest, and asks for nothing more: what comes from here on is the other's.
+        let asked = || registry.count("GET", layer.digest().hex());
+        eventually(|| format!("{} requests", asked()), || asked() == 2).await;
         let later = killed(&host, quick());
         pull.abort();
         registry.hook(|_| Reply::Serve);
