@@ -181,13 +181,19 @@ mod tests {
 
     use super::*;
 
-    /// Between the look at a configuration and the record of its image no collection comes: a record never points at nothing.
-    #[test]
-    fn no_image_is_made_of_a_configuration_that_is_being_collected() {
+    /// A store with the configuration of an image without layers, and its digest.
+    fn with_configuration() -> (tempfile::TempDir, Store, Digest) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let config = br#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
         let id = store.put_blob(config).unwrap();
+        (dir, store, id)
+    }
+
+    /// Between the look at a configuration and the record of its image no collection comes: a record never points at nothing.
+    #[test]
+    fn no_image_is_made_of_a_configuration_that_is_being_collected() {
+        let (_dir, store, id) = with_configuration();
         let collection = store.gate();
         let (tell, told) = std::sync::mpsc::channel();
         let (making, image) = (store.clone(), ImageRecord::new(id.clone(), None));
@@ -207,10 +213,7 @@ mod tests {
     /// Between a look at an image without a name and its removal somebody may give it one.
     #[test]
     fn an_image_that_was_given_a_name_meanwhile_stays() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        let config = br#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
-        let id = store.put_blob(config).unwrap();
+        let (_dir, store, id) = with_configuration();
         store.put_image(ImageRecord::new(id.clone(), None)).unwrap();
         store.tag("docker.io/library/new:1", &id, None).unwrap();
         assert!(!remove_unnamed_image(&store, &id).unwrap());

@@ -4,7 +4,7 @@
 use brig_api::image::CommitResponse;
 use crate::client::Path;
 use crate::command::{Args, Command, Complete, Context};
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::flags::{Flag, Matches};
 use crate::parse::reference::Reference;
 use crate::terminal;
@@ -34,10 +34,7 @@ pub const COMMAND: Command = Command {
 fn run(context: &Context, m: &Matches) -> Result<u8> {
     let mut path = Path::new("/commit", &[]).query("container", &m.args[0]);
     if let Some(name) = m.args.get(1) {
-        let name = Reference::parse(name)?;
-        if name.digest.is_some() {
-            return Err(Failure::new("refusing to create a tag with a digest reference"));
-        }
+        let name = super::without_digest(Reference::parse(name)?)?;
         path = path.query("repo", &name.familiar_name()).query_text("tag", name.tag.as_deref().unwrap_or(""));
     }
     path = path.query_text("author", m.text("author")).query_text("comment", m.text("message"));

@@ -3,7 +3,7 @@
 
 use crate::client::Path;
 use crate::command::{Args, Command, Complete, Context};
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::flags::{Flag, Matches};
 use crate::parse::reference::Reference;
 use crate::progress;
@@ -39,10 +39,7 @@ fn run(context: &Context, m: &Matches) -> Result<u8> {
         path = path.query("fromSrc", "-");
     }
     if let Some(name) = m.args.get(1) {
-        let name = Reference::parse(name)?;
-        if name.digest.is_some() {
-            return Err(Failure::new("refusing to create a tag with a digest reference"));
-        }
+        let name = super::without_digest(Reference::parse(name)?)?;
         path = path.query("repo", &name.familiar_name()).query_text("tag", name.tag.as_deref().unwrap_or(""));
     }
     path = path.query_text("message", m.text("message")).query_text("platform", m.text("platform"));

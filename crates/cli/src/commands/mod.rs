@@ -12,6 +12,7 @@ mod waiting;
 use crate::command::{Command, Context};
 use crate::failure::{Failure, Result};
 use crate::flags::{Flag, Kind, Matches};
+use crate::parse::reference::Reference;
 use crate::{host, terminal};
 use serde_json::Value;
 use std::io::{Read, Write};
@@ -100,6 +101,14 @@ fn platform_json(text: &str) -> Result<String> {
         _ => Err(crate::failure::Failure::new(format!(
             "invalid argument {text:?} for \"--platform\" flag: write os/architecture, as linux/arm64"
         ))),
+    }
+}
+
+/// A name that is to be given to an image, of which a digest cannot be part.
+fn without_digest(name: Reference) -> Result<Reference> {
+    match name.digest {
+        Some(_) => Err(Failure::new("refusing to create a tag with a digest reference")),
+        None => Ok(name),
     }
 }
 

@@ -26,9 +26,7 @@ pub const COMMAND: Command = Command {
 fn run(context: &Context, m: &Matches) -> Result<u8> {
     let target = Reference::parse(&m.args[1])
         .map_err(|e| Failure::new(format!("Error parsing reference: {:?} is not a valid repository/tag: {e}", m.args[1])))?;
-    if target.digest.is_some() {
-        return Err(Failure::new("refusing to create a tag with a digest reference"));
-    }
+    let target = super::without_digest(target)?;
     let path = Path::new("/images/{}/tag", &[&m.args[0]])
         .query("repo", &target.familiar_name())
         .query("tag", target.tag.as_deref().unwrap_or("latest"));
